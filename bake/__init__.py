@@ -1,0 +1,66 @@
+"""Bake emotion vectors into a checkpoint, so that stock stacks serve the steered model.
+
+`bake` does everything; `make_plan` is its pure core. Names are imported when they are first used, so that
+``emobake --help`` need not wait for numpy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+from .errors import (
+    BrokenFileError,
+    EmobakeError,
+    InputError,
+    OutputError,
+    UnsupportedModelError,
+    VectorError,
+    VerifyError,
+)
+
+if TYPE_CHECKING:
+    from .api import BakeResult, bake
+    from .plan import BakePlan, make_plan
+    from .sources import open_folder, open_vectors
+    from .vectors import Steering, VectorSet
+    from .verify import verify
+
+_HOMES = {
+    "BakePlan": "plan",
+    "BakeResult": "api",
+    "Steering": "vectors",
+    "VectorSet": "vectors",
+    "bake": "api",
+    "make_plan": "plan",
+    "open_folder": "sources",
+    "open_vectors": "sources",
+    "verify": "verify",
+}
+
+__all__ = [
+    "BakePlan",
+    "BakeResult",
+    "BrokenFileError",
+    "EmobakeError",
+    "InputError",
+    "OutputError",
+    "Steering",
+    "UnsupportedModelError",
+    "VectorError",
+    "VectorSet",
+    "VerifyError",
+    "__version__",
+    "bake",
+    "make_plan",
+    "open_folder",
+    "open_vectors",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""``python -m emobake``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,153 @@
+"""Planning a PEFT adapter instead of a checkpoint: LoRA of rank 1, zero A and B, ``lora_bias`` = w_l.
+
+PEFT computes ``base(x) + (B A x + bias) * lora_alpha / r``; with A = B = 0 and ``lora_alpha = r = 1`` only the
+bias is left (peft 0.14 and later). It works on any Linear projection, quantised ones included, and on
+architectures whose class has no bias there. PEFT cannot merge it where the projection has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ._version import __version__
+from .arch import Architecture, Support, architectures
+from .checkpoint import Checkpoint
+from .errors import BrokenFileError, UnsupportedModelError
+from .headers import encode, serialize
+from .plan import BakePlan, LayerBias, LeftOut, Write, check_fit, json_bytes, warnings
+from .projections import find_projections
+from .vectors import Steering, VectorSet
+
+_STACKS = {
+    "transformers": Support("option", run=True, option="PEFT (PeftModel.from_pretrained)"),
+    "vllm": Support("refuses"),
+    "llama.cpp": Support("refuses"),
+    "mlx": Support("refuses"),
+}
+
+
+def gather(plans: Mapping[str, BakePlan]) -> BakePlan:
+    """One plan that writes several adapters, each complete in the folder that is its key."""
+    first = next(iter(plans.values()))
+    inside = [replace(file, name=f"{folder}/{file.name}") for folder, plan in plans.items() for file in plan.files]
+    record = {"emobake_version": __version__, "format": "peft-each", "adapters": list(plans)}
+    return replace(
+        first,
+        steering=replace(first.steering, weights=tuple(w for plan in plans.values() for w in plan.steering.weights)),
+        layers=tuple(layer for plan in plans.values() for layer in plan.layers),
+        files=(*inside, Write("emobake.json", json_bytes(record))),
+    )
+
+
+def _architecture(checkpoint: Checkpoint) -> Architecture:
+    """The table's row; for an unknown architecture, a row made from the tensor names."""
+    known = architectures().get(str(checkpoint.config.get("model_type")))
+    if known is not None:
+        return known
+    pattern = re.compile(
+        r"(.*\.)0(\.(?:self_attn|attn|attention|self_attention)\.(?:o_proj|out_proj|dense|c_proj))\.weight"
+    )
+    matches = [m for m in map(pattern.fullmatch, sorted(checkpoint.tensors)) if m is not None]
+    if len(matches) != 1:
+        raise UnsupportedModelError(
+            f"{checkpoint.name}: cannot tell which of its tensors are the attention output projections of "
+            f"{checkpoint.config.get('model_type')!r}"
+        )
+    return Architecture("unknown", (), f"{matches[0][1]}{{layer}}{matches[0][2]}")
+
+
+def make_adapter_plan(
+    checkpoint: Checkpoint,
+    vectors: VectorSet,
+    steering: Steering,
+    *,
+    base_model: str = "",
+    force: bool = False,
+) -> BakePlan:
+    """Plan an adapter that adds w_l to every attention output projection, on top of a bias it may have.
+
+    Raises:
+        UnsupportedModelError: no attention output projection can be found.
+        InputError: as `make_plan`.
+
+    """
+    arch = _architecture(checkpoint)
+    projections = find_projections(checkpoint, arch)
+    added = check_fit(checkpoint, vectors, steering, force=force)
+    homeless = [int(i) for i in np.flatnonzero(added.any(axis=1)) if int(i) not in projections]
+    if homeless:
+        raise UnsupportedModelError(f"{checkpoint.name}: layer {homeless[0]} has no attention output projection")
+    tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
+    layers = []
+    for layer, module in projections.items():
+        # PEFT names modules by the model that transformers builds, not by the names in the file.
+        prefix = f"base_model.model.{arch.o_proj.format(layer=layer)}"
+        inputs = _input_width(checkpoint, arch, module)
+        data = encode(added[layer], "F32")
+        tensors[f"{prefix}.lora_A.weight"] = ("F32", (1, inputs), bytes(4 * inputs))
+        tensors[f"{prefix}.lora_B.weight"] = ("F32", (vectors.hidden, 1), bytes(4 * vectors.hidden))
+        tensors[f"{prefix}.lora_B.bias"] = ("F32", (vectors.hidden,), data)
+        norm = float(np.linalg.norm(added[layer].astype(np.float64)))
+        layers.append(LayerBias(layer, f"{prefix}.lora_B.bias", "F32", norm, hashlib.sha256(data).hexdigest()))
+    files = (
+        Write("adapter_model.safetensors", serialize(tensors, {"format": "pt"})),
+        Write("adapter_config.json", json_bytes(_config(arch, base_model))),
+    )
+    return BakePlan(
+        route="adapter",
+        model_type=str(checkpoint.config.get("model_type")),
+        architecture=str((checkpoint.config.get("architectures") or ["?"])[0]),
+        layers=tuple(layers),
+        steering=steering,
+        files=files,
+        left_out=(LeftOut("the weights", "an adapter is loaded on top of the base"),),
+        config_changes=(),
+        stacks=_STACKS,
+        added=tuple(tensors),
+        warnings=tuple(_adapter_warnings(checkpoint, vectors, steering, added)),
+    )
+
+
+def _adapter_warnings(
+    checkpoint: Checkpoint, vectors: VectorSet, steering: Steering, added: np.ndarray
+) -> Iterable[str]:
+    yield from warnings(checkpoint, vectors, steering, added)
+    yield "an adapter must stay one: PEFT cannot merge it into a projection that has no bias"
+
+
+def _config(arch: Architecture, base_model: str) -> dict[str, object]:
+    # A pattern over full module names: the last part alone (`dense`, `c_proj`) also names MLP modules.
+    head, _, tail = arch.o_proj.partition("{layer}")
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model or None,
+        "r": 1,
+        "lora_alpha": 1,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "lora_bias": True,
+        "fan_in_fan_out": arch.conv1d,
+        "inference_mode": True,
+        "target_modules": f"{re.escape(head)}\\d+{re.escape(tail)}",
+    }
+
+
+def _input_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int:
+    weight = checkpoint.tensors.get(f"{module}.weight")
+    if (
+        weight is not None
+        and len(weight.shape) == 2
+        and weight.dtype in ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
+    ):
+        return weight.shape[0 if arch.conv1d else 1]
+    config = checkpoint.config
+    heads = config.get("num_attention_heads")
+    if type(heads) is not int or heads <= 0:
+        raise BrokenFileError(f"{checkpoint.name}/config.json: has no num_attention_heads")
+    return heads * int(config.get("v_head_dim") or config.get("head_dim") or checkpoint.hidden_size // heads)

@@ -1,0 +1,193 @@
+"""What the output says of itself: ``emobake.json`` for machines, ``README.md`` (the model card) for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ._version import __version__
+from .checkpoint import Checkpoint
+from .plan import BakePlan, Write, json_bytes
+from .routes import describe
+from .vectors import VectorSet
+
+MANIFEST = "emobake.json"
+PAPER = "https://arxiv.org/abs/2502.04075"
+
+POSITION_NOTE = (
+    "The code published with the paper adds the vectors at the last position of each forward pass only: the last "
+    "prompt token and each new token. A bias acts at every position, the earlier prompt tokens included. Outputs "
+    "of the two are related but not equal at the same weights."
+)
+
+CITATION = """\
+@article{dong2025controllable,
+  title  = {Controllable Emotion Generation with Emotion Vectors},
+  author = {Dong and Jin and Yang and Lu and Yang and Liu},
+  year   = {2025},
+  note   = {arXiv:2502.04075}
+}"""
+
+
+def add_documents(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_model: str) -> BakePlan:
+    """The plan with its manifest and model card. `base_model` is a Hub id, or empty when it is not known."""
+    record = manifest(plan, checkpoint, vectors, base_model)
+    card = model_card(plan, checkpoint, vectors, base_model)
+    return plan.with_files(Write(MANIFEST, json_bytes(record)), Write("README.md", card.encode()))
+
+
+def manifest(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_model: str) -> dict[str, Any]:
+    """The record of a bake: no timestamps and no local paths, so that the same inputs give the same bytes."""
+    weights = [
+        {"name": w.name, "size": w.size} | ({"sha256": w.sha256} if w.sha256 else {})
+        for w in sorted(checkpoint.weights, key=lambda w: w.name)
+    ]
+    record: dict[str, Any] = {
+        "emobake_version": __version__,
+        "format": "peft" if plan.route == "adapter" else "checkpoint",
+        "base": {"model": base_model or None, "revision": checkpoint.revision or None, "weights": weights},
+        "vectors": {
+            "name": vectors.name,
+            "site": vectors.site,
+            "base_model": vectors.base_model or None,
+            "source": vectors.source or None,
+            "license": vectors.license or None,
+            "sha256": dict(sorted(vectors.sha256.items())),
+        },
+        "weights": dict(plan.steering.weights),
+        "scale": plan.steering.scale,
+        "steered_layers": None if plan.steering.layers is None else list(plan.steering.layers),
+        "route": plan.route,
+        "model_type": plan.model_type,
+        "files": {
+            f.name: f.source for f in plan.files if not isinstance(f, Write) and f.source.endswith(".safetensors")
+        },
+        "added_tensors": list(plan.added),
+        "biases": [
+            {
+                "layer": b.layer,
+                "tensor": b.tensor,
+                "dtype": b.dtype,
+                "norm": round(b.norm, 6),
+                "sha256": b.sha256,
+            }
+            for b in plan.layers
+        ],
+    }
+    if checkpoint.manifest is not None:
+        earlier = dict(checkpoint.manifest)
+        record["history"] = [*earlier.pop("history", []), earlier]
+    return record
+
+
+def model_card(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_model: str) -> str:
+    """The text of README.md, with Hub metadata in front; licence and languages are those of the base's card."""
+    base = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "a local checkpoint"
+    recipe = " + ".join(f"{weight:g} x {name}" for name, weight in plan.steering.weights if weight) or "nothing"
+    if plan.steering.scale != 1:
+        recipe = f"{plan.steering.scale:g} x ({recipe})"
+    kind = "An adapter that steers" if plan.route == "adapter" else "A steered copy of"
+    title = base_model.rpartition("/")[2] or plan.model_type
+    earlier = (
+        "" if checkpoint.manifest is None else " The base was itself baked before; `emobake.json` has the history."
+    )
+    parts = [
+        _metadata(plan, checkpoint, base_model),
+        f"# {title}, steered: {recipe}",
+        f"{kind} {base}: the emotion vectors of *Controllable Emotion Generation with Emotion Vectors* "
+        f"([arXiv 2502.04075]({PAPER})), weighted **{recipe}**, are part of the weights. No hooks and no code are "
+        "needed to use it.",
+        "## How it was made",
+        f"[emobake](https://pypi.org/project/emobake/) {__version__} added the weighted sum of the vectors "
+        f"(set `{vectors.name}`) to the bias of every layer's attention output projection{_how(plan)}{earlier} "
+        "`emobake.json` records the weights, the digests of the inputs and every bias.",
+        f"**Position caveat.** {POSITION_NOTE}",
+        "## How to load it",
+        _loading(plan, base_model),
+        "## What was added",
+        _norms(plan),
+        "## Citation",
+        f"```bibtex\n{CITATION}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _how(plan: BakePlan) -> str:
+    return {
+        "flag": f", which the config switches on ({', '.join(f'`{c.field}`' for c in plan.config_changes)}).",
+        "existing": ", on top of the bias that the base has there.",
+        "llama": f". The {plan.model_type} architecture has no such bias; the model is exactly a Llama with "
+        "`attention_bias` and is saved as one.",
+        "adapter": ", as a rank-1 LoRA whose matrices are zero and whose bias is not (`lora_bias`).",
+    }[plan.route]
+
+
+def _loading(plan: BakePlan, base_model: str) -> str:
+    if plan.route == "adapter":
+        return (
+            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+            f'base = AutoModelForCausalLM.from_pretrained("{base_model or "BASE"}")\n'
+            'model = PeftModel.from_pretrained(base, "THIS_REPO")\n```\n\n'
+            "PEFT cannot merge it into a projection that has no bias of its own: keep it as an adapter."
+        )
+    rows = ["| stack | what it does |", "| --- | --- |"]
+    for stack, support in plan.stacks.items():
+        evidence = (
+            "" if support.status == "refuses" else " (run)" if support.run else " (read from its source, not run)"
+        )
+        rows.append(f"| {stack} | {describe(support)}{evidence} |")
+    commands = {
+        "transformers": 'AutoModelForCausalLM.from_pretrained("THIS_REPO")',
+        "vllm": "vllm serve THIS_REPO",
+        "llama.cpp": "convert_hf_to_gguf.py THIS_REPO --outfile model.gguf && llama-server -m model.gguf",
+        "mlx": "mlx_lm.generate --model THIS_REPO --prompt Hello",
+    }
+    lines = []
+    for stack, command in commands.items():
+        support = plan.stacks[stack]
+        if support.status in ("steered", "option"):
+            lines.append(f"# {stack}\n{command}{' ' + support.option if support.option else ''}")
+    return "\n".join(rows) + "\n\n```\n" + "\n\n".join(lines) + "\n```"
+
+
+def _norms(plan: BakePlan) -> str:
+    rows = [
+        "Euclidean norm of the vector that each layer's bias gained:",
+        "",
+        "| layer | norm | |",
+        "| --- | --- | --- |",
+    ]
+    largest = max((b.norm for b in plan.layers), default=0.0) or 1.0
+    rows += [f"| {b.layer} | {b.norm:.3f} | {'█' * round(20 * b.norm / largest)} |" for b in plan.layers]
+    return "\n".join(rows)
+
+
+def _metadata(plan: BakePlan, checkpoint: Checkpoint, base_model: str) -> str:
+    from huggingface_hub import ModelCardData
+
+    base = card_metadata(checkpoint.card)
+    inherited = {key: base[key] for key in ("license", "license_name", "license_link", "language") if key in base}
+    data = ModelCardData(
+        base_model=base_model or None,
+        base_model_relation="adapter" if plan.route == "adapter" else "finetune" if base_model else None,
+        library_name="peft" if plan.route == "adapter" else "transformers",
+        pipeline_tag="text-generation",
+        tags=["emotion-vectors", "emobake"],
+        **inherited,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def card_metadata(card: str) -> Mapping[str, Any]:
+    """The YAML mapping in front of a model card; empty when there is none or it is not valid."""
+    import yaml
+
+    block = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", card, re.DOTALL)
+    if block is None or len(block[1]) > 100_000:
+        return {}
+    try:
+        value = yaml.safe_load(block[1])
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,244 @@
+"""The command line: parse, call, print, exit code. Nothing but this module prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._version import __version__
+from .errors import EmobakeError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .plan import BakePlan
+
+_LINK_MODES = ("auto", "reflink", "copy", "hardlink", "symlink")
+
+_EPILOG = """\b
+Examples:
+  emobake --model meta-llama/Llama-3.1-8B-Instruct --vectors ./EMVector/llama3.1 --times 0.5 0 0 0.5 0 --out ./angry-joy
+  emobake --model ./SmolLM2-135M-Instruct --vectors ./ev --mix joy=2,anger=-0.5 --out ./joyful --dry-run
+  emobake --model ./Mixtral-8x7B --vectors ./ev --mix joy=1 --format peft --out ./joy-adapter
+  emobake verify ./joyful --base ./SmolLM2-135M-Instruct --stack transformers
+"""
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option("--model", metavar="PATH|ID", help="Checkpoint to steer: a folder, or a model id on the Hub.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub model.")
+@click.option(
+    "--vectors",
+    metavar="PATH",
+    help="Emotion vectors: a folder of <anything>_<emotion>.json files as published, or one .safetensors file.",
+)
+@click.option(
+    "--times",
+    nargs=5,
+    type=float,
+    metavar="A D F J S",
+    help="Weights of anger, disgust, fear, joy, sadness; any real numbers.",
+)
+@click.option("--mix", metavar="NAME=X,...", help="Weights by name, e.g. joy=0.5,anger=-1. Instead of --times.")
+@click.option("--scale", type=float, default=1.0, metavar="X", help="A factor for all weights.")
+@click.option("--layers", metavar="LIST", help="Layers to steer, e.g. 8-27 or 0,4-6; the others get nothing.")
+@click.option("--out", metavar="PATH", type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier output of emobake, once the new one is complete.")
+@click.option(
+    "--targets",
+    metavar="STACK,...",
+    help="Stacks that must load the result steered, of transformers, vllm, llama.cpp, mlx; refuse otherwise.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["checkpoint", "peft"]),
+    default="checkpoint",
+    show_default=True,
+    help="A standalone checkpoint, or a PEFT adapter (any Linear projection; cannot be merged by PEFT).",
+)
+@click.option("--each", is_flag=True, help="With --format peft: one adapter per emotion, for set_adapter.")
+@click.option(
+    "--link-mode",
+    type=click.Choice(_LINK_MODES),
+    default="auto",
+    show_default=True,
+    help="How weight files are carried over. auto: reflink where the file system can, else copy. hardlink and "
+    "symlink share the base's bytes: saving into either folder later changes both, so they are never the default.",
+)
+@click.option("--base-model", metavar="ID", default="", help="Hub id to name as the base when --model is a folder.")
+@click.option("--hash", "hash_files", is_flag=True, help="Record the sha256 of every weight file (reads them all).")
+@click.option("--force", is_flag=True, help="Write even when all weights are zero.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Name every file.")
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+@click.version_option(__version__, prog_name="emobake")
+@click.pass_context
+def cli(ctx: click.Context, /, debug: bool, **options: Any) -> None:
+    """Bake emotion vectors into a model's weights.
+
+    Writes a standalone checkpoint whose attention output biases hold the weighted vectors (arXiv 2502.04075),
+    so that transformers, vLLM, llama.cpp and mlx-lm serve it steered with no code of ours.
+    """
+    ctx.obj = {"debug": debug}
+    if ctx.invoked_subcommand is None:
+        _bake(**options)
+
+
+def _bake(
+    model: str | None,
+    vectors: str | None,
+    times: tuple[float, ...] | None,
+    mix: str | None,
+    out: Path | None,
+    targets: str | None,
+    format_: Any,
+    link_mode: Any,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    if model is None:
+        raise click.UsageError("give --model, a checkpoint's folder or Hub id (emobake --help shows examples)")
+    if vectors is None:
+        raise click.UsageError("give --vectors, a folder of JSON files as published or a .safetensors file")
+    from .api import bake
+    from .report import as_dict, show
+    from .vectors import parse_mix
+
+    errors = _console(stderr=True)
+    result = bake(
+        model,
+        vectors,
+        times,
+        out,
+        mix=None if mix is None else parse_mix(mix),
+        targets=targets.split(",") if targets else (),
+        format=format_,
+        link_mode=link_mode,
+        progress=_progress(quiet or as_json),
+        **options,
+    )
+    for warning in result.plan.warnings:
+        errors.print(f"[bold yellow]Warning:[/] {_escape(warning)}", highlight=False)
+    if as_json:
+        click.echo(json.dumps(as_dict(result, str(out or "")), indent=2))
+    elif not quiet:
+        show(_console(), result, str(out or ""), verbose=verbose)
+
+
+@cli.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--base", metavar="PATH|ID", help="The base, to compare every carried tensor with (and to run).")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub base.")
+@click.option("--vectors", metavar="PATH", help="The vectors, to compute every bias anew.")
+@click.option(
+    "--stack",
+    type=click.Choice(["transformers", "vllm", "llama.cpp", "mlx"]),
+    multiple=True,
+    help="Run it there as well. transformers: against the hook; the others: greedy tokens against transformers.",
+)
+@click.option(
+    "--python",
+    metavar="EXE",
+    help="Python of the environment that has the --stack (default: this one). Not for transformers.",
+)
+@click.option("--max-new-tokens", type=click.IntRange(1, 4096), default=60, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures.")
+def verify(as_json: bool, quiet: bool, **options: Any) -> None:
+    """Check a finished output: its bytes, and with --stack what it does where it will be served.
+
+    Exit code 1 when a check fails or a stack is not installed.
+    """
+    from .verify import verify as run_checks
+
+    checks = run_checks(**options)
+    failed = [check for check in checks if check.ok is False]
+    if as_json:
+        click.echo(json.dumps([check.as_dict() for check in checks], indent=2))
+    else:
+        marks = {True: "[green]ok  [/]", False: "[bold red]FAIL[/]", None: "[dim]info[/]"}
+        console = _console()
+        for check in checks:
+            if not quiet or check.ok is False:
+                console.print(f"{marks[check.ok]} {_escape(check.name)}: {_escape(check.detail)}", highlight=False)
+    if failed:
+        raise SystemExit(1)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _progress(silent: bool) -> Callable[[BakePlan], Callable[[int], None]]:
+    """A bar on stderr for copies that take a while; none when stderr is not a terminal."""
+
+    def start(plan: BakePlan) -> Callable[[int], None]:
+        if silent or not sys.stderr.isatty() or plan.bytes_carried < 200e6:
+            return lambda _: None
+        from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+        bar = Progress(
+            *Progress.get_default_columns()[:2],
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=_console(stderr=True),
+            transient=True,
+        )
+        bar.start()
+        task = bar.add_task("carrying over", total=plan.bytes_carried)
+        click.get_current_context().call_on_close(bar.stop)
+        return lambda done: bar.advance(task, done)
+
+    return start
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``emobake``: errors become one line on stderr and an exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        sys.exit(cli.main(arguments, prog_name="emobake", standalone_mode=False) or 0)
+    except EmobakeError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        _fail("interrupted; nothing was kept", 130)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, BrokenPipeError):
+        _fail("interrupted; nothing was kept", 130)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo("emobake: " + " ".join(message.split()), err=True)
+    sys.exit(code)

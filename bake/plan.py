@@ -1,0 +1,345 @@
+"""The one pure step: checkpoint, vectors and weights in; everything a bake will do out.
+
+A `BakePlan` says which bytes every file of the result consists of, and nothing of where it will be written:
+executors obey it. Nothing here opens a file, a socket or a heavy library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .arch import Support
+from .checkpoint import Checkpoint, WeightFile
+from .errors import BrokenFileError, InputError, VectorError
+from .headers import FLOATS, TensorHeader, decode, encode, serialize
+from .projections import bias_dtype, find_projections, module_in_file, output_width
+from .routes import ConfigChange, Route, RouteKind, choose_route
+from .side_files import is_carried, reason_left_out
+from .vectors import Steering, VectorSet, weighted_sum
+
+INDEX = "model.safetensors.index.json"
+COLLAPSE = 3.0
+"""Bias norm in units of the set's own mean row norm beyond which a warning is due: at strength 4 most of the
+paper's published answers collapse into repetition."""
+
+
+@dataclass(frozen=True)
+class Carry:
+    """A file that keeps its bytes; `weights` marks those that a link may stand for."""
+
+    name: str
+    source: str
+    size: int
+    weights: bool = False
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Bytes that replace as many at `offset` of a file."""
+
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A weight file that is copied and then overwritten in places."""
+
+    name: str
+    source: str
+    size: int
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
+class Write:
+    """A new file."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file of the base that does not go along."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LayerBias:
+    """The bias of one layer's attention output projection, as it will be stored."""
+
+    layer: int
+    tensor: str
+    dtype: str
+    norm: float
+    """Euclidean norm of w_l, what this bake adds."""
+    sha256: str
+    """Digest of the tensor's bytes as stored."""
+
+
+@dataclass(frozen=True, eq=False)
+class BakePlan:
+    """Everything a bake does, as a value."""
+
+    route: RouteKind
+    model_type: str
+    architecture: str
+    """The class that the result says it is."""
+    layers: tuple[LayerBias, ...]
+    steering: Steering
+    files: tuple[Carry | Patch | Write, ...]
+    left_out: tuple[LeftOut, ...]
+    config_changes: tuple[ConfigChange, ...]
+    stacks: Mapping[str, Support]
+    added: tuple[str, ...] = ()
+    """Names of the tensors that the base does not have."""
+    overwritten: tuple[str, ...] = ()
+    """Names of the tensors whose bytes are replaced."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def bytes_carried(self) -> int:
+        """Bytes that are copied or linked from the base."""
+        return sum(f.size for f in self.files if not isinstance(f, Write))
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes that are new."""
+        edits = [e for f in self.files if isinstance(f, Patch) for e in f.edits]
+        return sum(len(f.data) for f in self.files if isinstance(f, Write)) + sum(len(e.data) for e in edits)
+
+    def with_files(self, *more: Write) -> BakePlan:
+        """The same plan with further new files."""
+        return replace(self, files=(*self.files, *more))
+
+
+def make_plan(
+    checkpoint: Checkpoint,
+    vectors: VectorSet,
+    steering: Steering,
+    *,
+    targets: Iterable[str] = (),
+    force: bool = False,
+) -> BakePlan:
+    """Plan a steered checkpoint.
+
+    For layer l the bias becomes ``(existing bias or 0) + w_l`` with w_l computed in float32, stored in the
+    dtype of the projection's weight (the config's dtype when the weight is quantised; the bias's own where
+    one exists).
+
+    Raises:
+        InputError: nothing would be steered and not `force`; its subclasses for a set that does not fit, a
+            broken file, or an architecture without a route.
+
+    """
+    route = choose_route(checkpoint.config, checkpoint.name, targets)
+    added = check_fit(checkpoint, vectors, steering, force=force)
+    tensors = _Tensors(checkpoint, route)
+    tensors.bias_projections(added)
+    tensors.zero_siblings()
+    return BakePlan(
+        route=route.kind,
+        model_type=route.arch.model_type,
+        architecture=str(route.config["architectures"][0]),
+        layers=tuple(tensors.layers),
+        steering=steering,
+        files=tuple(_files(checkpoint, route, tensors)),
+        left_out=left_out(checkpoint.side_files),
+        config_changes=route.changes,
+        stacks=route.stacks,
+        added=tuple(sorted(tensors.new)),
+        overwritten=tuple(sorted(h.name for h, _ in tensors.edits)),
+        warnings=tuple(warnings(checkpoint, vectors, steering, added)),
+    )
+
+
+def check_fit(checkpoint: Checkpoint, vectors: VectorSet, steering: Steering, *, force: bool) -> np.ndarray:
+    """``w`` as float32 ``[layers, hidden]``, once the set is known to fit the model.
+
+    Raises:
+        VectorError: the set was made for another number of layers or another width.
+        InputError: all of ``w`` is zero and not `force`.
+
+    """
+    layers, hidden = checkpoint.num_hidden_layers, checkpoint.hidden_size
+    if (vectors.layers, vectors.hidden) != (layers, hidden):
+        raise VectorError(
+            f"{vectors.name}: made for {vectors.layers} layers x hidden size {vectors.hidden}, but "
+            f"{checkpoint.name} has {layers} layers x {hidden}; use the vectors of that model"
+        )
+    added = weighted_sum(vectors, steering)
+    if not added.any() and not force:
+        raise InputError("all weights are zero: the result would be the unsteered model; --force writes it anyway")
+    return added
+
+
+def warnings(checkpoint: Checkpoint, vectors: VectorSet, steering: Steering, added: np.ndarray) -> Iterable[str]:
+    """What the user should know, one line each."""
+    if not added.any():
+        yield "all weights are zero: the result behaves as the unsteered model"
+    usual = np.linalg.norm(vectors.rows, axis=2).mean(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        strength = np.nan_to_num(np.linalg.norm(added, axis=1) / usual, nan=0.0)
+    if strength.max() > COLLAPSE:
+        yield (
+            f"strength {strength.max():.1f} at layer {int(strength.argmax())}: the bias is that many times the set's "
+            "own mean norm, far beyond a layer's usual change; at 4 most models collapse into repetition"
+        )
+    if vectors.base_model and checkpoint.repo_id and vectors.base_model != checkpoint.repo_id:
+        yield f"{vectors.name} was made from {vectors.base_model}, not from {checkpoint.repo_id}"
+    if isinstance(checkpoint.config.get("quantization_config"), Mapping):
+        yield "the weights are quantised: only stacks that load the base load the result"
+    if "auto_map" in checkpoint.config:
+        yield "the checkpoint's own code is left out: stacks use their own class for this architecture"
+
+
+class _Tensors:
+    """Collects what becomes of the tensors, layer by layer."""
+
+    def __init__(self, checkpoint: Checkpoint, route: Route) -> None:
+        self.checkpoint = checkpoint
+        self.route = route
+        self.projections = find_projections(checkpoint, route.arch)
+        self.layers: list[LayerBias] = []
+        self.new: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
+        self.edits: list[tuple[TensorHeader, bytes]] = []
+
+    def bias_projections(self, added: np.ndarray) -> None:
+        """Give every projection its bias; refuse when a row of `added` has no projection to land on."""
+        homeless = [i for i in np.flatnonzero(added.any(axis=1)) if int(i) not in self.projections]
+        if homeless:
+            have = ",".join(map(str, self.projections))
+            raise InputError(
+                f"{self.checkpoint.name}: layer {homeless[0]} has no attention output projection, so its vector "
+                f"cannot land; choose among the layers that have one: --layers {have}"
+            )
+        for layer, module in self.projections.items():
+            self._bias(layer, module, added[layer])
+
+    def _bias(self, layer: int, module: str, row: np.ndarray) -> None:
+        name = f"{module}.bias"
+        header = self.checkpoint.tensors.get(name)
+        width = output_width(self.checkpoint, self.route.arch, module)
+        if width != len(row):
+            raise BrokenFileError(f"{self.checkpoint.name}: {module} has {width} outputs, the config says {len(row)}")
+        total = row
+        if header is None:
+            if self.route.kind == "existing":
+                raise BrokenFileError(
+                    f"{self.checkpoint.name}: the config says that {module} has a bias, but no file holds {name}"
+                )
+            dtype = bias_dtype(self.checkpoint, module)
+        else:
+            dtype = header.dtype
+            total = self._existing(header, row)
+        data = encode(total, dtype)
+        if not np.isfinite(np.frombuffer(data, FLOATS[dtype]).astype(np.float32)).all():
+            raise VectorError(
+                f"{self.checkpoint.name}: the bias of layer {layer} reaches {np.abs(total).max():.3g}, too large for "
+                f"{dtype}; use smaller weights"
+            )
+        if header is None:
+            self.new[name] = (dtype, row.shape, data)
+        else:
+            self.edits.append((header, data))
+        norm = float(np.linalg.norm(row.astype(np.float64)))
+        self.layers.append(LayerBias(layer, name, dtype, norm, hashlib.sha256(data).hexdigest()))
+
+    def _existing(self, header: TensorHeader, row: np.ndarray) -> np.ndarray:
+        values = decode(header, self.checkpoint.read(header))
+        if values.shape != row.shape:
+            raise BrokenFileError(f"{header.file}: {header.name} has shape {list(values.shape)}, not [{len(row)}]")
+        if not np.isfinite(values).all():
+            raise BrokenFileError(f"{header.file}: {header.name} has a NaN or infinity")
+        if self.route.kind != "existing":
+            self._refuse_dormant(header, values)
+        return np.asarray(values + row)
+
+    def zero_siblings(self) -> None:
+        """Explicit zeros for every other module that must now have a bias and has none.
+
+        With them missing, vLLM 0.32 runs on uninitialised memory and mlx-lm 0.32 refuses to load.
+        """
+        for layer in self.projections:
+            for template in self.route.siblings:
+                module = module_in_file(self.checkpoint, template.format(layer=layer))
+                if module is None:
+                    continue
+                header = self.checkpoint.tensors.get(f"{module}.bias")
+                if header is None:
+                    dtype = bias_dtype(self.checkpoint, module)
+                    width = output_width(self.checkpoint, self.route.arch, module)
+                    zeros = np.zeros(width, np.float32)
+                    self.new[f"{module}.bias"] = (dtype, (width,), encode(zeros, dtype))
+                elif self.route.kind == "flag":
+                    self._refuse_dormant(header, decode(header, self.checkpoint.read(header)))
+
+    def _refuse_dormant(self, header: TensorHeader, values: np.ndarray) -> None:
+        """A bias that the base ignores would come to life with the config's new field."""
+        if values.any():
+            raise BrokenFileError(
+                f"{header.file}: holds {header.name}, which the base's class ignores (a bake that never worked?); "
+                "start from the original model"
+            )
+
+
+def _files(checkpoint: Checkpoint, route: Route, tensors: _Tensors) -> Iterable[Carry | Patch | Write]:
+    weights = sorted(checkpoint.weights, key=lambda w: w.name)
+    names = {w.name: w.name for w in weights}
+    index = INDEX in checkpoint.side_files
+    if tensors.new:
+        count = len(weights) + 1
+        names = {w.name: f"model-{i:05d}-of-{count:05d}.safetensors" for i, w in enumerate(weights, 1)}
+        shard = f"model-{count:05d}-of-{count:05d}.safetensors"
+        yield Write(shard, serialize(tensors.new, {"format": "pt"}))
+        yield Write(INDEX, _index(checkpoint, names, tensors.new, shard))
+    elif index:
+        yield Carry(INDEX, INDEX, checkpoint.side_files[INDEX])
+    for weight in weights:
+        yield _weight(weight, names[weight.name], tensors)
+    for name, size in sorted(checkpoint.side_files.items()):
+        if is_carried(name):
+            yield Carry(name, name, size)
+    yield Write("config.json", json_bytes(route.config))
+
+
+def _weight(weight: WeightFile, name: str, tensors: _Tensors) -> Carry | Patch:
+    edits = sorted((Edit(h.start, data) for h, data in tensors.edits if h.file == weight.name), key=lambda e: e.offset)
+    if edits:
+        return Patch(name, weight.name, weight.size, tuple(edits))
+    return Carry(name, weight.name, weight.size, weights=True)
+
+
+def _index(
+    checkpoint: Checkpoint,
+    names: Mapping[str, str],
+    new: Mapping[str, tuple[str, tuple[int, ...], bytes]],
+    shard: str,
+) -> bytes:
+    headers = checkpoint.tensors.values()
+    metadata: dict[str, Any] = dict(checkpoint.index_metadata)
+    metadata["total_size"] = sum(h.end - h.start for h in headers) + sum(len(d) for _, _, d in new.values())
+    if "total_parameters" in metadata:
+        metadata["total_parameters"] += sum(shape[0] for _, shape, _ in new.values())
+    weight_map = {h.name: names[h.file] for h in headers} | dict.fromkeys(new, shard)
+    return json_bytes({"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))})
+
+
+def left_out(side_files: Mapping[str, int]) -> tuple[LeftOut, ...]:
+    """The files that stay behind, each with the reason."""
+    reasons = {name: reason_left_out(name) for name in sorted(side_files) if not is_carried(name)}
+    return tuple(LeftOut(name, reason) for name, reason in reasons.items() if reason)
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """JSON as the Hugging Face libraries write it: indented by two, UTF-8, a final newline."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

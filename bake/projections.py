@@ -1,0 +1,98 @@
+"""Where the attention output projections of a checkpoint are, how wide, and in which dtype a bias goes there."""
+
+from __future__ import annotations
+
+from .arch import Architecture
+from .checkpoint import Checkpoint
+from .errors import BrokenFileError
+from .headers import FLOATS
+
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+
+# A quantised linear may have no `weight`: GPTQ and AWQ store `qweight`, compressed-tensors `weight_packed`.
+_WEIGHT_NAMES = ("weight", "qweight", "weight_packed")
+
+
+def find_projections(checkpoint: Checkpoint, arch: Architecture) -> dict[int, str]:
+    """Layer -> module name of its attention output projection, as named in the checkpoint's files.
+
+    Layers without attention (hybrids) are left out.
+
+    Raises:
+        BrokenFileError: no layer has the projection.
+
+    """
+    modules = {
+        layer: module_in_file(checkpoint, arch.o_proj.format(layer=layer))
+        for layer in range(checkpoint.num_hidden_layers)
+    }
+    found = {layer: module for layer, module in modules.items() if module is not None}
+    if not found:
+        raise BrokenFileError(
+            f"{checkpoint.name}: no tensor {arch.o_proj.format(layer=0)}.weight; "
+            f"these are not the weights of {arch.model_type}"
+        )
+    return found
+
+
+def module_in_file(checkpoint: Checkpoint, module: str) -> str | None:
+    """The name under which a linear module's weight is stored, or None if it is not.
+
+    Checkpoints saved from the bare model (the original GPT-2, say) lack the first part of each name; stacks
+    read both.
+    """
+    for name in (module, module.partition(".")[2]):
+        if any(f"{name}.{part}" in checkpoint.tensors for part in _WEIGHT_NAMES):
+            return name
+    return None
+
+
+def bias_dtype(checkpoint: Checkpoint, module: str) -> str:
+    """The dtype for a new bias: that of the module's weight, or the config's where the weight is quantised.
+
+    Raises:
+        BrokenFileError: the weight is quantised and the config names no dtype.
+
+    """
+    weight = checkpoint.tensors.get(f"{module}.weight")
+    if weight is not None and weight.dtype in FLOATS:
+        return weight.dtype
+    named = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
+    if isinstance(named, str) and named.removeprefix("torch.") in _DTYPES:
+        return _DTYPES[named.removeprefix("torch.")]
+    raise BrokenFileError(
+        f"{checkpoint.name}/config.json: names no float dtype (it says {named!r}), which the bias beside the "
+        f"quantised {module} needs; add torch_dtype"
+    )
+
+
+def output_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int:
+    """Number of outputs of a linear module, quantised or not.
+
+    Raises:
+        BrokenFileError: it cannot be told from the headers or the config.
+
+    """
+    tensors = checkpoint.tensors
+    weight = tensors.get(f"{module}.weight") or tensors.get(f"{module}.weight_packed")
+    if weight is not None and len(weight.shape) == 2 and 1 not in weight.shape:
+        return weight.shape[1 if arch.conv1d else 0]
+    # GPTQ and AWQ: one scale per group and output.
+    scales = tensors.get(f"{module}.scales")
+    if scales is not None and len(scales.shape) == 2:
+        return scales.shape[1]
+    # bitsandbytes stores 4-bit weights as one flat column; the config has to tell.
+    config = checkpoint.config
+    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
+    if type(heads) is int and type(hidden) is int and heads > 0:
+        head_dim = config.get("head_dim") or hidden // heads
+        part = module.rpartition(".")[2]
+        widths = {
+            "q_proj": heads * head_dim,
+            "k_proj": (config.get("num_key_value_heads") or heads) * head_dim,
+            "v_proj": (config.get("num_key_value_heads") or heads) * head_dim,
+            arch.o_proj.rpartition(".")[2]: hidden,
+        }
+        if part in widths:
+            return int(widths[part])
+    raise BrokenFileError(f"{checkpoint.name}: cannot tell how many outputs {module} has from its quantised form")

@@ -1,0 +1,135 @@
+"""A plan or result in words: the summary on the terminal, and as JSON."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .api import BakeResult
+from .arch import STACKS, Support
+from .plan import BakePlan, Carry, Patch, Write
+from .routes import describe
+
+_ROUTES = {
+    "flag": "a config field gives the projection a bias",
+    "existing": "the base has the bias; its bytes are overwritten in the copy",
+    "llama": "saved as the LlamaForCausalLM that it exactly is, with attention_bias",
+    "adapter": "a PEFT adapter: rank 1, zero matrices, lora_bias",
+}
+_STYLES = {"steered": "green", "option": "yellow", "unsteered": "bold red", "refuses": "dim"}
+
+
+def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
+    """The summary as plain data, for ``--json``."""
+    plan = result.plan
+    return {
+        "out": None if result.out is None else out_name,
+        "base_model": result.base_model or None,
+        "route": plan.route,
+        "model_type": plan.model_type,
+        "architecture": plan.architecture,
+        "weights": dict(plan.steering.weights),
+        "scale": plan.steering.scale,
+        "stacks": {
+            name: {"status": s.status, "run": s.run} | ({"option": s.option} if s.option else {})
+            for name, s in plan.stacks.items()
+        },
+        "config_changes": {c.field: {"old": c.old, "new": c.new} for c in plan.config_changes},
+        "added_tensors": len(plan.added),
+        "overwritten_tensors": len(plan.overwritten),
+        "layers": [{"layer": b.layer, "tensor": b.tensor, "norm": b.norm} for b in plan.layers],
+        "files": [
+            {"name": f.name, "action": _action(f), "bytes": len(f.data) if isinstance(f, Write) else f.size}
+            for f in plan.files
+        ],
+        "left_out": {f.name: f.reason for f in plan.left_out},
+        "bytes_carried": plan.bytes_carried,
+        "bytes_written": plan.bytes_written,
+        "warnings": list(plan.warnings),
+    }
+
+
+def _action(file: Carry | Patch | Write) -> str:
+    return "carry" if isinstance(file, Carry) else "overwrite" if isinstance(file, Patch) else "write"
+
+
+def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool = False) -> None:
+    """Print what was baked, by which route, which stacks load it, what went along, and what to type next."""
+    plan = result.plan
+    recipe = " + ".join(f"{weight:g} x {name}" for name, weight in plan.steering.weights if weight) or "nothing"
+    if plan.steering.scale != 1:
+        recipe = f"{plan.steering.scale:g} x ({recipe})"
+    norms = [b.norm for b in plan.layers]
+    done = "Planned" if result.out is None else "Baked"
+    console.print(Text(f"{done}: {recipe}", style="bold"))
+    table = Table.grid(padding=(0, 2))
+    table.add_row("model", f"{result.base_model or out_name or 'local checkpoint'} ({plan.model_type})")
+    steered = sum(norm > 0 for norm in norms)
+    table.add_row("layers", f"{steered} of {len(norms)} steered, bias norms {min(norms):.3g} to {max(norms):.3g}")
+    table.add_row("route", f"{plan.route}: {_ROUTES[plan.route]}")
+    for change in plan.config_changes:
+        table.add_row("", f"{change.field}: {_value(change.old)} -> {_value(change.new)}")
+    table.add_row("tensors", f"{len(plan.added)} added, {len(plan.overwritten)} overwritten, all others byte for byte")
+    table.add_row("files", _files(plan))
+    console.print(table)
+    stacks = Table.grid(padding=(0, 2))
+    for name in STACKS:
+        support = plan.stacks[name]
+        stacks.add_row("  " + name, Text(describe(support) + _evidence(support), style=_STYLES[support.status]))
+    console.print("Stacks:")
+    console.print(stacks)
+    _show_left_out(console, plan, verbose=verbose)
+    if verbose:
+        for file in plan.files:
+            console.print(Text(f"  {_action(file):9} {file.name}"))
+    if result.out is not None:
+        console.print("Next:")
+        for command in next_commands(result, out_name):
+            console.print(Text("  " + command))
+
+
+def _show_left_out(console: Console, plan: BakePlan, *, verbose: bool) -> None:
+    reasons: dict[str, list[str]] = {}
+    for file in plan.left_out:
+        reasons.setdefault(file.reason, []).append(file.name)
+    if reasons:
+        console.print("Left out:")
+    for reason, names in reasons.items():
+        shown = names if verbose else names[:8]
+        more = "" if len(shown) == len(names) else f" and {len(names) - len(shown)} more (-v names them)"
+        console.print(Text(f"  {', '.join(shown)}{more}: {reason}"))
+
+
+def _evidence(support: Support) -> str:
+    return "" if support.run or support.status == "refuses" else " (read from its source, not run)"
+
+
+def _value(value: Any) -> str:
+    text = "absent" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _files(plan: BakePlan) -> str:
+    weights = [f for f in plan.files if isinstance(f, Patch) or (isinstance(f, Carry) and f.weights)]
+    others = [f.name for f in plan.files if isinstance(f, Carry) and not f.weights]
+    written = [f.name for f in plan.files if isinstance(f, Write)]
+    text = f"{len(weights)} weight files ({plan.bytes_carried / 1e6:,.0f} MB) and {len(others)} others carried over"
+    return f"{text}; {len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
+
+
+def next_commands(result: BakeResult, out_name: str) -> list[str]:
+    """Commands that check, try and share the output."""
+    out = shlex.quote(out_name)
+    commands = [f"emobake verify {out} --base {shlex.quote(result.base_model or 'BASE')} --stack transformers"]
+    plan = result.plan
+    if plan.route != "adapter":
+        if plan.stacks["vllm"].status in ("steered", "option"):
+            commands.append(f"vllm serve {out} {plan.stacks['vllm'].option}".rstrip())
+        if plan.stacks["llama.cpp"].status == "steered":
+            commands.append(f"convert_hf_to_gguf.py {out} --outfile model.gguf")
+    commands.append(f"hf upload YOUR_NAME/REPO {out}")
+    return commands

@@ -1,0 +1,60 @@
+"""Which files of a checkpoint go along with the steered weights, and why the others do not."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+CARRIED = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.tiktoken",
+    "tekken.json",
+    "*.model",
+    "chat_template*",
+    "additional_chat_templates/*.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "license*",
+    "licence*",
+    "notice*",
+    "*use_policy*",
+    "third_party*",
+    "thirdparty*",
+)
+"""Patterns over lower-case paths. What a loader needs beside config and weights, and what a licence asks for."""
+
+REPLACED = ("config.json", "model.safetensors.index.json", "readme.md", "emobake.json")
+"""Written anew by the bake."""
+
+_DUPLICATES = (
+    "*.bin", "*.pth", "*.pt", "*.ckpt", "*.gguf", "*.ggml", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.onnx_data",
+    "*.tflite", "*.mlmodel", "*.npz", "*.safetensors", "*.bin.index.json", "*.safetensors.index.json",
+    "consolidated*", "original/*", "onnx/*", "openvino/*", "coreml/*", "flax_*", "tf_*", "rust_*", "params.json",
+)  # fmt: skip
+_HOUSEKEEPING = (".git*", ".cache/*", ".ds_store", "__pycache__/*")
+
+
+def is_carried(path: str) -> bool:
+    """Whether the file at `path` (relative, with ``/``) belongs into a steered checkpoint."""
+    lower = path.lower()
+    return _matches(lower, CARRIED) and not _matches(lower, _DUPLICATES) and not lower.endswith(".py")
+
+
+def reason_left_out(path: str) -> str:
+    """Why a file does not go along; empty for files that are replaced or are nobody's business."""
+    lower = path.lower()
+    if lower in REPLACED or _matches(lower, _HOUSEKEEPING):
+        return ""
+    if _matches(lower, _DUPLICATES):
+        return "unsteered duplicate of the weights"
+    if lower.endswith(".py"):
+        return "code of the checkpoint, never run"
+    return "not needed to load the model"
+
+
+def _matches(path: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)

@@ -1,0 +1,196 @@
+"""Opening what a bake reads: a checkpoint (a folder, or an id on the Hub) and a vector set."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .checkpoint import Checkpoint, WeightFile
+from .errors import BrokenFileError, InputError
+from .headers import TensorHeader, parse_header, parse_json_object
+from .plan import INDEX
+from .side_files import is_carried
+from .vectors import VectorSet, parse_published, parse_single_file, published_files
+
+SINGLE = "model.safetensors"
+MAX_JSON = 256 * 2**20
+"""Bytes. No config, index or vector file known comes near it; a larger one is refused unread."""
+_MAX_FILES = 20_000
+_SKIPPED_FOLDERS = ("original", "onnx", "openvino", "coreml", ".git", ".cache", "__pycache__", "runs")
+
+
+def read_small(path: Path, name: str) -> bytes:
+    """A whole file that has no business being large.
+
+    Raises:
+        InputError: it is not there, may not be read, or is larger than `MAX_JSON`.
+
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON:
+            raise BrokenFileError(f"{name}: {size} bytes are too many for this kind of file")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{name}: not found") from None
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+
+
+def open_vectors(path: Path, emotions: Iterable[str]) -> VectorSet:
+    """Read a vector set: a folder as published (only the files of `emotions`), or our single file.
+
+    Raises:
+        InputError: not there, or not readable; its subclasses for malformed content.
+
+    """
+    name = path.name or path.resolve().name
+    if path.is_file():
+        return parse_single_file(read_small(path, str(path)), name)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such vector set; give a folder of JSON files or a .safetensors file")
+    files = published_files(sorted(os.listdir(path)), emotions, str(path))  # noqa: PTH208 - names, not paths
+    return parse_published(
+        {emotion: (file, read_small(path / file, str(path / file))) for emotion, file in files.items()}, name
+    )
+
+
+def open_folder(folder: Path, *, hash_files: bool = False) -> Checkpoint:
+    """Read what planning needs of a checkpoint in a local folder, and check it against itself.
+
+    Raises:
+        InputError: no such folder, or no config.json; BrokenFileError: an index or header that is wrong.
+
+    """
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file; give the folder of a Hugging Face checkpoint, or its Hub id")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: holds no config.json; it is not a Hugging Face checkpoint")
+    config = parse_json_object(read_small(folder / "config.json", f"{folder}/config.json"), f"{folder}/config.json")
+    side = _list_files(folder)
+    weight_map, metadata = _weight_map(folder, side)
+    names = sorted(set(weight_map.values())) if weight_map else [SINGLE]
+    weights = []
+    tensors: dict[str, TensorHeader] = {}
+    for name in names:
+        weight = _weight_file(folder, name, hash_files)
+        weights.append(weight)
+        side.pop(name, None)
+        for header in _headers(folder, name, weight.size):
+            if header.name in tensors:
+                raise BrokenFileError(f"{folder}: {header.name} is in both {tensors[header.name].file} and {name}")
+            tensors[header.name] = header
+    for tensor, file in weight_map.items():
+        if tensor not in tensors or tensors[tensor].file != file:
+            raise BrokenFileError(f"{folder}/{INDEX}: says that {file} holds {tensor}, which it does not")
+    for name in side:
+        if is_carried(name) and not os.access(folder / name, os.R_OK):
+            raise InputError(f"{folder / name}: cannot be read")
+    if not weight_map:
+        side.pop(INDEX, None)
+    repo_id, revision = _cached_id(folder)
+    manifest = folder / "emobake.json"
+    card = folder / "README.md"
+    return Checkpoint(
+        name=str(folder),
+        config=config,
+        weights=tuple(weights),
+        tensors=tensors,
+        read=lambda header: _read_at(folder / header.file)(header.start, header.end - header.start),
+        side_files=side,
+        index_metadata=metadata,
+        repo_id=repo_id,
+        revision=revision,
+        card=read_small(card, str(card)).decode("utf-8", "replace") if card.is_file() else "",
+        manifest=parse_json_object(read_small(manifest, str(manifest)), str(manifest)) if manifest.is_file() else None,
+    )
+
+
+def _list_files(folder: Path) -> dict[str, int]:
+    files: dict[str, int] = {}
+    for root, folders, names in os.walk(folder):
+        for skipped in [f for f in folders if f.lower() in _SKIPPED_FOLDERS]:
+            folders.remove(skipped)
+            files[PurePosixPath(Path(root, skipped).relative_to(folder)).as_posix() + "/"] = 0
+        for name in names:
+            path = Path(root, name)
+            if not path.is_file():
+                if is_carried(path.relative_to(folder).as_posix()):
+                    raise InputError(f"{path}: is not a file that can be copied (a broken link?)")
+                continue
+            files[path.relative_to(folder).as_posix()] = path.stat().st_size
+        if len(files) > _MAX_FILES:
+            raise InputError(f"{folder}: holds more than {_MAX_FILES} files; this is not a checkpoint's folder")
+    return files
+
+
+def _weight_map(folder: Path, side: Mapping[str, int]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Tensor -> file, and the index's metadata; empty when the weights are one file."""
+    if SINGLE in side:
+        # As transformers: the single file is taken before an index.
+        return {}, {}
+    if INDEX not in side:
+        if any(name.endswith((".bin", ".pth", ".pt", ".ckpt")) for name in side):
+            raise InputError(
+                f"{folder}: has pickled weights only, which are never loaded; convert them to safetensors first "
+                "(save_pretrained in transformers, or the Hub's safetensors/convert space)"
+            )
+        raise InputError(f"{folder}: has neither {SINGLE} nor {INDEX}")
+    file = f"{folder}/{INDEX}"
+    index = parse_json_object(read_small(folder / INDEX, file), file)
+    weight_map, metadata = index.get("weight_map"), index.get("metadata") or {}
+    if not isinstance(weight_map, dict) or not weight_map or not isinstance(metadata, dict):
+        raise BrokenFileError(f"{file}: has no weight_map")
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.+ -]+\.safetensors", name) or name.startswith("."):
+            raise BrokenFileError(f"{file}: {tensor} lies in {str(name)[:120]!r}, which is not a shard in this folder")
+        if name not in side:
+            raise BrokenFileError(f"{file}: names the shard {name}, which is missing; fetch it")
+    if type(metadata.get("total_parameters", 0)) is not int:
+        raise BrokenFileError(f"{file}: total_parameters is not a number")
+    return weight_map, metadata
+
+
+def _weight_file(folder: Path, name: str, hash_files: bool) -> WeightFile:
+    path = folder / name
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: cannot be read")
+    # In the Hub's cache a large file is a link to a blob that is named by its sha256.
+    blob = path.resolve().name
+    sha256 = blob if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob) else ""
+    if hash_files and not sha256:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(2**22):
+                digest.update(chunk)
+        sha256 = digest.hexdigest()
+    return WeightFile(name, path.stat().st_size, sha256)
+
+
+def _headers(folder: Path, name: str, size: int) -> tuple[TensorHeader, ...]:
+    headers = parse_header(str(folder / name), size, _read_at(folder / name))
+    return tuple(TensorHeader(h.name, h.dtype, h.shape, name, h.start, h.end) for h in headers)
+
+
+def _read_at(path: Path) -> Callable[[int, int], bytes]:
+    def read(offset: int, length: int) -> bytes:
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                return file.read(length)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+    return read
+
+
+def _cached_id(folder: Path) -> tuple[str, str]:
+    """The Hub id and commit that a folder of the Hub's cache stands for; empty for any other folder."""
+    match = re.search(r"/models--([^/]+)/snapshots/([0-9a-f]{40})$", folder.absolute().as_posix())
+    return (match[1].replace("--", "/", 1), match[2]) if match else ("", "")

