@@ -29,6 +29,8 @@ class BakeResult:
     plan: BakePlan
     out: Path | None
     """The finished output; None after a dry run."""
+    model: str
+    """The base as it was given: a folder or a Hub id."""
     base_model: str
     """Hub id of the base; empty when it is not known."""
 
@@ -87,22 +89,26 @@ def bake(
         raise InputError("give --out, the folder to write (or --dry-run to see the plan)")
     recipes = _recipes(times, mix, scale, layers, each)
     target = None if out is None else Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow links
-    folder = locate(model, revision, lambda config: format == "peft" or choose_route(config, str(model), targets))
+    folder, listed = locate(
+        model, revision, lambda config: format == "peft" or choose_route(config, str(model), targets)
+    )
     if target is not None and not dry_run:
         check_output(target, (folder, Path(vectors)), overwrite=overwrite)
-    checkpoint = open_folder(folder, hash_files=hash_files)
+    checkpoint = open_folder(folder, hash_files=hash_files, listed=listed)
     base_model = base_model or checkpoint.repo_id
     vector_set = open_vectors(Path(vectors), [e for s in recipes.values() for e, _ in s.weights])
     plan = _plan(checkpoint, vector_set, recipes, targets, format, base_model, force)
     if target is not None and not dry_run:
         execute(plan, folder, target, link_mode=link_mode, progress=progress(plan))
-    return BakeResult(plan, None if dry_run else target, base_model)
+    return BakeResult(plan, None if dry_run else target, str(model), base_model)
 
 
 def locate(
     model: str | os.PathLike[str], revision: str | None, check: Callable[[Mapping[str, object]], object]
-) -> Path:
+) -> tuple[Path, tuple[str, ...]]:
     """The folder of a checkpoint: itself, or the Hub cache's snapshot of an id once `check` passed its config.
+
+    With it come the names of all files of the Hub repository, the ones that were not fetched included.
 
     Raises:
         InputError: neither a folder nor an id; see `emobake.hub.download` for the Hub's refusals.
@@ -113,7 +119,7 @@ def locate(
     if looks_local or (os.sep != "/" and os.sep in str(model)):
         if revision is not None:
             raise InputError(f"--revision goes with a Hub id, and {model} is a folder")
-        return path
+        return path, ()
     from .hub import download
 
     return download(str(model), revision, check)

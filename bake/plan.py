@@ -20,10 +20,9 @@ from .errors import BrokenFileError, InputError, VectorError
 from .headers import FLOATS, TensorHeader, decode, encode, serialize
 from .projections import bias_dtype, find_projections, module_in_file, output_width
 from .routes import ConfigChange, Route, RouteKind, choose_route
-from .side_files import is_carried, reason_left_out
+from .side_files import INDEX, is_carried, reason_left_out
 from .vectors import Steering, VectorSet, weighted_sum
 
-INDEX = "model.safetensors.index.json"
 COLLAPSE = 3.0
 """Bias norm in units of the set's own mean row norm beyond which a warning is due: at strength 4 most of the
 paper's published answers collapse into repetition."""

@@ -67,7 +67,7 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
     done = "Planned" if result.out is None else "Baked"
     console.print(Text(f"{done}: {recipe}", style="bold"))
     table = Table.grid(padding=(0, 2))
-    table.add_row("model", f"{result.base_model or out_name or 'local checkpoint'} ({plan.model_type})")
+    table.add_row("model", f"{result.model} ({plan.model_type})")
     steered = sum(norm > 0 for norm in norms)
     table.add_row("layers", f"{steered} of {len(norms)} steered, bias norms {min(norms):.3g} to {max(norms):.3g}")
     table.add_row("route", f"{plan.route}: {_ROUTES[plan.route]}")
@@ -124,7 +124,7 @@ def _files(plan: BakePlan) -> str:
 def next_commands(result: BakeResult, out_name: str) -> list[str]:
     """Commands that check, try and share the output."""
     out = shlex.quote(out_name)
-    commands = [f"emobake verify {out} --base {shlex.quote(result.base_model or 'BASE')} --stack transformers"]
+    commands = [f"emobake verify {out} --base {shlex.quote(result.model)} --stack transformers"]
     plan = result.plan
     if plan.route != "adapter":
         if plan.stacks["vllm"].status in ("steered", "option"):

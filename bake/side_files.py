@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
 CARRIED = (
     "generation_config.json",
     "tokenizer*",
@@ -27,7 +30,7 @@ CARRIED = (
 )
 """Patterns over lower-case paths. What a loader needs beside config and weights, and what a licence asks for."""
 
-REPLACED = ("config.json", "model.safetensors.index.json", "readme.md", "emobake.json")
+REPLACED = ("config.json", INDEX, "readme.md", "emobake.json")
 """Written anew by the bake."""
 
 _DUPLICATES = (

@@ -12,11 +12,9 @@ from typing import Any
 from .checkpoint import Checkpoint, WeightFile
 from .errors import BrokenFileError, InputError
 from .headers import TensorHeader, parse_header, parse_json_object
-from .plan import INDEX
-from .side_files import is_carried
+from .side_files import INDEX, SINGLE, is_carried
 from .vectors import VectorSet, parse_published, parse_single_file, published_files
 
-SINGLE = "model.safetensors"
 MAX_JSON = 256 * 2**20
 """Bytes. No config, index or vector file known comes near it; a larger one is refused unread."""
 _MAX_FILES = 20_000
@@ -59,8 +57,10 @@ def open_vectors(path: Path, emotions: Iterable[str]) -> VectorSet:
     )
 
 
-def open_folder(folder: Path, *, hash_files: bool = False) -> Checkpoint:
+def open_folder(folder: Path, *, hash_files: bool = False, listed: Iterable[str] = ()) -> Checkpoint:
     """Read what planning needs of a checkpoint in a local folder, and check it against itself.
+
+    `listed` names the files of the Hub repository that the folder is a partial snapshot of.
 
     Raises:
         InputError: no such folder, or no config.json; BrokenFileError: an index or header that is wrong.
@@ -94,6 +94,9 @@ def open_folder(folder: Path, *, hash_files: bool = False) -> Checkpoint:
             raise InputError(f"{folder / name}: cannot be read")
     if not weight_map:
         side.pop(INDEX, None)
+    for name in listed:
+        if not is_carried(name) and name not in names:
+            side.setdefault(name, 0)
     repo_id, revision = _cached_id(folder)
     manifest = folder / "emobake.json"
     card = folder / "README.md"

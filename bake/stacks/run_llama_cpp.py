@@ -75,7 +75,9 @@ def with_xllamacpp(gguf: Path, prompts: list[list[int]], max_new_tokens: int) ->
             raise RuntimeError(f"llama.cpp refused the prompt: {json.dumps(answer)}")
         choice = answer["choices"][0]
         tokens = [int(token["id"]) for token in (choice.get("logprobs") or {}).get("content") or []]
-        out.append(tokens)
+        # llama.cpp stops at more tokens than the checkpoint's own EOS ids (any that its vocabulary marks as
+        # an end of turn), so the one it stopped at is taken off here.
+        out.append(tokens[:-1] if choice.get("finish_reason") == "stop" else tokens)
     return out
 
 
@@ -96,8 +98,10 @@ def with_llama_cpp(gguf: Path, prompts: list[list[int]], max_new_tokens: int) ->
     for prompt in prompts:
         tokens: list[int] = []
         for token in model.generate(prompt, temp=0.0, repeat_penalty=1.0):
+            if llama_cpp.llama_vocab_is_eog(vocab, token):
+                break
             tokens.append(int(token))
-            if len(tokens) == max_new_tokens or llama_cpp.llama_vocab_is_eog(vocab, token):
+            if len(tokens) == max_new_tokens:
                 break
         out.append(tokens)
     return out

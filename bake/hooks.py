@@ -1,0 +1,58 @@
+"""Where the attention output of layer l is in a live model, and a hook that adds to it.
+
+The site is the output of the attention module, which is the module that holds the projection of
+`emobake.arch`: after the projection, before whatever the architecture does next (a post-norm, a residual
+multiplier, the residual add). torch is imported by the caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from .arch import Architecture
+
+if TYPE_CHECKING:
+    import torch
+
+Scope = Literal["every", "last"]
+"""``every`` position, as a bias does, or the ``last`` of each forward pass, as the paper's published code does."""
+
+
+def attention_module(model: torch.nn.Module, arch: Architecture, layer: int) -> torch.nn.Module:
+    """The attention module of decoder layer `layer` (from 0) of a causal language model."""
+    return model.get_submodule(arch.o_proj.format(layer=layer).rpartition(".")[0])
+
+
+@contextlib.contextmanager
+def steered(
+    model: torch.nn.Module, arch: Architecture, rows: Mapping[int, np.ndarray], scope: Scope = "every"
+) -> Iterator[None]:
+    """Within the context, the attention output of each layer in `rows` gains its row (float32 ``[hidden]``)."""
+    import torch
+
+    def add(row: torch.Tensor) -> Any:
+        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = hidden.clone()
+            vector = row.to(hidden.device, hidden.dtype)
+            if scope == "every":
+                hidden += vector
+            else:
+                hidden[:, -1:, :] += vector
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        return hook
+
+    handles = [
+        attention_module(model, arch, layer).register_forward_hook(add(torch.from_numpy(row.copy())))
+        for layer, row in rows.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

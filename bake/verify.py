@@ -1,0 +1,262 @@
+"""Checking a finished output: by its bytes, and by running it where it will be served."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .api import locate
+from .arch import architectures
+from .checkpoint import Checkpoint
+from .errors import EmobakeError, InputError
+from .headers import TensorHeader, decode, encode, parse_json_object
+from .side_files import reason_left_out
+from .sources import open_folder, open_vectors, read_small
+from .vectors import Steering, VectorSet, weighted_sum
+
+_CHUNK = 2**22
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. `ok` is None for what is reported but not judged."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The finding as plain data, for ``--json``."""
+        return asdict(self)
+
+
+def verify(
+    out: Path,
+    *,
+    base: str | None = None,
+    revision: str | None = None,
+    vectors: str | None = None,
+    stack: Iterable[str] = (),
+    python: str | None = None,
+    max_new_tokens: int = 60,
+) -> list[Check]:
+    """Check the output of a bake, a checkpoint or an adapter.
+
+    Without torch: every tensor of `base` is carried over byte for byte, each bias is what the manifest (and
+    with `vectors` the arithmetic) says, index and headers are consistent, the config honours the biases, and no
+    duplicate of the weights lies beside them. Each name in `stack` also runs the model there.
+
+    Raises:
+        InputError: `out` is no output of emobake, or `base` or `vectors` cannot be opened.
+    """
+    base_folder = None if base is None else locate(base, revision, lambda _: None)[0]
+    origin = None if base_folder is None else open_folder(base_folder)
+    manifest = _manifest(out)
+    steps: list[Callable[[], Iterator[Check]]]
+    if manifest["format"] == "peft-each":
+        return [
+            Check(f"{name}: {c.name}", c.ok, c.detail)
+            for name in manifest["adapters"]
+            for c in verify(out / name, base=base, revision=revision, vectors=vectors, stack=stack, python=python)
+        ]
+    vector_set = None if vectors is None else open_vectors(Path(vectors), manifest["weights"])
+    if manifest["format"] == "peft":
+        from .verify_adapter import check_adapter
+
+        steps = [lambda: check_adapter(out, manifest, vector_set)]
+    else:
+        steps = [lambda: _check_bytes(out, manifest, origin, vector_set)]
+    for name in dict.fromkeys(stack):
+        steps.append(lambda name=name: _check_stack(name, out, base_folder, manifest, python, max_new_tokens))  # type: ignore[misc]
+    checks: list[Check] = []
+    for step in steps:
+        try:
+            checks.extend(step())
+        except EmobakeError as error:
+            checks.append(Check("cannot be checked", False, str(error)))
+    return checks
+
+
+def _manifest(out: Path) -> Mapping[str, Any]:
+    if not out.is_dir():
+        raise InputError(f"{out}: no such folder")
+    file = out / "emobake.json"
+    if not file.is_file():
+        raise InputError(f"{out}: has no emobake.json, so it is not an output of emobake; bake it first")
+    manifest = parse_json_object(read_small(file, str(file)), str(file))
+    expected: dict[str, tuple[type, ...]] = {"adapters": (list,)}
+    if manifest.get("format") != "peft-each":
+        expected = {
+            "weights": (dict,),
+            "biases": (list,),
+            "files": (dict,),
+            "added_tensors": (list,),
+            "scale": (int, float),
+        }
+    known = manifest.get("format") in ("checkpoint", "peft", "peft-each")
+    if not known or not all(isinstance(manifest.get(k), t) for k, t in expected.items()):
+        raise InputError(f"{file}: is not a record that this version of emobake writes; bake again")
+    return manifest
+
+
+def _check_bytes(
+    out: Path, manifest: Mapping[str, Any], base: Checkpoint | None, vectors: VectorSet | None
+) -> Iterator[Check]:
+    baked = open_folder(out)
+    yield Check("index and headers", True, f"{len(baked.tensors)} tensors in {len(baked.weights)} files")
+    yield _no_duplicates(baked)
+    yield _config_honours(baked)
+    yield _recorded(baked, manifest)
+    yield _siblings_zero(baked, manifest)
+    if base is not None:
+        yield _carried(out, baked, base, manifest)
+    else:
+        yield Check("carried tensors", None, "not compared; give --base")
+    if vectors is not None:
+        yield _arithmetic(baked, base, manifest, vectors)
+    else:
+        yield Check("arithmetic", None, "biases compared with the manifest's digests only; give --vectors")
+
+
+def _no_duplicates(baked: Checkpoint) -> Check:
+    found = [name for name in baked.side_files if "duplicate" in reason_left_out(name)]
+    if found:
+        return Check("no duplicate weights", False, f"{found[0]} lies beside the steered weights; remove it")
+    return Check("no duplicate weights", True, "none beside the steered ones")
+
+
+def _config_honours(baked: Checkpoint) -> Check:
+    name = "config honours the bias"
+    arch = architectures().get(str(baked.config.get("model_type")))
+    if arch is None or not (arch.always or arch.flag):
+        return Check(name, False, f"{baked.config.get('model_type')} has no such bias: it would load UNSTEERED")
+    if not arch.always and not baked.config.get(str(arch.flag), arch.flag_default):
+        return Check(name, False, f"{arch.flag} is off in config.json: it would load UNSTEERED")
+    return Check(name, True, f"{baked.config['model_type']}: " + (f"{arch.flag} is on" if arch.flag else "always"))
+
+
+def _bias_header(baked: Checkpoint, entry: Mapping[str, Any]) -> TensorHeader:
+    header = baked.tensors.get(str(entry.get("tensor")))
+    if header is None:
+        raise EmobakeError(f"{baked.name}: the manifest names {entry.get('tensor')}, which no file holds")
+    return header
+
+
+def _recorded(baked: Checkpoint, manifest: Mapping[str, Any]) -> Check:
+    for entry in manifest["biases"]:
+        header = _bias_header(baked, entry)
+        if hashlib.sha256(baked.read(header)).hexdigest() != entry["sha256"]:
+            return Check("biases as recorded", False, f"{header.name} is not what emobake.json records")
+    return Check("biases as recorded", True, f"{len(manifest['biases'])} digests match emobake.json")
+
+
+def _siblings_zero(baked: Checkpoint, manifest: Mapping[str, Any]) -> Check:
+    own = {entry["tensor"] for entry in manifest["biases"]}
+    siblings = [name for name in manifest["added_tensors"] if name not in own]
+    for name in siblings:
+        header = baked.tensors.get(name)
+        if header is None or any(baked.read(header)):
+            return Check("sibling biases", False, f"{name} is missing or not zero")
+    return Check("sibling biases", True, f"{len(siblings)} explicit zeros" if siblings else "none are needed")
+
+
+def _carried(out: Path, baked: Checkpoint, base: Checkpoint, manifest: Mapping[str, Any]) -> Check:
+    added = set(manifest["added_tensors"])
+    changed = {entry["tensor"] for entry in manifest["biases"]} - added
+    extra = set(baked.tensors) - set(base.tensors) - added
+    missing = set(base.tensors) - set(baked.tensors)
+    if extra or missing:
+        word, names = ("lacks", missing) if missing else ("has besides", extra)
+        return Check("carried tensors", False, f"the output {word} {len(names)} tensors, {min(names)} for one")
+    total = 0
+    for name, header in base.tensors.items():
+        if name in changed:
+            continue
+        other = baked.tensors[name]
+        if (header.dtype, header.shape) != (other.dtype, other.shape) or not _same_bytes(
+            Path(base.name) / header.file, header, out / other.file, other
+        ):
+            return Check("carried tensors", False, f"{name} differs from the base")
+        total += header.end - header.start
+    count = len(base.tensors) - len(changed)
+    return Check("carried tensors", True, f"{count} tensors, {total / 1e6:,.0f} MB, byte-identical to the base")
+
+
+def _same_bytes(path_a: Path, a: TensorHeader, path_b: Path, b: TensorHeader) -> bool:
+    if a.start == b.start and path_a.samefile(path_b):
+        return True
+    with path_a.open("rb") as file_a, path_b.open("rb") as file_b:
+        file_a.seek(a.start)
+        file_b.seek(b.start)
+        left = a.end - a.start
+        while left > 0:
+            step = min(left, _CHUNK)
+            if file_a.read(step) != file_b.read(step):
+                return False
+            left -= step
+    return True
+
+
+def recipe(manifest: Mapping[str, Any]) -> Steering:
+    """The weights that a manifest records."""
+    layers = manifest.get("steered_layers")
+    return Steering(tuple(manifest["weights"].items()), manifest["scale"], None if layers is None else tuple(layers))
+
+
+def _arithmetic(baked: Checkpoint, base: Checkpoint | None, manifest: Mapping[str, Any], vectors: VectorSet) -> Check:
+    name = "arithmetic"
+    recorded = manifest["vectors"]["sha256"]
+    if any(recorded.get(file, digest) != digest for file, digest in vectors.sha256.items()):
+        return Check(name, False, "these vector files are not the ones that emobake.json records")
+    added = weighted_sum(vectors, recipe(manifest))
+    new = set(manifest["added_tensors"])
+    for entry in manifest["biases"]:
+        header = _bias_header(baked, entry)
+        row = added[entry["layer"]]
+        if header.name not in new:
+            if base is None:
+                return Check(name, None, "existing biases were added to; give --base to compute them anew")
+            old = base.tensors[header.name]
+            row = decode(old, base.read(old)) + row
+        if baked.read(header) != encode(row, header.dtype):
+            return Check(name, False, f"{header.name} is not existing bias + weighted vectors")
+    return Check(name, True, f"{len(manifest['biases'])} biases equal existing bias + weighted vectors, to the bit")
+
+
+def deltas(out: Path, base: Checkpoint, manifest: Mapping[str, Any]) -> dict[int, np.ndarray]:
+    """What the output adds in each layer: stored bias minus the base's, float32 ``[hidden]``."""
+    if manifest["format"] == "peft":
+        from .verify_adapter import adapter_biases
+
+        return adapter_biases(out, manifest)
+    baked = open_folder(out)
+    result = {}
+    for entry in manifest["biases"]:
+        header = _bias_header(baked, entry)
+        value = decode(header, baked.read(header))
+        old = None if header.name in manifest["added_tensors"] else base.tensors.get(header.name)
+        result[entry["layer"]] = value if old is None else value - decode(old, base.read(old))
+    return result
+
+
+def _check_stack(
+    stack: str, out: Path, base: Path | None, manifest: Mapping[str, Any], python: str | None, max_new_tokens: int
+) -> Iterator[Check]:
+    if base is None:
+        raise InputError(f"--stack {stack} needs --base, to show that the output differs from the unsteered model")
+    from . import compare
+
+    if stack == "transformers":
+        origin = open_folder(base)
+        yield from compare.against_hooks(
+            base, out, deltas(out, origin, manifest), manifest["format"] == "peft", max_new_tokens
+        )
+    elif manifest["format"] == "peft":
+        yield Check(stack, False, "does not load PEFT adapters with a bias; bake a checkpoint for it")
+    else:
+        yield from compare.against_transformers(stack, base, out, python, max_new_tokens)
