@@ -68,12 +68,15 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
     console.print(Text(f"{done}: {recipe}", style="bold"))
     table = Table.grid(padding=(0, 2))
     table.add_row("model", f"{result.model} ({plan.model_type})")
-    steered = sum(norm > 0 for norm in norms)
-    table.add_row("layers", f"{steered} of {len(norms)} steered, bias norms {min(norms):.3g} to {max(norms):.3g}")
+    steered, layers = len({b.layer for b in plan.layers if b.norm > 0}), len({b.layer for b in plan.layers})
+    table.add_row("layers", f"{steered} of {layers} steered, bias norms {min(norms):.3g} to {max(norms):.3g}")
     table.add_row("route", f"{plan.route}: {_ROUTES[plan.route]}")
     for change in plan.config_changes:
         table.add_row("", f"{change.field}: {_value(change.old)} -> {_value(change.new)}")
-    table.add_row("tensors", f"{len(plan.added)} added, {len(plan.overwritten)} overwritten, all others byte for byte")
+    if plan.route != "adapter":
+        table.add_row(
+            "tensors", f"{len(plan.added)} added, {len(plan.overwritten)} overwritten, all others byte for byte"
+        )
     table.add_row("files", _files(plan))
     console.print(table)
     stacks = Table.grid(padding=(0, 2))
@@ -117,6 +120,8 @@ def _files(plan: BakePlan) -> str:
     weights = [f for f in plan.files if isinstance(f, Patch) or (isinstance(f, Carry) and f.weights)]
     others = [f.name for f in plan.files if isinstance(f, Carry) and not f.weights]
     written = [f.name for f in plan.files if isinstance(f, Write)]
+    if not weights:
+        return f"{len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
     text = f"{len(weights)} weight files ({plan.bytes_carried / 1e6:,.0f} MB) and {len(others)} others carried over"
     return f"{text}; {len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
 

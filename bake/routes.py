@@ -163,7 +163,9 @@ def _as_llama(arch: Architecture, config: Mapping[str, Any]) -> Route | None:
     llama = architectures()["llama"]
     new = {key: value for key, value in config.items() if key not in arch.llama.drop}
     for key, value in arch.llama.defaults.items():
-        new.setdefault(key, value)
+        in_rope = key in ("rope_theta", "rope_scaling") and isinstance(config.get("rope_parameters"), Mapping)
+        if key not in arch.llama.drop and not in_rope:
+            new.setdefault(key, value)
     new["model_type"] = "llama"
     new["architectures"] = list(llama.classes[:1])
     new["attention_bias"] = True
@@ -200,7 +202,8 @@ def llama_blockers(form: LlamaForm, config: Mapping[str, Any]) -> list[str]:
     """What keeps this config from being exactly a Llama, as clauses such as ``sliding_window is null``."""
     blockers = []
     for path, allowed in form.require.items():
-        value: Any = config
+        # A field that is left out means the class default; only an explicit null is null.
+        value: Any = {**form.defaults, **config}
         for key in path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
         values = value if isinstance(value, list) else [value]
