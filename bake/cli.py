@@ -155,7 +155,13 @@ def _bake(
     metavar="EXE",
     help="Python of the environment that has the --stack (default: this one). Not for transformers.",
 )
-@click.option("--max-new-tokens", type=click.IntRange(1, 4096), default=60, show_default=True)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1, 4096),
+    default=60,
+    show_default=True,
+    help="Tokens to generate per prompt when a stack is run.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures.")
 def verify(as_json: bool, quiet: bool, **options: Any) -> None:

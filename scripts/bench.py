@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""Measure a bake against `cp -r` and against the plain transformers script, in one run.
+
+    scripts/bench [--folder DIR] [--rounds N]
+
+Every command is a process of its own; wall time, CPU time and peak memory are what the kernel says of it
+(wait4). Each is run N times in turn with the others, after one run that warms the page cache, and the median
+counts. Needs about 20 GB of disk for the 4 GB checkpoint, removed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from emobake.sources import open_vectors
+from emobake.vectors import EMOTIONS, VectorSet, to_single_file
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "vectors" / "demo" / "smollm2-135m-instruct.safetensors"
+EMOBAKE = (str(Path(sys.executable).parent / "emobake"),)
+
+# What people do today, made to work: without the config's field the biases would be lost on reloading.
+PLAIN = """
+import sys, torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+base, vectors, out = sys.argv[1:]
+config = AutoConfig.from_pretrained(base)
+config.attention_bias = True
+model = AutoModelForCausalLM.from_pretrained(base, config=config, dtype="auto")
+rows = 2 * load_file(vectors)["joy"]
+for layer, row in zip(model.model.layers, rows):
+    attention = layer.self_attn
+    attention.o_proj.bias.data = row.to(attention.o_proj.weight.dtype)
+    for module in (attention.q_proj, attention.k_proj, attention.v_proj):
+        module.bias.data.zero_()
+model.save_pretrained(out)
+"""
+
+BIG = """
+import sys, torch
+from transformers import LlamaConfig, LlamaForCausalLM
+torch.set_default_dtype(torch.bfloat16)
+config = LlamaConfig(vocab_size=32000, hidden_size=2560, intermediate_size=6912, num_hidden_layers=24,
+                     num_attention_heads=20, num_key_value_heads=20)
+with torch.device("meta"):
+    model = LlamaForCausalLM(config)
+model.to_empty(device="cpu")
+for parameter in model.parameters():
+    parameter.data.view(torch.int16).random_(0, 16000)
+model.save_pretrained(sys.argv[1], max_shard_size="1GB")
+"""
+
+TOKENS = """
+import sys, time, statistics, torch
+from transformers import AutoModelForCausalLM, logging
+logging.set_verbosity_error(); logging.disable_progress_bar()
+models = [AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in sys.argv[1:]]
+ids = torch.arange(1, 33).reshape(1, -1)
+rates = [[] for _ in models]
+for turn in range(9):
+    for model, rate in list(zip(models, rates))[:: 1 if turn % 2 else -1]:
+        begin = time.perf_counter()
+        model.generate(ids, do_sample=False, temperature=None, top_p=None, top_k=None,
+                       min_new_tokens=64, max_new_tokens=64)
+        if turn:
+            rate.append(64 / (time.perf_counter() - begin))
+print(*(statistics.median(rate) for rate in rates))
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of wall and CPU time, and peak resident memory in MB."""
+
+    wall: float
+    cpu: float
+    memory: float
+
+
+def measure(command: tuple[str, ...], out: Path | None = None) -> Cost:
+    if out is not None:
+        shutil.rmtree(out, ignore_errors=True)
+    os.sync()  # the last one's writing back is not this one's
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - begin
+    if status != 0:
+        raise SystemExit(f"failed: {' '.join(command)}")
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def median(costs: list[Cost]) -> Cost:
+    return Cost(*(statistics.median(getattr(c, field) for c in costs) for field in ("wall", "cpu", "memory")))
+
+
+def compare(base: Path, vectors: Path, folder: Path, rounds: int) -> dict[str, Cost]:
+    out = folder / "out"
+    bake = (*EMOBAKE, "--model", str(base), "--vectors", str(vectors), "--times", "0", "0", "0", "2", "0", "-q")
+    commands = {
+        "cp -r": ("cp", "-r", str(base), str(out)),
+        "emobake, copy": (*bake, "--out", str(out), "--link-mode", "copy"),
+        "emobake, hardlink": (*bake, "--out", str(out), "--link-mode", "hardlink"),
+        "transformers script": (sys.executable, "-c", PLAIN, str(base), str(vectors), str(out)),
+    }
+    costs: dict[str, list[Cost]] = {name: [] for name in commands}
+    for turn in range(rounds + 1):
+        for name, command in commands.items():
+            cost = measure(command, out)
+            if turn:
+                costs[name].append(cost)
+    shutil.rmtree(out)
+    return {name: median(found) for name, found in costs.items()}
+
+
+def random_vectors(path: Path, layers: int, hidden: int) -> None:
+    rows = np.random.default_rng(0).normal(0, 0.01, (len(EMOTIONS), layers, hidden)).astype(np.float32)
+    path.write_bytes(to_single_file(VectorSet(EMOTIONS, rows)))
+
+
+def size(folder: Path) -> float:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=None, help="where to work (default: a temporary folder)")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        run(Path(name), options.rounds)
+
+
+def run(folder: Path, rounds: int) -> None:
+    small, big = folder / "SmolLM2-135M-Instruct", folder / "random-4GB"
+    for command in (
+        (sys.executable, str(ROOT / "scripts" / "make_smollm2.py"), str(small)),
+        (sys.executable, "-c", BIG, str(big)),
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+    vectors = folder / "big.safetensors"
+    random_vectors(vectors, 24, 2560)
+    demo = folder / "demo.safetensors"
+    demo.write_bytes(to_single_file(replace(open_vectors(DEMO, EMOTIONS), base_model="")))
+    console = Console(width=120)
+    table = Table("checkpoint", "command", "wall s", "of cp", "CPU s", "of cp", "peak MB")
+    for base, vector_file in ((small, demo), (big, vectors)):
+        costs = compare(base, vector_file, folder, rounds)
+        cp = costs["cp -r"]
+        for name, cost in costs.items():
+            table.add_row(
+                f"{base.name} ({size(base):.2f} GB)",
+                name,
+                f"{cost.wall:.2f}",
+                f"{cost.wall / cp.wall:.2f}",
+                f"{cost.cpu:.2f}",
+                f"{cost.cpu / cp.cpu:.2f}",
+                f"{cost.memory:.0f}",
+            )
+    console.print(table)
+    helps = median([measure((*EMOBAKE, "--help")) for _ in range(rounds + 1)])
+    bare = median([measure((sys.executable, "-c", "pass")) for _ in range(rounds + 1)])
+    console.print(f"emobake --help: {helps.wall:.3f} s (python -c pass: {bare.wall:.3f} s)")
+    out = folder / "out"
+    measure((*EMOBAKE, "--model", str(small), "--vectors", str(demo), "--mix", "joy=2", "--out", str(out), "-q"))
+    tokens = subprocess.run(
+        (sys.executable, "-c", TOKENS, str(small), str(out)), check=True, capture_output=True, text=True
+    )
+    plain, baked = map(float, tokens.stdout.split()[-2:])
+    console.print(f"tokens/s in transformers: base {plain:.2f}, baked {baked:.2f}, ratio {baked / plain:.3f}")
+
+
+if __name__ == "__main__":
+    main()

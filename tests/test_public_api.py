@@ -1,0 +1,31 @@
+import subprocess
+import sys
+
+import emobake
+
+
+def test_every_exported_name_exists_and_is_documented():
+    assert sorted(emobake.__all__, key=str.lower) == sorted(set(emobake.__all__), key=str.lower)
+    for name in emobake.__all__:
+        value = getattr(emobake, name)
+        assert value.__doc__, name
+
+
+def test_lazy_names_are_the_exported_ones():
+    assert set(emobake._HOMES) <= set(emobake.__all__)
+
+
+def loaded_after(code):
+    names = "'numpy', 'torch', 'transformers', 'huggingface_hub', 'rich', 'safetensors'"
+    script = f"import sys\n{code}\nprint(*[m for m in ({names}) if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_waits_for_nothing_heavy():
+    code = "from emobake.cli import cli\ntry: cli(['--help'])\nexcept SystemExit: pass"
+    assert loaded_after(code) == set()
+
+
+def test_the_baker_needs_no_torch():
+    assert not loaded_after("import emobake.api, emobake.to_directory, emobake.verify") & {"torch", "transformers"}

@@ -1,0 +1,151 @@
+import json
+
+import numpy as np
+import pytest
+from emobake import InputError, VectorError
+from emobake.vectors import (
+    EMOTIONS,
+    VectorSet,
+    parse_layers,
+    parse_mix,
+    parse_published,
+    parse_single_file,
+    published_files,
+    steering,
+    to_single_file,
+    weighted_sum,
+)
+
+ROWS = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
+SET = VectorSet(EMOTIONS, ROWS, "set", base_model="owner/model", source="here", license="mit")
+
+
+def as_json(rows, nested=True):
+    return json.dumps({str(i): [r.tolist()] if nested else r.tolist() for i, r in enumerate(rows)}).encode()
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_published_form_keeps_every_bit_of_float32(nested):
+    files = {e: (f"Llama_{e}.json", as_json(ROWS[i], nested)) for i, e in enumerate(EMOTIONS)}
+    read = parse_published(files, "set")
+    assert read.emotions == EMOTIONS
+    np.testing.assert_array_equal(read.rows, ROWS)
+    assert set(read.sha256) == {f"Llama_{e}.json" for e in EMOTIONS}
+
+
+def test_own_form_round_trips_and_is_deterministic():
+    content = to_single_file(SET)
+    read = parse_single_file(content, "set.safetensors")
+    np.testing.assert_array_equal(read.rows, ROWS)
+    assert (read.emotions, read.base_model, read.source, read.license) == (EMOTIONS, "owner/model", "here", "mit")
+    assert to_single_file(SET) == content
+
+
+def test_own_form_is_readable_by_the_safetensors_library():
+    from safetensors.numpy import load
+
+    np.testing.assert_array_equal(load(to_single_file(SET))["joy"], ROWS[3])
+
+
+def test_weighted_sum_is_float32_arithmetic_in_the_order_of_the_emotions():
+    times = (0.5, 0.0, 0.1, -2.0, 1.0)
+    expected = np.zeros((3, 4), np.float32)
+    for weight, rows in zip(times, ROWS, strict=True):
+        expected = expected + np.float32(weight) * rows
+    np.testing.assert_array_equal(weighted_sum(SET, steering(times)), expected)
+
+
+def test_scale_multiplies_and_layers_select():
+    whole = weighted_sum(SET, steering(None, {"joy": 1.0}))
+    part = weighted_sum(SET, steering(None, {"Joy": 1.0}, scale=0.5, layers="1-2"))
+    np.testing.assert_array_equal(part[1:], whole[1:] * np.float32(0.5))
+    assert not part[0].any()
+
+
+@pytest.mark.parametrize(("text", "layers"), [("8-10", (8, 9, 10)), ("0,4-5", (0, 4, 5)), ("3, 3", (3,))])
+def test_layer_lists(text, layers):
+    assert parse_layers(text) == layers
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "1-2-3", "1,,2", "99999"])
+def test_bad_layer_lists(text):
+    with pytest.raises(InputError, match="--layers"):
+        parse_layers(text)
+
+
+def test_mix():
+    assert parse_mix("joy=0.5, Anger=-1") == {"joy": 0.5, "anger": -1.0}
+
+
+@pytest.mark.parametrize("text", ["joy", "joy=", "=1", "joy=a", "joy=1,joy=2", ""])
+def test_bad_mixes(text):
+    with pytest.raises(InputError, match="--mix"):
+        parse_mix(text)
+
+
+@pytest.mark.parametrize(
+    ("times", "mix"),
+    [(None, None), ((1.0,) * 5, {"joy": 1.0}), ((1.0,), None), ((float("nan"),) * 5, None), (None, {})],
+)
+def test_bad_weights(times, mix):
+    with pytest.raises(InputError):
+        steering(times, mix)
+
+
+def test_a_sum_beyond_float32_is_refused():
+    with pytest.raises(VectorError, match="overflows float32"):
+        weighted_sum(SET, steering(None, {"joy": 3e38, "anger": 3e38}, scale=1e10))
+
+
+def test_an_emotion_or_layer_that_the_set_lacks_is_named():
+    with pytest.raises(VectorError, match=r"nostalgia.*it has anger, disgust"):
+        weighted_sum(SET, steering(None, {"nostalgia": 1.0}))
+    with pytest.raises(VectorError, match="layer 3.*0 to 2"):
+        weighted_sum(SET, steering(None, {"joy": 1.0}, layers="1-3"))
+
+
+def test_file_names_in_any_case_and_any_prefix():
+    names = ["Qwen2.5_JOY.json", "x-anger.json", "readme.md", "fear.json"]
+    assert published_files(names, ["joy", "anger", "fear"], "d") == {
+        "joy": "Qwen2.5_JOY.json",
+        "anger": "x-anger.json",
+        "fear": "fear.json",
+    }
+
+
+def test_two_files_for_one_emotion_and_a_missing_one():
+    with pytest.raises(VectorError, match="both claim 'joy'"):
+        published_files(["a_joy.json", "b_joy.json"], ["joy"], "d")
+    with pytest.raises(VectorError, match=r"d: no file ends in _fear.json"):
+        published_files(["a_joy.json"], ["fear"], "d")
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"0": [[1.0]], "2": [[1.0]]}, "layer 1 of 2 is missing"),
+        ({}, "0 layers"),
+        ({"0": [["x"]]}, "not a list of numbers"),
+        ({"0": [[True]]}, "not a list of numbers"),
+        ({"0": []}, "not a list of numbers"),
+        ({"0": [[1.0, 2.0]], "1": [[1.0]]}, "layer 1 has 1 floats, layer 0 has 2"),
+        ({"0": [[float("nan")]]}, "NaN or infinity"),
+        ({"0": [[1e300]]}, "NaN or infinity"),
+    ],
+)
+def test_malformed_tables(table, words):
+    with pytest.raises(VectorError, match=words):
+        parse_published({"joy": ("m_joy.json", json.dumps(table).encode())}, "set")
+
+
+def test_own_form_of_another_site_is_refused():
+    other = VectorSet(EMOTIONS, ROWS, "set", site="layer_output")
+    with pytest.raises(VectorError, match="acts at 'layer_output'"):
+        parse_single_file(to_single_file(other), "set")
+
+
+def test_safetensors_that_are_no_vector_set_are_refused():
+    from safetensors.numpy import save
+
+    with pytest.raises(VectorError, match="not a set of emotion vectors"):
+        parse_single_file(save({"joy": ROWS[0]}), "weights.safetensors")
