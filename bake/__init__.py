@@ -22,10 +22,10 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .api import BakeResult, bake
+    from .checks import verify
     from .plan import BakePlan, make_plan
     from .sources import open_folder, open_vectors
     from .vectors import Steering, VectorSet
-    from .verify import verify
 
 _HOMES = {
     "BakePlan": "plan",
@@ -36,7 +36,7 @@ _HOMES = {
     "make_plan": "plan",
     "open_folder": "sources",
     "open_vectors": "sources",
-    "verify": "verify",
+    "verify": "checks",
 }
 
 __all__ = [

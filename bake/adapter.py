@@ -20,7 +20,7 @@ from .checkpoint import Checkpoint
 from .errors import BrokenFileError, UnsupportedModelError
 from .headers import encode, serialize
 from .plan import BakePlan, LayerBias, LeftOut, Write, check_fit, json_bytes, warnings
-from .projections import find_projections
+from .projections import check_landing, find_projections
 from .vectors import Steering, VectorSet
 
 _STACKS = {
@@ -79,9 +79,7 @@ def make_adapter_plan(
     arch = _architecture(checkpoint)
     projections = find_projections(checkpoint, arch)
     added = check_fit(checkpoint, vectors, steering, force=force)
-    homeless = [int(i) for i in np.flatnonzero(added.any(axis=1)) if int(i) not in projections]
-    if homeless:
-        raise UnsupportedModelError(f"{checkpoint.name}: layer {homeless[0]} has no attention output projection")
+    check_landing(checkpoint, projections, added)
     tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
     layers = []
     for layer, module in projections.items():

@@ -169,7 +169,7 @@ def verify(as_json: bool, quiet: bool, **options: Any) -> None:
 
     Exit code 1 when a check fails or a stack is not installed.
     """
-    from .verify import verify as run_checks
+    from .checks import verify as run_checks
 
     checks = run_checks(**options)
     failed = [check for check in checks if check.ok is False]

@@ -14,9 +14,9 @@ from .arch import Architecture, architectures
 from .errors import VerifyError
 from .headers import parse_json_object
 from .hooks import steered
+from .record import Check
 from .sources import read_small
 from .stacks import generate
-from .verify import Check
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,7 @@ from .arch import Support
 from .checkpoint import Checkpoint, WeightFile
 from .errors import BrokenFileError, InputError, VectorError
 from .headers import FLOATS, TensorHeader, decode, encode, serialize
-from .projections import bias_dtype, find_projections, module_in_file, output_width
+from .projections import bias_dtype, check_landing, find_projections, module_in_file, output_width
 from .routes import ConfigChange, Route, RouteKind, choose_route
 from .side_files import INDEX, is_carried, reason_left_out
 from .vectors import Steering, VectorSet, weighted_sum
@@ -214,13 +214,7 @@ class _Tensors:
 
     def bias_projections(self, added: np.ndarray) -> None:
         """Give every projection its bias; refuse when a row of `added` has no projection to land on."""
-        homeless = [i for i in np.flatnonzero(added.any(axis=1)) if int(i) not in self.projections]
-        if homeless:
-            have = ",".join(map(str, self.projections))
-            raise InputError(
-                f"{self.checkpoint.name}: layer {homeless[0]} has no attention output projection, so its vector "
-                f"cannot land; choose among the layers that have one: --layers {have}"
-            )
+        check_landing(self.checkpoint, self.projections, added)
         for layer, module in self.projections.items():
             self._bias(layer, module, added[layer])
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from .arch import Architecture
 from .checkpoint import Checkpoint
-from .errors import BrokenFileError
+from .errors import BrokenFileError, InputError
 from .headers import FLOATS
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
@@ -33,6 +37,20 @@ def find_projections(checkpoint: Checkpoint, arch: Architecture) -> dict[int, st
             f"these are not the weights of {arch.model_type}"
         )
     return found
+
+
+def check_landing(checkpoint: Checkpoint, projections: Mapping[int, str], added: np.ndarray) -> None:
+    """Refuse when a row of `added` (float32 ``[layers, hidden]``) that is not zero has no projection to land on.
+
+    Raises:
+        InputError: names the layer, and the layers to choose from.
+    """
+    homeless = [layer for layer in range(len(added)) if added[layer].any() and layer not in projections]
+    if homeless:
+        raise InputError(
+            f"{checkpoint.name}: layer {homeless[0]} has no attention output projection, so its vector cannot land; "
+            f"choose among the layers that have one: --layers {','.join(map(str, projections))}"
+        )
 
 
 def module_in_file(checkpoint: Checkpoint, module: str) -> str | None:

@@ -75,35 +75,24 @@ def open_folder(folder: Path, *, hash_files: bool = False, listed: Iterable[str]
     config = parse_json_object(read_small(folder / "config.json", f"{folder}/config.json"), f"{folder}/config.json")
     side = _list_files(folder)
     weight_map, metadata = _weight_map(folder, side)
-    names = sorted(set(weight_map.values())) if weight_map else [SINGLE]
-    weights = []
-    tensors: dict[str, TensorHeader] = {}
-    for name in names:
-        weight = _weight_file(folder, name, hash_files)
-        weights.append(weight)
-        side.pop(name, None)
-        for header in _headers(folder, name, weight.size):
-            if header.name in tensors:
-                raise BrokenFileError(f"{folder}: {header.name} is in both {tensors[header.name].file} and {name}")
-            tensors[header.name] = header
-    for tensor, file in weight_map.items():
-        if tensor not in tensors or tensors[tensor].file != file:
-            raise BrokenFileError(f"{folder}/{INDEX}: says that {file} holds {tensor}, which it does not")
-    for name in side:
-        if is_carried(name) and not os.access(folder / name, os.R_OK):
-            raise InputError(f"{folder / name}: cannot be read")
     if not weight_map:
         side.pop(INDEX, None)
-    for name in listed:
-        if not is_carried(name) and name not in names:
-            side.setdefault(name, 0)
+    weights, tensors = _read_weights(folder, weight_map, hash_files)
+    for weight in weights:
+        side.pop(weight.name, None)
+    unreadable = [name for name in side if is_carried(name) and not os.access(folder / name, os.R_OK)]
+    if unreadable:
+        raise InputError(f"{folder / unreadable[0]}: cannot be read")
+    # Of a Hub repository only some files are here; the others are named as left out all the same.
+    fetched = {weight.name for weight in weights}
+    side = {name: 0 for name in listed if not is_carried(name) and name not in fetched} | side
     repo_id, revision = _cached_id(folder)
     manifest = folder / "emobake.json"
     card = folder / "README.md"
     return Checkpoint(
         name=str(folder),
         config=config,
-        weights=tuple(weights),
+        weights=weights,
         tensors=tensors,
         read=lambda header: _read_at(folder / header.file)(header.start, header.end - header.start),
         side_files=side,
@@ -113,6 +102,24 @@ def open_folder(folder: Path, *, hash_files: bool = False, listed: Iterable[str]
         card=read_small(card, str(card)).decode("utf-8", "replace") if card.is_file() else "",
         manifest=parse_json_object(read_small(manifest, str(manifest)), str(manifest)) if manifest.is_file() else None,
     )
+
+
+def _read_weights(
+    folder: Path, weight_map: Mapping[str, str], hash_files: bool
+) -> tuple[tuple[WeightFile, ...], dict[str, TensorHeader]]:
+    weights = []
+    tensors: dict[str, TensorHeader] = {}
+    for name in sorted(set(weight_map.values())) or [SINGLE]:
+        weight = _weight_file(folder, name, hash_files)
+        weights.append(weight)
+        for header in _headers(folder, name, weight.size):
+            if header.name in tensors:
+                raise BrokenFileError(f"{folder}: {header.name} is in both {tensors[header.name].file} and {name}")
+            tensors[header.name] = header
+    for tensor, file in weight_map.items():
+        if tensor not in tensors or tensors[tensor].file != file:
+            raise BrokenFileError(f"{folder}/{INDEX}: says that {file} holds {tensor}, which it does not")
+    return tuple(weights), tensors
 
 
 def _list_files(folder: Path) -> dict[str, int]:

@@ -22,10 +22,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from emobake.sources import open_vectors
-from emobake.vectors import EMOTIONS, VectorSet, to_single_file
 from rich.console import Console
 from rich.table import Table
+
+from emobake.sources import open_vectors
+from emobake.vectors import EMOTIONS, VectorSet, to_single_file
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "vectors" / "demo" / "smollm2-135m-instruct.safetensors"

@@ -2,12 +2,13 @@ import json
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
+from test_plan import CONFIG, ROWS, checkpoint
+
 from emobake import VectorSet, make_plan
 from emobake.adapter import make_adapter_plan
 from emobake.card import add_documents, card_metadata
 from emobake.vectors import steering
-from huggingface_hub import ModelCard
-from test_plan import CONFIG, ROWS, checkpoint
 
 VECTORS = VectorSet(("joy",), ROWS, "ev", {"m_joy.json": "0" * 64})
 BASE_CARD = (

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emobake.stacks import generate
 from tiny import EMOTIONS, randomise, write_vectors
+
+from emobake.stacks import generate
 
 pytestmark = pytest.mark.cross
 
@@ -239,8 +240,9 @@ def tiny(space: Path) -> Any:
 
     @cache
     def build(model_type: str) -> Tiny:
-        import emobake
         from transformers import AutoConfig, AutoModelForCausalLM
+
+        import emobake
 
         config = AutoConfig.for_model(
             model_type,

@@ -5,9 +5,10 @@ import re
 import shlex
 from pathlib import Path
 
-import emobake
 import pytest
 from click.testing import CliRunner
+
+import emobake
 from emobake.arch import architectures
 from emobake.cli import cli, verify
 

@@ -7,12 +7,13 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import deserialize
+
 from emobake import BrokenFileError, InputError, VectorError, VectorSet, make_plan
 from emobake.checkpoint import Checkpoint, WeightFile
 from emobake.headers import TensorHeader, encode
 from emobake.plan import Carry, Patch, Write
 from emobake.vectors import steering
-from safetensors import deserialize
 
 HIDDEN, LAYERS = 4, 2
 CONFIG = {

@@ -28,4 +28,12 @@ def test_help_waits_for_nothing_heavy():
 
 
 def test_the_baker_needs_no_torch():
-    assert not loaded_after("import emobake.api, emobake.to_directory, emobake.verify") & {"torch", "transformers"}
+    assert not loaded_after("import emobake.api, emobake.to_directory, emobake.checks") & {"torch", "transformers"}
+
+
+def test_no_module_hides_an_exported_name():
+    """Importing a submodule sets it as an attribute of the package, over a function of the same name."""
+    from pathlib import Path
+
+    modules = {path.stem for path in Path(emobake.__file__).parent.glob("*.py")}
+    assert not modules & set(emobake.__all__)

@@ -1,4 +1,5 @@
 import pytest
+
 from emobake import BrokenFileError, InputError, UnsupportedModelError
 from emobake.routes import choose_route
 
@@ -132,7 +133,7 @@ def test_refusals(config, words):
     "config", [{}, {"model_type": 3}, {"model_type": "llama"}, {"model_type": "llama", "architectures": [1]}]
 )
 def test_configs_that_do_not_say_what_they_are(config):
-    with pytest.raises(BrokenFileError, match="config.json"):
+    with pytest.raises(BrokenFileError, match=r"config.json"):
         choose_route(config, "m")
 
 

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+
 from emobake import InputError, VectorError
 from emobake.vectors import (
     EMOTIONS,
@@ -100,7 +101,7 @@ def test_a_sum_beyond_float32_is_refused():
 def test_an_emotion_or_layer_that_the_set_lacks_is_named():
     with pytest.raises(VectorError, match=r"nostalgia.*it has anger, disgust"):
         weighted_sum(SET, steering(None, {"nostalgia": 1.0}))
-    with pytest.raises(VectorError, match="layer 3.*0 to 2"):
+    with pytest.raises(VectorError, match=r"layer 3.*0 to 2"):
         weighted_sum(SET, steering(None, {"joy": 1.0}, layers="1-3"))
 
 

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .adapter_checks import adapter_biases, check_adapter
 from .api import locate
 from .arch import architectures
 from .checkpoint import Checkpoint
 from .errors import EmobakeError, InputError
-from .headers import TensorHeader, decode, encode, parse_json_object
+from .headers import TensorHeader, decode, encode
+from .record import Check, read_manifest, recipe
 from .side_files import reason_left_out
-from .sources import open_folder, open_vectors, read_small
-from .vectors import Steering, VectorSet, weighted_sum
+from .sources import open_folder, open_vectors
+from .vectors import VectorSet, weighted_sum
 
 _CHUNK = 2**22
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding. `ok` is None for what is reported but not judged."""
-
-    name: str
-    ok: bool | None
-    detail: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """The finding as plain data, for ``--json``."""
-        return asdict(self)
 
 
 def verify(
@@ -56,7 +44,7 @@ def verify(
     """
     base_folder = None if base is None else locate(base, revision, lambda _: None)[0]
     origin = None if base_folder is None else open_folder(base_folder)
-    manifest = _manifest(out)
+    manifest = read_manifest(out)
     steps: list[Callable[[], Iterator[Check]]]
     if manifest["format"] == "peft-each":
         return [
@@ -66,8 +54,6 @@ def verify(
         ]
     vector_set = None if vectors is None else open_vectors(Path(vectors), manifest["weights"])
     if manifest["format"] == "peft":
-        from .verify_adapter import check_adapter
-
         steps = [lambda: check_adapter(out, manifest, vector_set)]
     else:
         steps = [lambda: _check_bytes(out, manifest, origin, vector_set)]
@@ -80,28 +66,6 @@ def verify(
         except EmobakeError as error:
             checks.append(Check("cannot be checked", False, str(error)))
     return checks
-
-
-def _manifest(out: Path) -> Mapping[str, Any]:
-    if not out.is_dir():
-        raise InputError(f"{out}: no such folder")
-    file = out / "emobake.json"
-    if not file.is_file():
-        raise InputError(f"{out}: has no emobake.json, so it is not an output of emobake; bake it first")
-    manifest = parse_json_object(read_small(file, str(file)), str(file))
-    expected: dict[str, tuple[type, ...]] = {"adapters": (list,)}
-    if manifest.get("format") != "peft-each":
-        expected = {
-            "weights": (dict,),
-            "biases": (list,),
-            "files": (dict,),
-            "added_tensors": (list,),
-            "scale": (int, float),
-        }
-    known = manifest.get("format") in ("checkpoint", "peft", "peft-each")
-    if not known or not all(isinstance(manifest.get(k), t) for k, t in expected.items()):
-        raise InputError(f"{file}: is not a record that this version of emobake writes; bake again")
-    return manifest
 
 
 def _check_bytes(
@@ -202,12 +166,6 @@ def _same_bytes(path_a: Path, a: TensorHeader, path_b: Path, b: TensorHeader) ->
     return True
 
 
-def recipe(manifest: Mapping[str, Any]) -> Steering:
-    """The weights that a manifest records."""
-    layers = manifest.get("steered_layers")
-    return Steering(tuple(manifest["weights"].items()), manifest["scale"], None if layers is None else tuple(layers))
-
-
 def _arithmetic(baked: Checkpoint, base: Checkpoint | None, manifest: Mapping[str, Any], vectors: VectorSet) -> Check:
     name = "arithmetic"
     recorded = manifest["vectors"]["sha256"]
@@ -231,8 +189,6 @@ def _arithmetic(baked: Checkpoint, base: Checkpoint | None, manifest: Mapping[st
 def deltas(out: Path, base: Checkpoint, manifest: Mapping[str, Any]) -> dict[int, np.ndarray]:
     """What the output adds in each layer: stored bias minus the base's, float32 ``[hidden]``."""
     if manifest["format"] == "peft":
-        from .verify_adapter import adapter_biases
-
         return adapter_biases(out, manifest)
     baked = open_folder(out)
     result = {}

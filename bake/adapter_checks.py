@@ -11,9 +11,9 @@ import numpy as np
 
 from .errors import BrokenFileError
 from .headers import decode, encode, parse_header, parse_json_object
+from .record import Check, recipe
 from .sources import read_small
 from .vectors import VectorSet, weighted_sum
-from .verify import Check, recipe
 
 _FILE = "adapter_model.safetensors"
 
