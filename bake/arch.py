@@ -43,6 +43,9 @@ class LlamaForm:
     """Fields whose class default differs from Llama's: written out when the config leaves them out."""
     drop: tuple[str, ...]
     """Fields that say nothing once `require` holds, and that a Llama class might misread."""
+    tokenizer_class: str = ""
+    """What transformers 5 takes a declared generic tokenizer class for, with this ``model_type``; said outright in
+    the output, because with ``llama`` it takes it for something else that splits text differently."""
     run: tuple[str, ...] = ()
     """Stacks in which the re-expressed model was run against the original."""
 
@@ -84,6 +87,7 @@ def _row(raw: dict[str, Any]) -> Architecture:
             require={k: tuple(v) for k, v in llama["require"].items()},
             defaults=llama.get("defaults", {}),
             drop=tuple(llama.get("drop", ())),
+            tokenizer_class=llama.get("tokenizer_class", ""),
             run=tuple(llama.get("run", ())),
         )
     return Architecture(

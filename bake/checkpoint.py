@@ -33,6 +33,8 @@ class Checkpoint:
     """The bytes of one tensor; used for existing biases only."""
     side_files: Mapping[str, int] = field(default_factory=dict)
     """Every other file, by its path with ``/``, and its size in bytes. A folder that is skipped whole ends in ``/``."""
+    tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
+    """``tokenizer_config.json``; empty without one."""
     index_metadata: Mapping[str, Any] = field(default_factory=dict)
     """``metadata`` of ``model.safetensors.index.json``; empty without an index."""
     repo_id: str = ""

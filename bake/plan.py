@@ -23,6 +23,8 @@ from .routes import ConfigChange, Route, RouteKind, choose_route
 from .side_files import INDEX, is_carried, reason_left_out
 from .vectors import Steering, VectorSet, weighted_sum
 
+TOKENIZER_CONFIG = "tokenizer_config.json"
+_GENERIC_TOKENIZERS = ("LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 COLLAPSE = 3.0
 """Bias norm in units of the set's own mean row norm beyond which a warning is due: at strength 4 most of the
 paper's published answers collapse into repetition."""
@@ -145,6 +147,7 @@ def make_plan(
     tensors = _Tensors(checkpoint, route)
     tensors.bias_projections(added)
     tensors.zero_siblings()
+    change = _tokenizer_change(checkpoint, route)
     return BakePlan(
         route=route.kind,
         model_type=route.arch.model_type,
@@ -153,7 +156,7 @@ def make_plan(
         steering=steering,
         files=tuple(_files(checkpoint, route, tensors)),
         left_out=left_out(checkpoint.side_files),
-        config_changes=route.changes,
+        config_changes=route.changes if change is None else (*route.changes, change),
         stacks=route.stacks,
         added=tuple(sorted(tensors.new)),
         overwritten=tuple(sorted(h.name for h, _ in tensors.edits)),
@@ -299,10 +302,33 @@ def _files(checkpoint: Checkpoint, route: Route, tensors: _Tensors) -> Iterable[
         yield Carry(INDEX, INDEX, checkpoint.side_files[INDEX])
     for weight in weights:
         yield _weight(weight, names[weight.name], tensors)
+    changed = _tokenizer_change(checkpoint, route)
     for name, size in sorted(checkpoint.side_files.items()):
-        if is_carried(name):
+        if name == TOKENIZER_CONFIG and changed is not None:
+            yield Write(name, json_bytes({**checkpoint.tokenizer_config, "tokenizer_class": changed.new}))
+        elif is_carried(name):
             yield Carry(name, name, size)
     yield Write("config.json", json_bytes(route.config))
+
+
+def _tokenizer_change(checkpoint: Checkpoint, route: Route) -> ConfigChange | None:
+    """Which class tokenizer_config.json must name so that a model saved as Llama splits text as before.
+
+    transformers 5 reads a declared generic class by the model type: a ``LlamaTokenizer`` is tokenizer.json as it is
+    for ``mistral`` but rebuilt with other rules for ``llama``, and any class is a ``Qwen2Tokenizer`` for ``qwen2``.
+    """
+    declared = checkpoint.tokenizer_config.get("tokenizer_class")
+    form = route.arch.llama
+    if (
+        route.kind != "llama"
+        or form is None
+        or not form.tokenizer_class
+        or "tokenizer.json" not in checkpoint.side_files
+    ):
+        return None
+    if declared not in _GENERIC_TOKENIZERS or declared == form.tokenizer_class:
+        return None
+    return ConfigChange(f"{TOKENIZER_CONFIG} tokenizer_class", declared, form.tokenizer_class)
 
 
 def _weight(weight: WeightFile, name: str, tensors: _Tensors) -> Carry | Patch:

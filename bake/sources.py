@@ -87,8 +87,6 @@ def open_folder(folder: Path, *, hash_files: bool = False, listed: Iterable[str]
     fetched = {weight.name for weight in weights}
     side = {name: 0 for name in listed if not is_carried(name) and name not in fetched} | side
     repo_id, revision = _cached_id(folder)
-    manifest = folder / "emobake.json"
-    card = folder / "README.md"
     return Checkpoint(
         name=str(folder),
         config=config,
@@ -96,12 +94,21 @@ def open_folder(folder: Path, *, hash_files: bool = False, listed: Iterable[str]
         tensors=tensors,
         read=lambda header: _read_at(folder / header.file)(header.start, header.end - header.start),
         side_files=side,
+        tokenizer_config=_optional_json(folder / "tokenizer_config.json") or {},
         index_metadata=metadata,
         repo_id=repo_id,
         revision=revision,
-        card=read_small(card, str(card)).decode("utf-8", "replace") if card.is_file() else "",
-        manifest=parse_json_object(read_small(manifest, str(manifest)), str(manifest)) if manifest.is_file() else None,
+        card=_optional(folder / "README.md").decode("utf-8", "replace"),
+        manifest=_optional_json(folder / "emobake.json"),
     )
+
+
+def _optional(path: Path) -> bytes:
+    return read_small(path, str(path)) if path.is_file() else b""
+
+
+def _optional_json(path: Path) -> dict[str, Any] | None:
+    return parse_json_object(read_small(path, str(path)), str(path)) if path.is_file() else None
 
 
 def _read_weights(

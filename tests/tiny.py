@@ -76,6 +76,8 @@ FAMILIES: dict[str, Tiny] = {
     "cohere": Tiny("cohere", {"logit_scale": 0.25}),
     "minicpm3": Tiny("minicpm3", {**_LATENT, "scale_emb": 2, "dim_model_base": 16}),
     "falcon": Tiny("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": False}),
+    "mixtral": Tiny("mixtral", {"num_local_experts": 4, "sliding_window": None, **rope(1e6)}),
+    "stablelm": Tiny("stablelm", rope(1e4, partial_rotary_factor=0.5)),
     "gpt2": Tiny("gpt2"),
     "opt": Tiny("opt", {"ffn_dim": 48, "word_embed_proj_dim": HIDDEN}),
     "phi": Tiny("phi", rope(1e4, partial_rotary_factor=0.5)),

@@ -1,0 +1,148 @@
+"""Fixtures for every test: small checkpoints, vector sets, and the command line in and out of process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from checkpoints import write_checkpoint, write_vectors
+
+TIMES = ("--times", "0.5", "0", "0", "0.5", "0")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run of the command line gave."""
+
+    code: int
+    out: str
+    err: str
+
+    def one_line(self, *words: str, code: int = 2) -> str:
+        """The error line, once it is sure that it is the only one and has `words` in it."""
+        assert self.code == code, f"exit code {self.code}: {self.err or self.out}"
+        lines = self.err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("emobake: "), self.err
+        assert "Traceback" not in self.err and "unexpected" not in self.err, self.err
+        assert not self.out, self.out
+        for word in words:
+            assert word in lines[0], f"{word!r} is not in: {lines[0]}"
+        return lines[0]
+
+    def ok(self) -> Ran:
+        """Itself, once it is sure that the run succeeded."""
+        assert self.code == 0, f"exit code {self.code}: {self.err}"
+        return self
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Run:
+    """``cli(*arguments)`` runs the command line in this process, which is fast."""
+
+    def run(*arguments: object) -> Ran:
+        from emobake.cli import main
+
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return Ran(int(stop.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would steer the Hub's library or colour the output."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "FORCE_COLOR", "COLUMNS"))}
+
+
+def run_process(*command: object, env: Mapping[str, str] | None = None, timeout: float = 60) -> Ran:
+    """Run ``python`` with this command line in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env=clean_environment() | dict(env or {}),
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+    )
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def run_cli() -> Run:
+    """``run_cli(*arguments, env={})`` runs the command line in a process of its own."""
+
+    def run(*arguments: object, env: Mapping[str, str] | None = None) -> Ran:
+        return run_process("-m", "emobake", *arguments, env=env)
+
+    return run
+
+
+# Root reads and writes what the modes forbid, by two capabilities. A process may always give its own up, and
+# then the modes bind it as they bind everybody; an ordinary user has none, and the call changes nothing.
+_UNPRIVILEGED = """
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+sets = (ctypes.c_uint32 * 6)()
+assert libc.capget(header, sets) == 0
+for i in (0, 1):
+    sets[i] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+assert libc.capset(header, sets) == 0
+from emobake.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def run_unprivileged() -> Run:
+    """As `run_cli`, bound by the modes of files even where the tests run as root."""
+    return lambda *arguments: run_process("-c", _UNPRIVILEGED, *arguments)
+
+
+@pytest.fixture
+def closed() -> Iterator[Callable[[Path, int], Path]]:
+    """``closed(path, mode)`` sets a mode until the end of the test, so that pytest can remove the folder."""
+    changed: list[tuple[Path, int]] = []
+
+    def close(path: Path, mode: int) -> Path:
+        changed.append((path, path.stat().st_mode))
+        path.chmod(mode)
+        return path
+
+    yield close
+    for path, mode in reversed(changed):
+        path.chmod(mode)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A Llama in one file, without biases, with side files and duplicates."""
+    return write_checkpoint(tmp_path / "base")
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    """The same in three shards."""
+    return write_checkpoint(tmp_path / "sharded", shards=3)
+
+
+@pytest.fixture
+def biased(tmp_path: Path) -> Path:
+    """A GPT-2 as published: names without their first part, every projection with a bias."""
+    return write_checkpoint(tmp_path / "biased", "gpt2", dtype="F32")
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    """A set in the published form that fits all of the above."""
+    return write_vectors(tmp_path / "ev")
