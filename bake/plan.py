@@ -188,7 +188,8 @@ def warnings(checkpoint: Checkpoint, vectors: VectorSet, steering: Steering, add
     """What the user should know, one line each."""
     if not added.any():
         yield "all weights are zero: the result behaves as the unsteered model"
-    usual = np.linalg.norm(vectors.rows, axis=2).mean(axis=0)
+    # One emotion at a time: a norm over the whole set would copy it.
+    usual = np.mean([np.linalg.norm(rows, axis=1) for rows in vectors.rows], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         strength = np.nan_to_num(np.linalg.norm(added, axis=1) / usual, nan=0.0)
     if strength.max() > COLLAPSE:

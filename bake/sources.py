@@ -48,13 +48,11 @@ def open_vectors(path: Path, emotions: Iterable[str]) -> VectorSet:
     """
     name = path.name or path.resolve().name
     if path.is_file():
-        return parse_single_file(read_small(path, str(path)), name)
+        return parse_single_file(name, path.stat().st_size, _read_at(path), emotions, _sha256(path))
     if not path.is_dir():
         raise InputError(f"{path}: no such vector set; give a folder of JSON files or a .safetensors file")
     files = published_files(sorted(os.listdir(path)), emotions, str(path))  # noqa: PTH208 - names, not paths
-    return parse_published(
-        {emotion: (file, read_small(path / file, str(path / file))) for emotion, file in files.items()}, name
-    )
+    return parse_published(((e, file, read_small(path / file, str(path / file))) for e, file in files.items()), name)
 
 
 def open_folder(folder: Path, *, hash_files: bool = False, listed: Iterable[str] = ()) -> Checkpoint:
@@ -182,12 +180,19 @@ def _weight_file(folder: Path, name: str, hash_files: bool) -> WeightFile:
     blob = path.resolve().name
     sha256 = blob if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob) else ""
     if hash_files and not sha256:
+        sha256 = _sha256(path)
+    return WeightFile(name, path.stat().st_size, sha256)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
         with path.open("rb") as file:
-            digest = hashlib.sha256()
             while chunk := file.read(2**22):
                 digest.update(chunk)
-        sha256 = digest.hexdigest()
-    return WeightFile(name, path.stat().st_size, sha256)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return digest.hexdigest()
 
 
 def _headers(folder: Path, name: str, size: int) -> tuple[TensorHeader, ...]:

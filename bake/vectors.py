@@ -11,12 +11,11 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from .errors import InputError, VectorError
-from .headers import decode, encode, parse_header, parse_json_object, serialize
+from .headers import ReadAt, decode, encode, parse_header, parse_json_object, serialize
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness")
 """The paper's emotions, in the order of ``--times``."""
@@ -208,28 +207,27 @@ def published_files(names: Iterable[str], wanted: Iterable[str], folder: str) ->
     return chosen
 
 
-def parse_published(files: Mapping[str, tuple[str, bytes]], name: str) -> VectorSet:
-    """Read the form published with the paper from `files`: emotion -> (file name, its content).
+def parse_published(files: Iterable[tuple[str, str, bytes]], name: str) -> VectorSet:
+    """Read the form published with the paper from `files`: emotion, file name, content.
 
-    Each is a JSON object from layer index ("0" ...) to ``[[hidden floats]]`` or ``[hidden floats]``.
+    Each is a JSON object from layer index ("0" ...) to ``[[hidden floats]]`` or ``[hidden floats]``. They are
+    taken one by one, so an iterator that reads them keeps only one in memory.
 
     Raises:
         VectorError: content that is not of this form, or files of different shapes.
         BrokenFileError: a file that is not JSON.
-
     """
     tables: dict[str, np.ndarray] = {}
-    first = ""
-    for emotion, (file, content) in files.items():
+    sha256: dict[str, str] = {}
+    for emotion, file, content in files:
         table = tables[emotion] = _table(f"{name}/{file}", content)
-        first = first or file
+        sha256[file] = hashlib.sha256(content).hexdigest()
         expected = next(iter(tables.values())).shape
         if table.shape != expected:
             raise VectorError(
-                f"{name}/{file}: {table.shape[0]} layers x {table.shape[1]} floats, but {first} has "
+                f"{name}/{file}: {table.shape[0]} layers x {table.shape[1]} floats, but {next(iter(sha256))} has "
                 f"{expected[0]} x {expected[1]}; they were made for two models"
             )
-    sha256 = {file: hashlib.sha256(content).hexdigest() for file, content in files.values()}
     return VectorSet(tuple(tables), np.stack(list(tables.values())), name, sha256)
 
 
@@ -259,17 +257,18 @@ def _table(file: str, content: bytes) -> np.ndarray:
     return np.stack(rows)
 
 
-def parse_single_file(content: bytes, name: str) -> VectorSet:
-    """Read our own form: safetensors, one float32 ``[layers, hidden]`` tensor per emotion, with metadata.
+def parse_single_file(name: str, size: int, read: ReadAt, wanted: Iterable[str], sha256: str = "") -> VectorSet:
+    """Read the `wanted` emotions from our own form, of which `read` gives any bytes of the `size` there are.
+
+    The form is safetensors: one float32 ``[layers, hidden]`` tensor per emotion, with metadata.
 
     Raises:
-        VectorError: another site, format version, dtype or shape, or a value that is not finite.
+        VectorError: another site, format version, dtype or shape, an emotion that is not there, or a value that
+            is not finite.
         BrokenFileError: a header that cannot be right.
-
     """
-    headers = parse_header(name, len(content), lambda offset, length: content[offset : offset + length])
-    length = int.from_bytes(content[:8], "little")
-    metadata: Any = parse_json_object(content[8 : 8 + length], name).get("__metadata__", {})
+    headers = {header.name.lower(): header for header in parse_header(name, size, read)}
+    metadata = parse_json_object(read(8, int.from_bytes(read(0, 8), "little")), name).get("__metadata__")
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise VectorError(
             f"{name}: its metadata does not say format {FORMAT!r}; it is not a set of emotion vectors "
@@ -278,33 +277,25 @@ def parse_single_file(content: bytes, name: str) -> VectorSet:
     site = metadata.get("site")
     if site != SITE:
         raise VectorError(f"{name}: acts at {site!r}; only {SITE!r} is what an attention-output bias does")
-    if not headers:
-        raise VectorError(f"{name}: holds no vectors")
-    tables: dict[str, np.ndarray] = {}
-    for header in headers:
-        if header.dtype != "F32" or len(header.shape) != 2 or 0 in header.shape:
-            raise VectorError(
-                f"{name}: {header.name!r} is {header.dtype} {list(header.shape)}, not F32 [layers, hidden]"
-            )
-        if header.shape != headers[0].shape or header.shape[0] > MAX_LAYERS:
-            raise VectorError(
-                f"{name}: {header.name!r} has shape {list(header.shape)}, unlike the others or too many layers"
-            )
-        table = decode(header, content[header.start : header.end])
-        if not np.isfinite(table).all():
-            raise VectorError(f"{name}: {header.name!r} has a NaN or infinity")
-        tables[header.name.lower()] = table
-    if len(tables) != len(headers):
-        raise VectorError(f"{name}: two emotions differ only in upper and lower case")
-    emotions = tuple([e for e in EMOTIONS if e in tables] + sorted(e for e in tables if e not in EMOTIONS))
-    return VectorSet(
-        emotions,
-        np.stack([tables[e] for e in emotions]),
-        name,
-        {name: hashlib.sha256(content).hexdigest()},
-        site,
-        *(str(metadata.get(key, "")) for key in ("base_model", "source", "license")),
-    )
+    emotions = tuple(dict.fromkeys(wanted))
+    missing = [emotion for emotion in emotions if emotion not in headers]
+    if missing:
+        raise VectorError(
+            f"{name}: has no vectors for {', '.join(missing)} (it has {', '.join(headers) or 'none'}); "
+            "name others with --mix"
+        )
+    shape = headers[emotions[0]].shape
+    if len(shape) != 2 or 0 in shape or shape[0] > MAX_LAYERS:
+        raise VectorError(f"{name}: {emotions[0]!r} has shape {list(shape)}, not [layers, hidden]")
+    rows = np.empty((len(emotions), *shape), np.float32)
+    for i, header in enumerate(headers[emotion] for emotion in emotions):
+        if header.dtype != "F32" or header.shape != shape:
+            raise VectorError(f"{name}: {header.name!r} is {header.dtype} {list(header.shape)}, not F32 {list(shape)}")
+        rows[i] = decode(header, read(header.start, header.end - header.start))
+        if not np.isfinite(rows[i]).all():
+            raise VectorError(f"{name}: {header.name!r} has a NaN or infinity; the file is damaged, fetch it again")
+    origin = (str(metadata.get(key, "")) for key in ("base_model", "source", "license"))
+    return VectorSet(emotions, rows, name, {name: sha256}, SITE, *origin)
 
 
 def to_single_file(vectors: VectorSet) -> bytes:

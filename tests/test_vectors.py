@@ -21,13 +21,17 @@ ROWS = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
 SET = VectorSet(EMOTIONS, ROWS, "set", base_model="owner/model", source="here", license="mit")
 
 
+def read_single(content, wanted=EMOTIONS, name="set.safetensors"):
+    return parse_single_file(name, len(content), lambda start, length: content[start : start + length], wanted)
+
+
 def as_json(rows, nested=True):
     return json.dumps({str(i): [r.tolist()] if nested else r.tolist() for i, r in enumerate(rows)}).encode()
 
 
 @pytest.mark.parametrize("nested", [True, False])
 def test_published_form_keeps_every_bit_of_float32(nested):
-    files = {e: (f"Llama_{e}.json", as_json(ROWS[i], nested)) for i, e in enumerate(EMOTIONS)}
+    files = [(e, f"Llama_{e}.json", as_json(ROWS[i], nested)) for i, e in enumerate(EMOTIONS)]
     read = parse_published(files, "set")
     assert read.emotions == EMOTIONS
     np.testing.assert_array_equal(read.rows, ROWS)
@@ -36,7 +40,7 @@ def test_published_form_keeps_every_bit_of_float32(nested):
 
 def test_own_form_round_trips_and_is_deterministic():
     content = to_single_file(SET)
-    read = parse_single_file(content, "set.safetensors")
+    read = read_single(content)
     np.testing.assert_array_equal(read.rows, ROWS)
     assert (read.emotions, read.base_model, read.source, read.license) == (EMOTIONS, "owner/model", "here", "mit")
     assert to_single_file(SET) == content
@@ -136,17 +140,31 @@ def test_two_files_for_one_emotion_and_a_missing_one():
 )
 def test_malformed_tables(table, words):
     with pytest.raises(VectorError, match=words):
-        parse_published({"joy": ("m_joy.json", json.dumps(table).encode())}, "set")
+        parse_published([("joy", "m_joy.json", json.dumps(table).encode())], "set")
 
 
 def test_own_form_of_another_site_is_refused():
     other = VectorSet(EMOTIONS, ROWS, "set", site="layer_output")
     with pytest.raises(VectorError, match="acts at 'layer_output'"):
-        parse_single_file(to_single_file(other), "set")
+        read_single(to_single_file(other))
 
 
 def test_safetensors_that_are_no_vector_set_are_refused():
     from safetensors.numpy import save
 
     with pytest.raises(VectorError, match="not a set of emotion vectors"):
-        parse_single_file(save({"joy": ROWS[0]}), "weights.safetensors")
+        read_single(save({"joy": ROWS[0]}))
+
+
+def test_own_form_gives_only_what_is_asked_for_and_names_what_is_missing():
+    read = read_single(to_single_file(SET), ["joy"])
+    assert read.emotions == ("joy",)
+    np.testing.assert_array_equal(read.rows[0], ROWS[3])
+    with pytest.raises(VectorError, match=r"no vectors for nostalgia \(it has anger"):
+        read_single(to_single_file(SET), ["joy", "nostalgia"])
+
+
+@pytest.mark.parametrize("rows", [ROWS[:, :, :0], np.full((5, 3, 4), np.nan, np.float32)])
+def test_own_form_with_useless_rows(rows):
+    with pytest.raises(VectorError, match=r"shape|NaN"):
+        read_single(to_single_file(VectorSet(EMOTIONS, rows)))
