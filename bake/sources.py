@@ -51,6 +51,8 @@ def open_vectors(path: Path, emotions: Iterable[str]) -> VectorSet:
         return parse_single_file(name, path.stat().st_size, _read_at(path), emotions, _sha256(path))
     if not path.is_dir():
         raise InputError(f"{path}: no such vector set; give a folder of JSON files or a .safetensors file")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be read")
     files = published_files(sorted(os.listdir(path)), emotions, str(path))  # noqa: PTH208 - names, not paths
     return parse_published(((e, file, read_small(path / file, str(path / file))) for e, file in files.items()), name)
 
@@ -68,6 +70,8 @@ def open_folder(folder: Path, *, hash_files: bool = False, listed: Iterable[str]
         raise InputError(f"{folder}: is a file; give the folder of a Hugging Face checkpoint, or its Hub id")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise InputError(f"{folder}: cannot be read")
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: holds no config.json; it is not a Hugging Face checkpoint")
     config = parse_json_object(read_small(folder / "config.json", f"{folder}/config.json"), f"{folder}/config.json")

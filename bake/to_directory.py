@@ -38,8 +38,8 @@ def check_output(out: Path, inputs: tuple[Path, ...], *, overwrite: bool) -> Non
         if target == source or source in target.parents or target in source.parents:
             raise InputError(f"--out {out}: is, contains or lies within the input {source}; choose another folder")
     _restore(out)
-    if not out.exists() and not out.is_symlink():
-        parent = next(p for p in target.parents if p.exists())
+    if not os.path.lexists(out):
+        parent = next(p for p in target.parents if os.path.exists(p))  # noqa: PTH110 - False where a mode forbids it
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             raise InputError(f"--out {out}: no permission to write in {parent}")
         return
@@ -140,12 +140,13 @@ def _publish(folder: Path, out: Path) -> None:
     except OSError:
         old.rename(out)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    # `_staging` removes it under this name: an output that is half removed must never be put back.
+    old.rename(folder)
 
 
 def _restore(out: Path) -> None:
     """Put an older output back that a run killed between the two renames had moved aside."""
-    if not out.exists():
+    if not os.path.lexists(out) and os.path.isdir(out.parent):  # noqa: PTH112 - False where a mode forbids to look
         for old in sorted(out.parent.glob(_escape(_prefix(out, "old")) + "*")):
             with contextlib.suppress(OSError):
                 old.rename(out)
@@ -156,8 +157,11 @@ def _clear_remains(out: Path) -> None:
     """Remove what killed runs have left; a folder that a living run holds locked stays."""
     for kind in ("new", "old"):
         for folder in out.parent.glob(_escape(_prefix(out, kind)) + "*"):
-            if not _in_use(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+            # Another run may be clearing the same; and what is half removed must never be put back as "old".
+            with contextlib.suppress(OSError):
+                if not _in_use(folder):
+                    rest = folder.rename(out.parent / (_prefix(out, "new") + secrets.token_hex(4)))
+                    shutil.rmtree(rest, ignore_errors=True)
 
 
 def _escape(text: str) -> str:

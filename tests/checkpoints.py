@@ -15,10 +15,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import safetensors
+from safetensors.numpy import save
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness")
 NUMPY = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
-_LIBRARY = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 _CONFIG = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 CLASSES = {
     "llama": "LlamaForCausalLM",
@@ -158,11 +158,8 @@ def write_shards(folder: Path, tensors: dict[str, tuple[str, np.ndarray]], shard
 
 def write_safetensors(file: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> Path:
     """A safetensors file of name -> (dtype, float32 values), written by the library."""
-    raw = {
-        name: {"dtype": _LIBRARY[dtype], "shape": list(values.shape), "data": values.astype(NUMPY[dtype]).tobytes()}
-        for name, (dtype, values) in tensors.items()
-    }
-    file.write_bytes(safetensors.serialize(raw, {"format": "pt"}))
+    raw = {name: values.astype(NUMPY[dtype]) for name, (dtype, values) in tensors.items()}
+    file.write_bytes(save(raw, {"format": "pt"}))
     return file
 
 

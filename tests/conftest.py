@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from checkpoints import write_checkpoint, write_vectors
+from checkpoints import tree, write_checkpoint, write_vectors
 
 TIMES = ("--times", "0.5", "0", "0", "0.5", "0")
 
@@ -59,6 +59,22 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
+@pytest.fixture
+def refused(cli: Run, tmp_path: Path) -> Callable[..., str]:
+    """``refused(model, vectors, *words, more=())`` bakes, and wants one line with `words` and no trace on the disk."""
+
+    def run(model: object, vectors: object, *words: str, more: tuple[object, ...] = (), times: tuple[object, ...] = TIMES) -> str:
+        before = tree(tmp_path)
+        folders = set(tmp_path.rglob("*"))
+        ran = cli("--model", model, "--vectors", vectors, *times, "--out", tmp_path / "out", *more)
+        line = ran.one_line(*words)
+        assert set(tmp_path.rglob("*")) == folders, "something was left behind"
+        assert tree(tmp_path) == before, "something was changed"
+        return line
+
+    return run
+
+
 def clean_environment() -> dict[str, str]:
     """This process's environment without what would steer the Hub's library or colour the output."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "FORCE_COLOR", "COLUMNS"))}
@@ -69,6 +85,7 @@ def run_process(*command: object, env: Mapping[str, str] | None = None, timeout:
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         capture_output=True,
+        check=False,
         text=True,
         env=clean_environment() | dict(env or {}),
         timeout=timeout,
