@@ -122,7 +122,7 @@ def _files(plan: BakePlan) -> str:
     written = [f.name for f in plan.files if isinstance(f, Write)]
     if not weights:
         return f"{len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
-    text = f"{len(weights)} weight files ({plan.bytes_carried / 1e6:,.0f} MB) and {len(others)} others carried over"
+    text = f"{len(weights)} weight file{'s' * (len(weights) != 1)} ({plan.bytes_carried / 1e6:,.0f} MB) and {len(others)} others carried over"
     return f"{text}; {len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
 
 

@@ -89,7 +89,7 @@ def _write(file: Carry | Patch | Write, source: Path, folder: Path, link_mode: L
     if isinstance(file, Carry):
         carry(source / file.source, target, link_mode if file.weights else "auto", progress)
     else:
-        carry(source / file.source, target, "copy" if link_mode == "copy" else "auto", progress)
+        carry(source / file.source, target, link_mode if link_mode in ("copy", "reflink") else "auto", progress)
         with target.open("r+b") as stream:
             for edit in file.edits:
                 stream.seek(edit.offset)

@@ -36,6 +36,9 @@ def load_model(gguf: Path, dtype: str) -> Any:
     """The dequantised model, with a config that no longer says it came from a GGUF file."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
     with warnings.catch_warnings():  # numpy's and gguf's own deprecations, nothing to do with the result
         warnings.simplefilter("ignore")
