@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,17 +91,26 @@ class Cost:
     memory: float
 
 
+# The kernel counts the parent's memory as a child's until that has started its program, so a small one starts it.
+LAUNCH = """
+import os, sys, time
+begin = time.perf_counter()
+process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ)
+_, status, usage = os.wait4(process, 0)
+print(time.perf_counter() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, status)
+"""
+
+
 def measure(command: tuple[str, ...], out: Path | None = None) -> Cost:
     if out is not None:
         shutil.rmtree(out, ignore_errors=True)
     os.sync()  # the last one's writing back is not this one's
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - begin
-    if status != 0:
-        raise SystemExit(f"failed: {' '.join(command)}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    launcher = (sys.executable, "-I", "-S", "-c", LAUNCH, str(shutil.which(command[0])), *command[1:])
+    done = subprocess.run(launcher, capture_output=True, text=True, check=True)
+    *cost, status = done.stdout.split()[-4:]
+    if status != "0":
+        raise SystemExit(f"failed: {' '.join(command)}: {done.stderr[-500:]}")
+    return Cost(*map(float, cost))
 
 
 def median(costs: list[Cost]) -> Cost:
