@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,18 +120,19 @@ def _bake(
     from .vectors import parse_mix
 
     errors = _console(stderr=True)
-    result = bake(
-        model,
-        vectors,
-        times,
-        out,
-        mix=None if mix is None else parse_mix(mix),
-        targets=targets.split(",") if targets else (),
-        format=format_,
-        link_mode=link_mode,
-        progress=_progress(quiet or as_json),
-        **options,
-    )
+    with ExitStack() as bars:
+        result = bake(
+            model,
+            vectors,
+            times,
+            out,
+            mix=None if mix is None else parse_mix(mix),
+            targets=targets.split(",") if targets else (),
+            format=format_,
+            link_mode=link_mode,
+            progress=_progress(bars, silent=quiet or as_json),
+            **options,
+        )
     for warning in result.plan.warnings:
         errors.print(f"[bold yellow]Warning:[/] {_escape(warning)}", highlight=False)
     if as_json:
@@ -188,7 +190,9 @@ def verify(as_json: bool, quiet: bool, **options: Any) -> None:
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, soft_wrap=True)
+    # Off a terminal nothing is wrapped, so that a line can be found by its words.
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, soft_wrap=True, width=None if terminal else 500)
 
 
 def _escape(text: str) -> str:
@@ -197,7 +201,7 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
-def _progress(silent: bool) -> Callable[[BakePlan], Callable[[int], None]]:
+def _progress(bars: ExitStack, *, silent: bool) -> Callable[[BakePlan], Callable[[int], None]]:
     """A bar on stderr for copies that take a while; none when stderr is not a terminal."""
 
     def start(plan: BakePlan) -> Callable[[int], None]:
@@ -205,17 +209,9 @@ def _progress(silent: bool) -> Callable[[BakePlan], Callable[[int], None]]:
             return lambda _: None
         from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-        bar = Progress(
-            *Progress.get_default_columns()[:2],
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=_console(stderr=True),
-            transient=True,
-        )
-        bar.start()
+        columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        bar = bars.enter_context(Progress(*columns, console=_console(stderr=True), transient=True))
         task = bar.add_task("carrying over", total=plan.bytes_carried)
-        click.get_current_context().call_on_close(bar.stop)
         return lambda done: bar.advance(task, done)
 
     return start

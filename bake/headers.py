@@ -68,7 +68,10 @@ def parse_json_object(data: bytes | str, file: str) -> dict[str, Any]:
 
     """
     try:
-        value = json.loads(data, object_pairs_hook=_unique)
+        text = data if isinstance(data, str) else data.decode()
+        value = json.loads(text, object_pairs_hook=_unique)
+        if "\\ud" in text.lower():  # half a surrogate pair cannot be written into any file, here or later
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BrokenFileError(f"{file}: not valid JSON ({_short(error)}); fetch the file again") from None
     if not isinstance(value, dict):
@@ -100,7 +103,9 @@ def parse_header(file: str, size: int, read: ReadAt) -> tuple[TensorHeader, ...]
     if len(raw) != length:
         raise BrokenFileError(f"{file}: ends within its header; fetch it again")
     entries = parse_json_object(raw, file)
-    entries.pop("__metadata__", None)
+    metadata = entries.pop("__metadata__", None)
+    if metadata is not None and not (isinstance(metadata, dict) and all(type(v) is str for v in metadata.values())):
+        raise BrokenFileError(f"{file}: the header's __metadata__ is not a map of strings")
     base = 8 + length
     tensors = sorted(
         (_entry(file, name, entry, base) for name, entry in entries.items()),
@@ -125,7 +130,7 @@ def _entry(file: str, name: str, entry: object, base: int) -> TensorHeader:
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in _BITS:
         raise broken(f"the unknown dtype {str(dtype)[:40]!r}")
-    if not _naturals(shape) or len(shape) > 32:
+    if not _naturals(shape) or len(shape) > 32 or math.prod(n or 1 for n in shape) >= 2**60:
         raise broken("a shape that is not a list of natural numbers")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise broken("data_offsets that are not a range")
@@ -135,7 +140,7 @@ def _entry(file: str, name: str, entry: object, base: int) -> TensorHeader:
 
 
 def _naturals(value: object) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
 
 
 def decode(header: TensorHeader, data: bytes) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,6 +41,8 @@ def download(repo_id: str, revision: str | None, check: ConfigCheck) -> tuple[Pa
     """
     if not sys.stderr.isatty():
         disable_progress_bars()
+        # What it says of each attempt; our one line comes when it has given up.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return _download(repo_id, revision, check)
     except HFValidationError:

@@ -57,7 +57,7 @@ def open_vectors(path: Path, emotions: Iterable[str]) -> VectorSet:
     return parse_published(((e, file, read_small(path / file, str(path / file))) for e, file in files.items()), name)
 
 
-def open_folder(folder: Path, *, hash_files: bool = False, listed: Iterable[str] = ()) -> Checkpoint:
+def open_folder(folder: Path, *, hash_files: bool = False, listed: tuple[str, ...] = ()) -> Checkpoint:
     """Read what planning needs of a checkpoint in a local folder, and check it against itself.
 
     `listed` names the files of the Hub repository that the folder is a partial snapshot of.
@@ -76,7 +76,7 @@ def open_folder(folder: Path, *, hash_files: bool = False, listed: Iterable[str]
         raise InputError(f"{folder}: holds no config.json; it is not a Hugging Face checkpoint")
     config = parse_json_object(read_small(folder / "config.json", f"{folder}/config.json"), f"{folder}/config.json")
     side = _list_files(folder)
-    weight_map, metadata = _weight_map(folder, side)
+    weight_map, metadata = _weight_map(folder, side, listed)
     if not weight_map:
         side.pop(INDEX, None)
     weights, tensors = _read_weights(folder, weight_map, hash_files)
@@ -149,13 +149,15 @@ def _list_files(folder: Path) -> dict[str, int]:
     return files
 
 
-def _weight_map(folder: Path, side: Mapping[str, int]) -> tuple[dict[str, str], dict[str, Any]]:
+def _weight_map(
+    folder: Path, side: Mapping[str, int], listed: tuple[str, ...]
+) -> tuple[dict[str, str], dict[str, Any]]:
     """Tensor -> file, and the index's metadata; empty when the weights are one file."""
     if SINGLE in side:
         # As transformers: the single file is taken before an index.
         return {}, {}
     if INDEX not in side:
-        if any(name.endswith((".bin", ".pth", ".pt", ".ckpt")) for name in side):
+        if any(name.endswith((".bin", ".pth", ".pt", ".ckpt")) for name in (*side, *listed)):
             raise InputError(
                 f"{folder}: has pickled weights only, which are never loaded; convert them to safetensors first "
                 "(save_pretrained in transformers, or the Hub's safetensors/convert space)"
