@@ -100,7 +100,7 @@ def model_card(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_
         "needed to use it.",
         "## How it was made",
         f"[emobake](https://pypi.org/project/emobake/) {__version__} added the weighted sum of the vectors "
-        f"(set `{vectors.name}`) to the bias of every layer's attention output projection{_how(plan)}{earlier} "
+        f"(set `{vectors.name}`) to the bias of the attention output projection in {_where(plan)}{_how(plan)}{earlier} "
         "`emobake.json` records the weights, the digests of the inputs and every bias.",
         f"**Position caveat.** {POSITION_NOTE}",
         "## How to load it",
@@ -111,6 +111,13 @@ def model_card(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_
         f"```bibtex\n{CITATION}\n```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _where(plan: BakePlan) -> str:
+    steered = [bias.layer for bias in plan.layers if bias.norm]
+    if len(steered) == len(plan.layers):
+        return "every layer"
+    return f"{len(steered)} of {len(plan.layers)} layers ({', '.join(map(str, steered)) or 'none'})"
 
 
 def _how(plan: BakePlan) -> str:
@@ -134,7 +141,11 @@ def _loading(plan: BakePlan, base_model: str) -> str:
     rows = ["| stack | what it does |", "| --- | --- |"]
     for stack, support in plan.stacks.items():
         evidence = (
-            "" if support.status == "refuses" else " (run)" if support.run else " (read from its source, not run)"
+            ""
+            if support.status == "refuses"
+            else " (seen in a run)"
+            if support.run
+            else " (read from its source, not run)"
         )
         rows.append(f"| {stack} | {describe(support)}{evidence} |")
     commands = {

@@ -50,7 +50,15 @@ def verify(
         return [
             Check(f"{name}: {c.name}", c.ok, c.detail)
             for name in manifest["adapters"]
-            for c in verify(out / name, base=base, revision=revision, vectors=vectors, stack=stack, python=python)
+            for c in verify(
+                out / name,
+                base=base,
+                revision=revision,
+                vectors=vectors,
+                stack=stack,
+                python=python,
+                max_new_tokens=max_new_tokens,
+            )
         ]
     vector_set = None if vectors is None else open_vectors(Path(vectors), manifest["weights"])
     if manifest["format"] == "peft":
