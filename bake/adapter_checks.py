@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .errors import BrokenFileError
 from .headers import decode, encode, parse_header, parse_json_object
-from .record import Check, recipe
+from .record import Check, Record
 from .sources import read_small
 from .vectors import VectorSet, weighted_sum
 
@@ -24,16 +23,16 @@ def _tensors(out: Path) -> dict[str, tuple[bytes, np.ndarray]]:
     return {h.name: (content[h.start : h.end], decode(h, content[h.start : h.end])) for h in headers}
 
 
-def adapter_biases(out: Path, manifest: Mapping[str, Any]) -> dict[int, np.ndarray]:
+def adapter_biases(out: Path, record: Record) -> dict[int, np.ndarray]:
     """Layer -> the bias that the adapter adds, float32 ``[hidden]``."""
     tensors = _tensors(out)
-    missing = [entry["tensor"] for entry in manifest["biases"] if entry["tensor"] not in tensors]
+    missing = [entry.tensor for entry in record.biases if entry.tensor not in tensors]
     if missing:
         raise BrokenFileError(f"{out / _FILE}: lacks {missing[0]}")
-    return {entry["layer"]: tensors[entry["tensor"]][1] for entry in manifest["biases"]}
+    return {entry.layer: tensors[entry.tensor][1] for entry in record.biases}
 
 
-def check_adapter(out: Path, manifest: Mapping[str, Any], vectors: VectorSet | None) -> Iterator[Check]:
+def check_adapter(out: Path, record: Record, vectors: VectorSet | None) -> Iterator[Check]:
     """Yield the findings on an adapter's config, matrices and biases."""
     config = parse_json_object(
         read_small(out / "adapter_config.json", f"{out}/adapter_config.json"), "adapter_config.json"
@@ -41,21 +40,23 @@ def check_adapter(out: Path, manifest: Mapping[str, Any], vectors: VectorSet | N
     on = config.get("lora_bias") is True and config.get("peft_type") == "LORA"
     yield Check("config honours the bias", on, "lora_bias is on" if on else "lora_bias is off: it would do nothing")
     tensors = _tensors(out)
-    biases = adapter_biases(out, manifest)
+    biases = adapter_biases(out, record)
     loud = [name for name, (_, values) in tensors.items() if not name.endswith(".bias") and values.any()]
     yield Check(
         "zero matrices", not loud, f"{loud[0]} is not zero" if loud else f"{len(tensors) - len(biases)} are zero"
     )
     wrong = [
-        entry["tensor"]
-        for entry in manifest["biases"]
-        if hashlib.sha256(tensors[entry["tensor"]][0]).hexdigest() != entry["sha256"]
+        entry.tensor for entry in record.biases if hashlib.sha256(tensors[entry.tensor][0]).hexdigest() != entry.sha256
     ]
     detail = f"{wrong[0]} is not what emobake.json records" if wrong else f"{len(biases)} digests match emobake.json"
     yield Check("biases as recorded", not wrong, detail)
     if vectors is None:
         yield Check("arithmetic", None, "biases compared with the manifest's digests only; give --vectors")
         return
-    added = weighted_sum(vectors, recipe(manifest))
-    off = [e["tensor"] for e in manifest["biases"] if tensors[e["tensor"]][0] != encode(added[e["layer"]], "F32")]
+    added = weighted_sum(vectors, record.steering)
+    off = [
+        e.tensor
+        for e in record.biases
+        if e.layer >= len(added) or tensors[e.tensor][0] != encode(added[e.layer], "F32")
+    ]
     yield Check("arithmetic", not off, f"{off[0]} differs" if off else f"{len(biases)} biases equal, to the bit")

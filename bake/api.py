@@ -15,7 +15,7 @@ from .copying import LinkMode
 from .errors import InputError
 from .plan import BakePlan, make_plan
 from .routes import choose_route
-from .sources import open_folder, open_vectors
+from .sources import open_folder, open_vectors, reading
 from .to_directory import check_output, execute
 from .vectors import EMOTIONS, Steering, VectorSet, steering
 
@@ -89,17 +89,18 @@ def bake(
         raise InputError("give --out, the folder to write (or --dry-run to see the plan)")
     recipes = _recipes(times, mix, scale, layers, each)
     target = None if out is None else Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow links
-    folder, listed = locate(
-        model, revision, lambda config: format == "peft" or choose_route(config, str(model), targets)
-    )
-    if target is not None and not dry_run:
-        check_output(target, (folder, Path(vectors)), overwrite=overwrite)
-    checkpoint = open_folder(folder, hash_files=hash_files, listed=listed)
-    base_model = base_model or checkpoint.repo_id
-    vector_set = open_vectors(Path(vectors), [e for s in recipes.values() for e, _ in s.weights])
+    with reading():
+        folder, listed = locate(
+            model, revision, lambda config: format == "peft" or choose_route(config, str(model), targets)
+        )
+        if target is not None and not dry_run:
+            check_output(target, (folder, Path(vectors)), overwrite=overwrite)
+        checkpoint = open_folder(folder, hash_files=hash_files, listed=listed)
+        base_model = base_model or checkpoint.repo_id
+        vector_set = open_vectors(Path(vectors), [e for s in recipes.values() for e, _ in s.weights])
     plan = _plan(checkpoint, vector_set, recipes, targets, format, base_model, force)
     if target is not None and not dry_run:
-        execute(plan, folder, target, link_mode=link_mode, progress=progress(plan))
+        execute(plan, folder, target, link_mode=link_mode, overwrite=overwrite, progress=progress(plan))
     return BakeResult(plan, None if dry_run else target, str(model), base_model)
 
 
@@ -115,7 +116,9 @@ def locate(
 
     """
     path = Path(model)
-    looks_local = path.exists() or path.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") > 1
+    looks_local = (
+        os.path.lexists(path) or path.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") > 1
+    )
     if looks_local or (os.sep != "/" and os.sep in str(model)):
         if revision is not None:
             raise InputError(f"--revision goes with a Hub id, and {model} is a folder")

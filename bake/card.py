@@ -77,7 +77,8 @@ def manifest(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_mo
     }
     if checkpoint.manifest is not None:
         earlier = dict(checkpoint.manifest)
-        record["history"] = [*earlier.pop("history", []), earlier]
+        history = earlier.pop("history", [])
+        record["history"] = [*(history if isinstance(history, list) else []), earlier]
     return record
 
 
@@ -199,6 +200,6 @@ def card_metadata(card: str) -> Mapping[str, Any]:
         return {}
     try:
         value = yaml.safe_load(block[1])
-    except (yaml.YAMLError, RecursionError, ValueError):
+    except Exception:  # a card is a stranger's text, and yaml raises more than its own errors for strange tags
         return {}
     return value if isinstance(value, dict) else {}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,9 +14,9 @@ from .arch import architectures
 from .checkpoint import Checkpoint
 from .errors import EmobakeError, InputError
 from .headers import TensorHeader, decode, encode
-from .record import Check, read_manifest, recipe
+from .record import Check, Record, RecordedBias, read_record
 from .side_files import reason_left_out
-from .sources import open_folder, open_vectors
+from .sources import open_folder, open_vectors, reading
 from .vectors import VectorSet, weighted_sum
 
 _CHUNK = 2**22
@@ -42,14 +41,15 @@ def verify(
     Raises:
         InputError: `out` is no output of emobake, or `base` or `vectors` cannot be opened.
     """
-    base_folder = None if base is None else locate(base, revision, lambda _: None)[0]
-    origin = None if base_folder is None else open_folder(base_folder)
-    manifest = read_manifest(out)
+    with reading():
+        record = read_record(out)
+        base_folder = None if base is None else locate(base, revision, lambda _: None)[0]
+        origin = None if base_folder is None else open_folder(base_folder)
     steps: list[Callable[[], Iterator[Check]]]
-    if manifest["format"] == "peft-each":
+    if record.adapters:
         return [
             Check(f"{name}: {c.name}", c.ok, c.detail)
-            for name in manifest["adapters"]
+            for name in record.adapters
             for c in verify(
                 out / name,
                 base=base,
@@ -60,13 +60,13 @@ def verify(
                 max_new_tokens=max_new_tokens,
             )
         ]
-    vector_set = None if vectors is None else open_vectors(Path(vectors), manifest["weights"])
-    if manifest["format"] == "peft":
-        steps = [lambda: check_adapter(out, manifest, vector_set)]
+    vector_set = None if vectors is None else open_vectors(Path(vectors), [name for name, _ in record.steering.weights])
+    if record.is_adapter:
+        steps = [lambda: check_adapter(out, record, vector_set)]
     else:
-        steps = [lambda: _check_bytes(out, manifest, origin, vector_set)]
+        steps = [lambda: _check_bytes(out, record, origin, vector_set)]
     for name in dict.fromkeys(stack):
-        steps.append(lambda name=name: _check_stack(name, out, base_folder, manifest, python, max_new_tokens))  # type: ignore[misc]
+        steps.append(lambda name=name: _check_stack(name, out, base_folder, record, python, max_new_tokens))  # type: ignore[misc]
     checks: list[Check] = []
     for step in steps:
         try:
@@ -76,21 +76,19 @@ def verify(
     return checks
 
 
-def _check_bytes(
-    out: Path, manifest: Mapping[str, Any], base: Checkpoint | None, vectors: VectorSet | None
-) -> Iterator[Check]:
+def _check_bytes(out: Path, record: Record, base: Checkpoint | None, vectors: VectorSet | None) -> Iterator[Check]:
     baked = open_folder(out)
     yield Check("index and headers", True, f"{len(baked.tensors)} tensors in {len(baked.weights)} files")
     yield _no_duplicates(baked)
     yield _config_honours(baked)
-    yield _recorded(baked, manifest)
-    yield _siblings_zero(baked, manifest)
+    yield _recorded(baked, record)
+    yield _siblings_zero(baked, record)
     if base is not None:
-        yield _carried(out, baked, base, manifest)
+        yield _carried(out, baked, base, record)
     else:
         yield Check("carried tensors", None, "not compared; give --base")
     if vectors is not None:
-        yield _arithmetic(baked, base, manifest, vectors)
+        yield _arithmetic(baked, base, record, vectors)
     else:
         yield Check("arithmetic", None, "biases compared with the manifest's digests only; give --vectors")
 
@@ -112,24 +110,24 @@ def _config_honours(baked: Checkpoint) -> Check:
     return Check(name, True, f"{baked.config['model_type']}: " + (f"{arch.flag} is on" if arch.flag else "always"))
 
 
-def _bias_header(baked: Checkpoint, entry: Mapping[str, Any]) -> TensorHeader:
-    header = baked.tensors.get(str(entry.get("tensor")))
+def _bias_header(baked: Checkpoint, entry: RecordedBias) -> TensorHeader:
+    header = baked.tensors.get(entry.tensor)
     if header is None:
-        raise EmobakeError(f"{baked.name}: the manifest names {entry.get('tensor')}, which no file holds")
+        raise EmobakeError(f"{baked.name}: the manifest names {entry.tensor}, which no file holds")
     return header
 
 
-def _recorded(baked: Checkpoint, manifest: Mapping[str, Any]) -> Check:
-    for entry in manifest["biases"]:
+def _recorded(baked: Checkpoint, record: Record) -> Check:
+    for entry in record.biases:
         header = _bias_header(baked, entry)
-        if hashlib.sha256(baked.read(header)).hexdigest() != entry["sha256"]:
+        if hashlib.sha256(baked.read(header)).hexdigest() != entry.sha256:
             return Check("biases as recorded", False, f"{header.name} is not what emobake.json records")
-    return Check("biases as recorded", True, f"{len(manifest['biases'])} digests match emobake.json")
+    return Check("biases as recorded", True, f"{len(record.biases)} digests match emobake.json")
 
 
-def _siblings_zero(baked: Checkpoint, manifest: Mapping[str, Any]) -> Check:
-    own = {entry["tensor"] for entry in manifest["biases"]}
-    siblings = [name for name in manifest["added_tensors"] if name not in own]
+def _siblings_zero(baked: Checkpoint, record: Record) -> Check:
+    own = {entry.tensor for entry in record.biases}
+    siblings = [name for name in sorted(record.added) if name not in own]
     for name in siblings:
         header = baked.tensors.get(name)
         if header is None or any(baked.read(header)):
@@ -137,9 +135,9 @@ def _siblings_zero(baked: Checkpoint, manifest: Mapping[str, Any]) -> Check:
     return Check("sibling biases", True, f"{len(siblings)} explicit zeros" if siblings else "none are needed")
 
 
-def _carried(out: Path, baked: Checkpoint, base: Checkpoint, manifest: Mapping[str, Any]) -> Check:
-    added = set(manifest["added_tensors"])
-    changed = {entry["tensor"] for entry in manifest["biases"]} - added
+def _carried(out: Path, baked: Checkpoint, base: Checkpoint, record: Record) -> Check:
+    added = record.added
+    changed = {entry.tensor for entry in record.biases} - added
     extra = set(baked.tensors) - set(base.tensors) - added
     missing = set(base.tensors) - set(baked.tensors)
     if extra or missing:
@@ -174,16 +172,17 @@ def _same_bytes(path_a: Path, a: TensorHeader, path_b: Path, b: TensorHeader) ->
     return True
 
 
-def _arithmetic(baked: Checkpoint, base: Checkpoint | None, manifest: Mapping[str, Any], vectors: VectorSet) -> Check:
+def _arithmetic(baked: Checkpoint, base: Checkpoint | None, record: Record, vectors: VectorSet) -> Check:
     name = "arithmetic"
-    recorded = manifest["vectors"]["sha256"]
-    if any(recorded.get(file, digest) != digest for file, digest in vectors.sha256.items()):
+    if any(record.vector_sha256.get(file, digest) != digest for file, digest in vectors.sha256.items()):
         return Check(name, False, "these vector files are not the ones that emobake.json records")
-    added = weighted_sum(vectors, recipe(manifest))
-    new = set(manifest["added_tensors"])
-    for entry in manifest["biases"]:
+    added = weighted_sum(vectors, record.steering)
+    if any(entry.layer >= len(added) for entry in record.biases):
+        return Check(name, False, f"the record names more layers than the {len(added)} of these vectors")
+    new = record.added
+    for entry in record.biases:
         header = _bias_header(baked, entry)
-        row = added[entry["layer"]]
+        row = added[entry.layer]
         if header.name not in new:
             if base is None:
                 return Check(name, None, "existing biases were added to; give --base to compute them anew")
@@ -191,25 +190,25 @@ def _arithmetic(baked: Checkpoint, base: Checkpoint | None, manifest: Mapping[st
             row = decode(old, base.read(old)) + row
         if baked.read(header) != encode(row, header.dtype):
             return Check(name, False, f"{header.name} is not existing bias + weighted vectors")
-    return Check(name, True, f"{len(manifest['biases'])} biases equal existing bias + weighted vectors, to the bit")
+    return Check(name, True, f"{len(record.biases)} biases equal existing bias + weighted vectors, to the bit")
 
 
-def deltas(out: Path, base: Checkpoint, manifest: Mapping[str, Any]) -> dict[int, np.ndarray]:
+def deltas(out: Path, base: Checkpoint, record: Record) -> dict[int, np.ndarray]:
     """What the output adds in each layer: stored bias minus the base's, float32 ``[hidden]``."""
-    if manifest["format"] == "peft":
-        return adapter_biases(out, manifest)
+    if record.is_adapter:
+        return adapter_biases(out, record)
     baked = open_folder(out)
     result = {}
-    for entry in manifest["biases"]:
+    for entry in record.biases:
         header = _bias_header(baked, entry)
         value = decode(header, baked.read(header))
-        old = None if header.name in manifest["added_tensors"] else base.tensors.get(header.name)
-        result[entry["layer"]] = value if old is None else value - decode(old, base.read(old))
+        old = None if header.name in record.added else base.tensors.get(header.name)
+        result[entry.layer] = value if old is None else value - decode(old, base.read(old))
     return result
 
 
 def _check_stack(
-    stack: str, out: Path, base: Path | None, manifest: Mapping[str, Any], python: str | None, max_new_tokens: int
+    stack: str, out: Path, base: Path | None, record: Record, python: str | None, max_new_tokens: int
 ) -> Iterator[Check]:
     if base is None:
         raise InputError(f"--stack {stack} needs --base, to show that the output differs from the unsteered model")
@@ -217,10 +216,8 @@ def _check_stack(
 
     if stack == "transformers":
         origin = open_folder(base)
-        yield from compare.against_hooks(
-            base, out, deltas(out, origin, manifest), manifest["format"] == "peft", max_new_tokens
-        )
-    elif manifest["format"] == "peft":
+        yield from compare.against_hooks(base, out, deltas(out, origin, record), record.is_adapter, max_new_tokens)
+    elif record.is_adapter:
         yield Check(stack, False, "does not load PEFT adapters with a bias; bake a checkpoint for it")
     else:
         yield from compare.against_transformers(stack, base, out, python, max_new_tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._version import __version__
-from .errors import EmobakeError
+from .errors import EmobakeError, OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,12 +134,19 @@ def _bake(
             progress=_progress(bars, silent=quiet or as_json),
             **options,
         )
-    for warning in result.plan.warnings:
-        errors.print(f"[bold yellow]Warning:[/] {_escape(warning)}", highlight=False)
-    if as_json:
-        click.echo(json.dumps(as_dict(result, str(out or "")), indent=2))
-    elif not quiet:
-        show(_console(), result, str(out or ""), verbose=verbose)
+    try:
+        for warning in result.plan.warnings:
+            errors.print(f"[bold yellow]Warning:[/] {_escape(warning)}", highlight=False)
+        if as_json:
+            click.echo(json.dumps(as_dict(result, str(out or "")), indent=2))
+        elif not quiet:
+            show(_console(), result, str(out or ""), verbose=verbose)
+        sys.stdout.flush()
+    except OSError as error:
+        # Also keeps the interpreter from failing on the same flush when it exits.
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+        done = "nothing was written" if result.out is None else f"{out} is complete"
+        raise OutputError(f"the summary could not be printed ({error.strerror}); {done}") from None
 
 
 @cli.command()

@@ -13,7 +13,6 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
@@ -62,7 +61,9 @@ def download(repo_id: str, revision: str | None, check: ConfigCheck) -> tuple[Pa
         raise InputError(f"{repo_id}: no such folder, nor such a model on the Hub (if private, set HF_TOKEN)") from None
     except EntryNotFoundError:
         raise InputError(f"{repo_id}: has no config.json; it is not a transformers checkpoint") from None
-    except (HfHubHTTPError, OSError) as error:
+    except EmobakeError:
+        raise
+    except Exception as error:  # of the HTTP library, beside the Hub's own
         reason = " ".join(str(error).split())[:200]
         raise EmobakeError(f"{repo_id}: could not be fetched ({reason}); run again to go on where it stopped") from None
 
@@ -75,6 +76,11 @@ def _download(repo_id: str, revision: str | None, check: ConfigCheck) -> tuple[P
     try:
         names = tuple(HfApi().list_repo_files(repo_id, revision=commit))
     except OfflineModeIsEnabled:
+        return path.parent, ()
+    except Exception:
+        # The HTTP library's own errors, whichever it is. What is in the cache is as good as ever.
+        if not any((path.parent / name).exists() for name in (SINGLE, INDEX)):
+            raise
         return path.parent, ()
     wanted = [name for name in names if is_carried(name) or name.lower() in REPLACED]
     if SINGLE in names:

@@ -189,9 +189,9 @@ def warnings(checkpoint: Checkpoint, vectors: VectorSet, steering: Steering, add
     if not added.any():
         yield "all weights are zero: the result behaves as the unsteered model"
     # One emotion at a time: a norm over the whole set would copy it.
-    usual = np.mean([np.linalg.norm(rows, axis=1) for rows in vectors.rows], axis=0)
+    usual = np.mean([np.linalg.norm(rows.astype(np.float64), axis=1) for rows in vectors.rows], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        strength = np.nan_to_num(np.linalg.norm(added, axis=1) / usual, nan=0.0)
+        strength = np.nan_to_num(np.linalg.norm(added.astype(np.float64), axis=1) / usual, nan=0.0)
     if strength.max() > COLLAPSE:
         yield (
             f"strength {strength.max():.1f} at layer {int(strength.argmax())}: the bias is that many times the set's "

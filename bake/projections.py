@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeGuard
 
 import numpy as np
 
@@ -84,6 +85,10 @@ def bias_dtype(checkpoint: Checkpoint, module: str) -> str:
     )
 
 
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 < value < 2**31
+
+
 def output_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int:
     """Number of outputs of a linear module, quantised or not.
 
@@ -100,17 +105,14 @@ def output_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int
     if scales is not None and len(scales.shape) == 2:
         return scales.shape[1]
     # bitsandbytes stores 4-bit weights as one flat column; the config has to tell.
-    config = checkpoint.config
-    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
-    if type(heads) is int and type(hidden) is int and heads > 0:
-        head_dim = config.get("head_dim") or hidden // heads
-        part = module.rpartition(".")[2]
-        widths = {
-            "q_proj": heads * head_dim,
-            "k_proj": (config.get("num_key_value_heads") or heads) * head_dim,
-            "v_proj": (config.get("num_key_value_heads") or heads) * head_dim,
-            arch.o_proj.rpartition(".")[2]: hidden,
-        }
-        if part in widths:
-            return int(widths[part])
+    heads = checkpoint.config.get("num_attention_heads")
+    kv_heads = checkpoint.config.get("num_key_value_heads") or heads
+    part = module.rpartition(".")[2]
+    if _is_count(heads):
+        head_dim = checkpoint.config.get("head_dim") or checkpoint.hidden_size // heads
+        widths = {"q_proj": (heads, head_dim), "k_proj": (kv_heads, head_dim), "v_proj": (kv_heads, head_dim)}
+        widths[arch.o_proj.rpartition(".")[2]] = (1, checkpoint.hidden_size)
+        count, width = widths.get(part, (None, None))
+        if _is_count(count) and _is_count(width):
+            return count * width
     raise BrokenFileError(f"{checkpoint.name}: cannot tell how many outputs {module} has from its quantised form")

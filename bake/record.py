@@ -10,7 +10,7 @@ from typing import Any
 from .errors import InputError
 from .headers import parse_json_object
 from .sources import read_small
-from .vectors import Steering
+from .vectors import MAX_LAYERS, Steering
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,31 @@ class Check:
         return asdict(self)
 
 
-def read_manifest(out: Path) -> Mapping[str, Any]:
-    """The ``emobake.json`` of the folder `out`, with the fields that checking needs.
+@dataclass(frozen=True)
+class RecordedBias:
+    """One bias of an attention output projection, as ``emobake.json`` records it."""
+
+    layer: int
+    tensor: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What checking needs of an ``emobake.json``."""
+
+    adapters: tuple[str, ...]
+    """Folders of the adapters, when the output is several; then the rest is empty."""
+    is_adapter: bool
+    steering: Steering
+    biases: tuple[RecordedBias, ...]
+    added: frozenset[str]
+    """Tensors that the base does not have."""
+    vector_sha256: Mapping[str, str]
+
+
+def read_record(out: Path) -> Record:
+    """The ``emobake.json`` of the folder `out`.
 
     Raises:
         InputError: no such folder or file, or not a record of this version's kind.
@@ -38,22 +61,61 @@ def read_manifest(out: Path) -> Mapping[str, Any]:
     if not file.is_file():
         raise InputError(f"{out}: has no emobake.json, so it is not an output of emobake; bake it first")
     manifest = parse_json_object(read_small(file, str(file)), str(file))
-    expected: dict[str, tuple[type, ...]] = {"adapters": (list,)}
-    if manifest.get("format") != "peft-each":
-        expected = {
-            "weights": (dict,),
-            "biases": (list,),
-            "files": (dict,),
-            "added_tensors": (list,),
-            "scale": (int, float),
-        }
-    known = manifest.get("format") in ("checkpoint", "peft", "peft-each")
-    if not known or not all(isinstance(manifest.get(k), t) for k, t in expected.items()):
-        raise InputError(f"{file}: is not a record that this version of emobake writes; bake again")
-    return manifest
+    try:
+        return _parse(manifest)
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{file}: is not a record that this version of emobake writes; bake again") from None
 
 
-def recipe(manifest: Mapping[str, Any]) -> Steering:
-    """The weights that a manifest records."""
-    layers = manifest.get("steered_layers")
-    return Steering(tuple(manifest["weights"].items()), manifest["scale"], None if layers is None else tuple(layers))
+def _parse(manifest: Mapping[str, Any]) -> Record:
+    if manifest["format"] == "peft-each":
+        folders = tuple(_plain_name(name) for name in _list(manifest["adapters"]))
+        return Record(folders, True, Steering(()), (), frozenset(), {})
+    if manifest["format"] not in ("checkpoint", "peft"):
+        raise ValueError
+    layers = manifest["steered_layers"]
+    return Record(
+        adapters=(),
+        is_adapter=manifest["format"] == "peft",
+        steering=Steering(
+            tuple((name, _number(weight)) for name, weight in manifest["weights"].items()),
+            _number(manifest["scale"]),
+            None if layers is None else tuple(_layer(layer) for layer in _list(layers)),
+        ),
+        biases=tuple(
+            RecordedBias(_layer(entry["layer"]), _text(entry["tensor"]), _text(entry["sha256"]))
+            for entry in _list(manifest["biases"])
+        ),
+        added=frozenset(_text(name) for name in _list(manifest["added_tensors"])),
+        vector_sha256={file: _text(digest) for file, digest in dict(manifest["vectors"]["sha256"]).items()},
+    )
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise TypeError
+    return float(value)
+
+
+def _layer(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < MAX_LAYERS:
+        raise ValueError
+    return value
+
+
+def _plain_name(value: Any) -> str:
+    if Path(_text(value)).name != value:
+        raise ValueError
+    return str(value)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +20,19 @@ MAX_JSON = 256 * 2**20
 """Bytes. No config, index or vector file known comes near it; a larger one is refused unread."""
 _MAX_FILES = 20_000
 _SKIPPED_FOLDERS = ("original", "onnx", "openvino", "coreml", ".git", ".cache", "__pycache__", "runs")
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Turn what the system says of an impossible path (a link to itself, a name too long) into an `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    except RuntimeError as error:
+        if "loop" not in str(error):  # pathlib's word before Python 3.13
+            raise
+        raise InputError(f"{error}; remove the link") from None
 
 
 def read_small(path: Path, name: str) -> bytes:

@@ -56,26 +56,26 @@ def execute(
     out: Path,
     *,
     link_mode: LinkMode = "auto",
+    overwrite: bool = False,
     progress: Progress = lambda _: None,
 ) -> None:
     """Write the plan's files into the new folder `out`, from the checkpoint in the folder `source`.
 
     Hard and symbolic links stand for whole weight files only; a file with edits is always copied. Memory
-    stays below the size of the plan plus a few megabytes, whatever the size of the weights. An existing
-    `out` (which `check_output` has let pass) is replaced once the new one is complete.
+    stays below the size of the plan plus a few megabytes, whatever the size of the weights. With `overwrite` an
+    existing `out` (which `check_output` has let pass) is replaced once the new one is complete.
 
     Raises:
         OutputError: the disk is full, no permission, or what was written does not read back.
 
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         _clear_remains(out)
-        with _staging(out) as folder:
+        with _parents(out), _staging(out) as folder:
             for file in plan.files:
                 _write(file, source, folder, link_mode, progress)
             _read_back(plan, folder)
-            _publish(folder, out)
+            _publish(folder, out, overwrite=overwrite)
     except OSError as error:
         raise OutputError(_explain(error, out, link_mode)) from error
 
@@ -116,12 +116,20 @@ def _prefix(out: Path, kind: str) -> str:
 @contextlib.contextmanager
 def _staging(out: Path) -> Iterator[Path]:
     """A locked sibling of `out`; whatever is left of it at the end is removed."""
-    folder = out.parent / (_prefix(out, "new") + secrets.token_hex(4))
-    folder.mkdir()
-    descriptor = os.open(folder, os.O_RDONLY) if fcntl else -1
+    while True:
+        folder = out.parent / (_prefix(out, "new") + secrets.token_hex(4))
+        folder.mkdir()
+        descriptor = -1
+        # Another run may take the folder for remains before the lock is on it; then begin again.
+        with contextlib.suppress(FileNotFoundError):
+            if fcntl:
+                descriptor = os.open(folder, os.O_RDONLY)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            folder.stat()
+            break
+        if fcntl and descriptor >= 0:
+            os.close(descriptor)
     try:
-        if fcntl:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -129,8 +137,23 @@ def _staging(out: Path) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _publish(folder: Path, out: Path) -> None:
-    if not out.exists():
+@contextlib.contextmanager
+def _parents(out: Path) -> Iterator[None]:
+    """The folders above `out`; those that had to be made are removed again when the run fails."""
+    made = [parent for parent in out.parents if not parent.exists()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def _publish(folder: Path, out: Path, *, overwrite: bool) -> None:
+    if not (overwrite and out.exists()):
+        # Fails when something has come into being there meanwhile, unless that is an empty folder.
         folder.rename(out)
         return
     old = out.parent / (_prefix(out, "old") + secrets.token_hex(4))
@@ -184,6 +207,8 @@ def _in_use(folder: Path) -> bool:
 def _explain(error: OSError, out: Path, link_mode: LinkMode) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"--out {out}: the disk is full; nothing was kept. Free some space, or try --link-mode hardlink"
+    if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+        return f"--out {out}: something else was put there meanwhile; nothing was kept. Choose another folder"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"--out {out}: no permission ({error.strerror}: {error.filename}); nothing was kept"
     if error.errno in (errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK):

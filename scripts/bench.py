@@ -65,20 +65,20 @@ model.save_pretrained(sys.argv[1], max_shard_size="1GB")
 """
 
 TOKENS = """
-import sys, time, statistics, torch
+import sys, time, torch
 from transformers import AutoModelForCausalLM, logging
 logging.set_verbosity_error(); logging.disable_progress_bar()
 models = [AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in sys.argv[1:]]
 ids = torch.arange(1, 33).reshape(1, -1)
 rates = [[] for _ in models]
-for turn in range(9):
+for turn in range(13):
     for model, rate in list(zip(models, rates))[:: 1 if turn % 2 else -1]:
         begin = time.perf_counter()
         model.generate(ids, do_sample=False, temperature=None, top_p=None, top_k=None,
                        min_new_tokens=64, max_new_tokens=64)
         if turn:
             rate.append(64 / (time.perf_counter() - begin))
-print(*(statistics.median(rate) for rate in rates))
+print(*map(max, rates))  # the fastest turn: whatever else the machine does only ever slows one down
 """
 
 

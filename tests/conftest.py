@@ -63,7 +63,9 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Run:
 def refused(cli: Run, tmp_path: Path) -> Callable[..., str]:
     """``refused(model, vectors, *words, more=())`` bakes, and wants one line with `words` and no trace on the disk."""
 
-    def run(model: object, vectors: object, *words: str, more: tuple[object, ...] = (), times: tuple[object, ...] = TIMES) -> str:
+    def run(
+        model: object, vectors: object, *words: str, more: tuple[object, ...] = (), times: tuple[object, ...] = TIMES
+    ) -> str:
         before = tree(tmp_path)
         folders = set(tmp_path.rglob("*"))
         ran = cli("--model", model, "--vectors", vectors, *times, "--out", tmp_path / "out", *more)

@@ -58,6 +58,26 @@ def test_an_output_below_a_file(refused, base, vectors, tmp_path):
     refused(base, vectors, "--out", "note", more=("--out", tmp_path / "note" / "out"))
 
 
+# --- paths that no file can have ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["--model", "--vectors", "--out"])
+def test_a_link_to_itself(cli, base, vectors, tmp_path, option):
+    (tmp_path / "loop").symlink_to("loop")
+    paths = {"--model": base, "--vectors": vectors, "--out": tmp_path / "out"} | {option: tmp_path / "loop"}
+    ran = cli(*(x for pair in paths.items() for x in pair), *TIMES)
+    assert ran.code in (1, 2)
+    ran.one_line("loop", code=ran.code)
+
+
+@pytest.mark.parametrize("option", ["--model", "--vectors", "--out"])
+def test_a_name_that_is_too_long(cli, base, vectors, tmp_path, option):
+    paths = {"--model": base, "--vectors": vectors, "--out": tmp_path / "out"} | {option: tmp_path / ("a" * 300)}
+    ran = cli(*(x for pair in paths.items() for x in pair), *TIMES)
+    assert ran.code in (1, 2)
+    ran.one_line("aaaa", code=ran.code)
+
+
 # --- permissions; as root these bind only once its capabilities are given up ------------------------------------
 
 
@@ -101,3 +121,12 @@ def test_an_output_where_nothing_may_be_written(forbidden, closed, tmp_path, mod
     (tmp_path / "locked").mkdir()
     closed(tmp_path / "locked", mode)
     forbidden("--out", "no permission", "locked", out=tmp_path / "locked" / out)
+
+
+@pytest.mark.parametrize("option", ["--model", "--vectors"])
+def test_an_input_in_a_folder_that_may_not_be_entered(run_unprivileged, closed, base, vectors, tmp_path, option):
+    paths = {"--model": base, "--vectors": vectors, "--out": tmp_path / "out"}
+    (tmp_path / "locked").mkdir()
+    paths[option] = paths[option].rename(tmp_path / "locked" / "inside")
+    closed(tmp_path / "locked", 0)
+    run_unprivileged(*(x for pair in paths.items() for x in pair), *TIMES).one_line(str(tmp_path / "locked"))

@@ -2,8 +2,9 @@
 
 import json
 
-import emobake
 from conftest import TIMES
+
+import emobake
 
 
 def test_the_summary_names_route_stacks_files_and_next_commands(cli, base, vectors, tmp_path):
