@@ -188,10 +188,9 @@ def warnings(checkpoint: Checkpoint, vectors: VectorSet, steering: Steering, add
     """What the user should know, one line each."""
     if not added.any():
         yield "all weights are zero: the result behaves as the unsteered model"
-    # One emotion at a time: a norm over the whole set would copy it.
-    usual = np.mean([np.linalg.norm(rows.astype(np.float64), axis=1) for rows in vectors.rows], axis=0)
+    usual = np.mean([_norms(rows) for rows in vectors.rows], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        strength = np.nan_to_num(np.linalg.norm(added.astype(np.float64), axis=1) / usual, nan=0.0)
+        strength = np.nan_to_num(_norms(added) / usual, nan=0.0)
     if strength.max() > COLLAPSE:
         yield (
             f"strength {strength.max():.1f} at layer {int(strength.argmax())}: the bias is that many times the set's "
@@ -203,6 +202,11 @@ def warnings(checkpoint: Checkpoint, vectors: VectorSet, steering: Steering, add
         yield "the weights are quantised: only stacks that load the base load the result"
     if "auto_map" in checkpoint.config:
         yield "the checkpoint's own code is left out: stacks use their own class for this architecture"
+
+
+def _norms(rows: np.ndarray) -> np.ndarray:
+    """Euclidean norms of the rows of float32 ``[layers, hidden]``, in float64 and without a copy of them all."""
+    return np.array([np.linalg.norm(row.astype(np.float64)) for row in rows])
 
 
 class _Tensors:
