@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Let checkpoints answer two questions, greedily, in plain transformers.
 
-    scripts/answer.py CHECKPOINT [CHECKPOINT ...]
+scripts/answer.py CHECKPOINT [CHECKPOINT ...]
 """
 
 from __future__ import annotations

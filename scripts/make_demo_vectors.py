@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write `vectors/demo/smollm2-135m-instruct.safetensors` from the published form.
 
-    scripts/make_demo_vectors.py FOLDER_OF_JSON_FILES
+scripts/make_demo_vectors.py FOLDER_OF_JSON_FILES
 """
 
 from __future__ import annotations
