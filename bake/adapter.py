@@ -17,10 +17,11 @@ import numpy as np
 from ._version import __version__
 from .arch import Architecture, Support, architectures
 from .checkpoint import Checkpoint
-from .errors import BrokenFileError, UnsupportedModelError
+from .errors import UnsupportedModelError
 from .headers import encode, serialize
 from .plan import BakePlan, LayerBias, LeftOut, Write, check_fit, json_bytes, warnings
-from .projections import check_landing, find_projections
+from .projections import check_landing, find_projections, input_width
+from .routes import declared_classes
 from .vectors import Steering, VectorSet
 
 _STACKS = {
@@ -85,7 +86,7 @@ def make_adapter_plan(
     for layer, module in projections.items():
         # PEFT names modules by the model that transformers builds, not by the names in the file.
         prefix = f"base_model.model.{arch.o_proj.format(layer=layer)}"
-        inputs = _input_width(checkpoint, arch, module)
+        inputs = input_width(checkpoint, arch, module)
         data = encode(added[layer], "F32")
         tensors[f"{prefix}.lora_A.weight"] = ("F32", (1, inputs), bytes(4 * inputs))
         tensors[f"{prefix}.lora_B.weight"] = ("F32", (vectors.hidden, 1), bytes(4 * vectors.hidden))
@@ -99,7 +100,7 @@ def make_adapter_plan(
     return BakePlan(
         route="adapter",
         model_type=str(checkpoint.config.get("model_type")),
-        architecture=str((checkpoint.config.get("architectures") or ["?"])[0]),
+        architecture=next(iter(declared_classes(checkpoint.config)), ""),
         layers=tuple(layers),
         steering=steering,
         files=files,
@@ -134,18 +135,3 @@ def _config(arch: Architecture, base_model: str) -> dict[str, object]:
         "inference_mode": True,
         "target_modules": f"{re.escape(head)}\\d+{re.escape(tail)}",
     }
-
-
-def _input_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int:
-    weight = checkpoint.tensors.get(f"{module}.weight")
-    if (
-        weight is not None
-        and len(weight.shape) == 2
-        and weight.dtype in ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
-    ):
-        return weight.shape[0 if arch.conv1d else 1]
-    config = checkpoint.config
-    heads = config.get("num_attention_heads")
-    if type(heads) is not int or heads <= 0:
-        raise BrokenFileError(f"{checkpoint.name}/config.json: has no num_attention_heads")
-    return heads * int(config.get("v_head_dim") or config.get("head_dim") or checkpoint.hidden_size // heads)

@@ -43,9 +43,7 @@ def verify(
     """
     with reading():
         record = read_record(out)
-        base_folder = None if base is None else locate(base, revision, lambda _: None)[0]
-        origin = None if base_folder is None else open_folder(base_folder)
-    steps: list[Callable[[], Iterator[Check]]]
+        origin = None if base is None else open_folder(locate(base, revision, lambda _: None)[0])
     if record.adapters:
         return [
             Check(f"{name}: {c.name}", c.ok, c.detail)
@@ -61,12 +59,13 @@ def verify(
             )
         ]
     vector_set = None if vectors is None else open_vectors(Path(vectors), [name for name, _ in record.steering.weights])
+    steps: list[Callable[[], Iterator[Check]]]
     if record.is_adapter:
         steps = [lambda: check_adapter(out, record, vector_set)]
     else:
         steps = [lambda: _check_bytes(out, record, origin, vector_set)]
     for name in dict.fromkeys(stack):
-        steps.append(lambda name=name: _check_stack(name, out, base_folder, record, python, max_new_tokens))  # type: ignore[misc]
+        steps.append(lambda name=name: _check_stack(name, out, origin, record, python, max_new_tokens))  # type: ignore[misc]
     checks: list[Check] = []
     for step in steps:
         try:
@@ -208,16 +207,16 @@ def deltas(out: Path, base: Checkpoint, record: Record) -> dict[int, np.ndarray]
 
 
 def _check_stack(
-    stack: str, out: Path, base: Path | None, record: Record, python: str | None, max_new_tokens: int
+    stack: str, out: Path, base: Checkpoint | None, record: Record, python: str | None, max_new_tokens: int
 ) -> Iterator[Check]:
     if base is None:
         raise InputError(f"--stack {stack} needs --base, to show that the output differs from the unsteered model")
     from . import compare
 
+    folder = Path(base.name)
     if stack == "transformers":
-        origin = open_folder(base)
-        yield from compare.against_hooks(base, out, deltas(out, origin, record), record.is_adapter, max_new_tokens)
+        yield from compare.against_hooks(folder, out, deltas(out, base, record), record.is_adapter, max_new_tokens)
     elif record.is_adapter:
         yield Check(stack, False, "does not load PEFT adapters with a bias; bake a checkpoint for it")
     else:
-        yield from compare.against_transformers(stack, base, out, python, max_new_tokens)
+        yield from compare.against_transformers(stack, folder, out, python, max_new_tokens)

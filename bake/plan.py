@@ -154,7 +154,7 @@ def make_plan(
         architecture=str(route.config["architectures"][0]),
         layers=tuple(tensors.layers),
         steering=steering,
-        files=tuple(_files(checkpoint, route, tensors)),
+        files=tuple(_files(checkpoint, route, tensors, change)),
         left_out=left_out(checkpoint.side_files),
         config_changes=route.changes if change is None else (*route.changes, change),
         stacks=route.stacks,
@@ -293,7 +293,9 @@ class _Tensors:
             )
 
 
-def _files(checkpoint: Checkpoint, route: Route, tensors: _Tensors) -> Iterable[Carry | Patch | Write]:
+def _files(
+    checkpoint: Checkpoint, route: Route, tensors: _Tensors, tokenizer: ConfigChange | None
+) -> Iterable[Carry | Patch | Write]:
     weights = sorted(checkpoint.weights, key=lambda w: w.name)
     names = {w.name: w.name for w in weights}
     index = INDEX in checkpoint.side_files
@@ -307,10 +309,9 @@ def _files(checkpoint: Checkpoint, route: Route, tensors: _Tensors) -> Iterable[
         yield Carry(INDEX, INDEX, checkpoint.side_files[INDEX])
     for weight in weights:
         yield _weight(weight, names[weight.name], tensors)
-    changed = _tokenizer_change(checkpoint, route)
     for name, size in sorted(checkpoint.side_files.items()):
-        if name == TOKENIZER_CONFIG and changed is not None:
-            yield Write(name, json_bytes({**checkpoint.tokenizer_config, "tokenizer_class": changed.new}))
+        if name == TOKENIZER_CONFIG and tokenizer is not None:
+            yield Write(name, json_bytes({**checkpoint.tokenizer_config, "tokenizer_class": tokenizer.new}))
         elif is_carried(name):
             yield Carry(name, name, size)
     yield Write("config.json", json_bytes(route.config))

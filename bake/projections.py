@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from .errors import BrokenFileError, InputError
 from .headers import FLOATS
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+
+# One element per number; what is stored as U8 or I32 holds several.
+_UNPACKED = ("F8_E4M3", "F8_E5M2", "I8")
 
 # A quantised linear may have no `weight`: GPTQ and AWQ store `qweight`, compressed-tensors `weight_packed`.
 _WEIGHT_NAMES = ("weight", "qweight", "weight_packed")
@@ -86,7 +89,7 @@ def bias_dtype(checkpoint: Checkpoint, module: str) -> str:
 
 
 def _is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 < value < 2**31
+    return type(value) is int and 0 < value < 2**20
 
 
 def output_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int:
@@ -107,12 +110,33 @@ def output_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int
     # bitsandbytes stores 4-bit weights as one flat column; the config has to tell.
     heads = checkpoint.config.get("num_attention_heads")
     kv_heads = checkpoint.config.get("num_key_value_heads") or heads
-    part = module.rpartition(".")[2]
-    if _is_count(heads):
-        head_dim = checkpoint.config.get("head_dim") or checkpoint.hidden_size // heads
-        widths = {"q_proj": (heads, head_dim), "k_proj": (kv_heads, head_dim), "v_proj": (kv_heads, head_dim)}
-        widths[arch.o_proj.rpartition(".")[2]] = (1, checkpoint.hidden_size)
-        count, width = widths.get(part, (None, None))
-        if _is_count(count) and _is_count(width):
-            return count * width
+    head_dim = _head_dim(checkpoint, "head_dim")
+    widths = {"q_proj": (heads, head_dim), "k_proj": (kv_heads, head_dim), "v_proj": (kv_heads, head_dim)}
+    widths[arch.o_proj.rpartition(".")[2]] = (1, checkpoint.hidden_size)
+    count, width = widths.get(module.rpartition(".")[2], (None, None))
+    if _is_count(count) and _is_count(width) and _is_count(count * width):
+        return count * width
     raise BrokenFileError(f"{checkpoint.name}: cannot tell how many outputs {module} has from its quantised form")
+
+
+def input_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int:
+    """Number of inputs of an attention output projection, quantised or not.
+
+    Raises:
+        BrokenFileError: it cannot be told from the headers or the config.
+
+    """
+    weight = checkpoint.tensors.get(f"{module}.weight")
+    if weight is not None and len(weight.shape) == 2 and weight.dtype in (*FLOATS, *_UNPACKED):
+        return weight.shape[0 if arch.conv1d else 1]
+    heads, head_dim = checkpoint.config.get("num_attention_heads"), _head_dim(checkpoint, "v_head_dim", "head_dim")
+    if _is_count(heads) and _is_count(head_dim) and _is_count(heads * head_dim):
+        return heads * head_dim
+    raise BrokenFileError(f"{checkpoint.name}: cannot tell how many inputs {module} has from its quantised form")
+
+
+def _head_dim(checkpoint: Checkpoint, *names: str) -> Any:
+    """The first of the fields `names` that the config gives, whatever it is; else hidden size by heads."""
+    heads = checkpoint.config.get("num_attention_heads")
+    default = checkpoint.hidden_size // heads if _is_count(heads) else None
+    return next((value for name in names if (value := checkpoint.config.get(name))), default)

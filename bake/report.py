@@ -124,8 +124,7 @@ def _files(plan: BakePlan) -> str:
         return f"{len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
     plural = "s" * (len(weights) != 1)
     carried = f"{len(weights)} weight file{plural} ({plan.bytes_carried / 1e6:,.0f} MB) and {len(others)} others"
-    text = f"{carried} carried over"
-    return f"{text}; {len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
+    return f"{carried} carried over; {len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
 
 
 def next_commands(result: BakeResult, out_name: str) -> list[str]:

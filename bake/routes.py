@@ -42,6 +42,12 @@ class Route:
     """Templates of the modules that must have a bias as well: zeros where they have none."""
 
 
+def declared_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """``architectures`` of a config; empty when it is missing or not a list of names."""
+    classes = config.get("architectures")
+    return tuple(classes) if isinstance(classes, list) and all(isinstance(c, str) for c in classes) else ()
+
+
 def find_architecture(config: Mapping[str, Any], name: str) -> Architecture:
     """The table's row for a config.
 
@@ -50,7 +56,7 @@ def find_architecture(config: Mapping[str, Any], name: str) -> Architecture:
         UnsupportedModelError: not a causal language model, or an architecture that the table does not have.
 
     """
-    model_type, classes = config.get("model_type"), config.get("architectures")
+    model_type, classes = config.get("model_type"), declared_classes(config)
     if not isinstance(model_type, str) or not model_type:
         raise BrokenFileError(f"{name}/config.json: has no model_type; it is not a transformers config")
     if config.get("is_encoder_decoder"):
@@ -59,7 +65,7 @@ def find_architecture(config: Mapping[str, Any], name: str) -> Architecture:
         raise UnsupportedModelError(
             f"{name}: {model_type} is a multimodal checkpoint; bake its text model, saved on its own"
         )
-    if not isinstance(classes, list) or not classes or not all(isinstance(c, str) for c in classes):
+    if not classes:
         raise BrokenFileError(f"{name}/config.json: has no architectures; add the class, e.g. LlamaForCausalLM")
     arch = architectures().get(model_type)
     if arch is None:

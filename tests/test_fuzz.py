@@ -208,18 +208,23 @@ class Victim:
         self.kept = {p: p.read_bytes() for p in folder.rglob("*.json")}
 
     def bake(self, file: Path, content: bytes) -> bool:
-        """Plan a bake with `content` in `file`, then put the file back; False when it is cleanly refused."""
+        """Plan both formats with `content` in `file`, then put it back; False when a checkpoint is cleanly refused."""
         file.write_bytes(content)
         try:
-            plan = emobake.bake(self.model, self.vectors, mix={"joy": 1.0}, dry_run=True).plan
-        except InputError as error:
-            str(error).encode(errors="surrogatepass")
-            return False
+            self._plan("peft")
+            return self._plan("checkpoint")
         finally:
             if file in self.kept:
                 file.write_bytes(self.kept[file])
             else:
                 file.unlink()
+
+    def _plan(self, form: Any) -> bool:
+        try:
+            plan = emobake.bake(self.model, self.vectors, mix={"joy": 1.0}, format=form, dry_run=True).plan
+        except InputError as error:
+            str(error).encode(errors="surrogatepass")
+            return False
         for written in plan.files:
             if written.name.endswith(".json") and hasattr(written, "data"):
                 json.loads(written.data)
@@ -376,12 +381,17 @@ def test_a_strange_model_card(victim, card):
 
 @less
 @given(
-    field=st.sampled_from(["head_dim", "num_key_value_heads", "num_attention_heads", "quantization_config"]),
+    field=st.sampled_from(
+        ["head_dim", "num_key_value_heads", "num_attention_heads", "quantization_config", "v_head_dim"]
+    ),
     value=anything,
 )
 @example("head_dim", "x")
 @example("head_dim", -3)
 @example("num_key_value_heads", [1])
+@example("v_head_dim", [1])
+@example("v_head_dim", 2**40)
+@example("num_attention_heads", 2**19)
 def test_a_quantised_model_with_strange_widths(quantised, field, value):
     file = quantised.model / "config.json"
     quantised.bake(file, json.dumps(json.loads(file.read_bytes()) | {field: value}).encode())

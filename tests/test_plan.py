@@ -10,9 +10,11 @@ import pytest
 from safetensors import deserialize
 
 from emobake import BrokenFileError, InputError, VectorError, VectorSet, make_plan
+from emobake.arch import architectures
 from emobake.checkpoint import Checkpoint, WeightFile
 from emobake.headers import TensorHeader, encode
 from emobake.plan import Carry, Patch, Write
+from emobake.projections import input_width
 from emobake.vectors import steering
 
 HIDDEN, LAYERS = 4, 2
@@ -205,3 +207,15 @@ def test_planning_loads_nothing_heavy_and_opens_no_socket():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "inputs"),
+    [("F8_E4M3", (8, 24), 24), ("I8", (8, 24), 24), ("U8", (8, 12), 32), ("U8", (96, 1), 32)],
+)
+def test_how_wide_a_quantised_projection_is(dtype, shape, inputs):
+    """Packed bytes hold several numbers, so there the config's heads tell: 4 of 8."""
+    header = TensorHeader("p.weight", dtype, shape, "f", 0, 0)
+    config = {"hidden_size": 8, "num_attention_heads": 4, "head_dim": 8}
+    checkpoint = Checkpoint("m", config, (), {"p.weight": header}, lambda _: b"")
+    assert input_width(checkpoint, architectures()["llama"], "p") == inputs
