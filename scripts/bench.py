@@ -4,10 +4,10 @@
     scripts/bench [--folder DIR] [--rounds N]
 
 Every command is a process of its own; wall time, CPU time and peak memory are what the kernel says of it
-(wait4). Each is run N times in turn with the others and the fastest run counts, for whatever else a machine does
-only ever slows one down: single runs of `cp` itself differ by a factor of two and more. Needs 9 GB in the folder,
-for the 4 GB checkpoint and its copy; they are removed at the end. A disk's writing back adds more of that noise,
-so the README's figures are from a memory file system (--folder /dev/shm).
+(wait4). Each is run N times in turn with the others, in a random order, and the fastest run counts, for whatever
+else a machine does only ever slows one down: single runs of `cp` itself differ by a factor of four, all of it in
+how fast the kernel copies from memory to memory, so with few rounds a ratio says little. Needs 9 GB in the folder
+for the 4 GB checkpoint and its copy; they are removed at the end.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -131,8 +132,10 @@ def compare(base: Path, vectors: Path, folder: Path, rounds: int) -> dict[str, C
         "transformers script": (sys.executable, "-c", PLAIN, str(base), str(vectors), str(out)),
     }
     costs: dict[str, list[Cost]] = {name: [] for name in commands}
-    for turn in range(rounds):
-        for name in list(commands)[:: -1 if turn % 2 else 1]:
+    shuffle = random.Random(0)
+    for _ in range(rounds):
+        # What ran before decides which memory the page cache gets: nobody always comes after the same one.
+        for name in shuffle.sample(list(commands), len(commands)):
             costs[name].append(measure(commands[name], out))
     shutil.rmtree(out)
     return {name: fastest(found) for name, found in costs.items()}
@@ -179,7 +182,7 @@ def size(folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=None, help="where to work (default: a temporary folder)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         run(Path(name), options.rounds)
