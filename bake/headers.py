@@ -60,11 +60,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def parse_json_object(data: bytes | str, file: str) -> dict[str, Any]:
-    """Parse a JSON object from a file named `file`; a repeated key is an error, not a silent choice.
+def parse_json(data: bytes | str, file: str) -> Any:
+    """Parse JSON from a file named `file`; a repeated key is an error, not a silent choice.
 
     Raises:
-        BrokenFileError: not JSON, nested too deep, a repeated key, or not an object.
+        BrokenFileError: not JSON, nested too deep, or a repeated key.
 
     """
     try:
@@ -74,6 +74,17 @@ def parse_json_object(data: bytes | str, file: str) -> dict[str, Any]:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BrokenFileError(f"{file}: not valid JSON ({_short(error)}); fetch the file again") from None
+    return value
+
+
+def parse_json_object(data: bytes | str, file: str) -> dict[str, Any]:
+    """Parse a JSON object, as `parse_json`.
+
+    Raises:
+        BrokenFileError: as `parse_json`, or not an object.
+
+    """
+    value = parse_json(data, file)
     if not isinstance(value, dict):
         raise BrokenFileError(f"{file}: holds a JSON {type(value).__name__}, not an object")
     return value

@@ -21,7 +21,7 @@ from .headers import FLOATS, TensorHeader, decode, encode, serialize
 from .projections import bias_dtype, check_landing, find_projections, module_in_file, output_width
 from .routes import ConfigChange, Route, RouteKind, choose_route
 from .side_files import INDEX, is_carried, reason_left_out
-from .vectors import Steering, VectorSet, weighted_sum
+from .vectors import Steering, VectorSet, require_attention_output, require_fit, weighted_sum
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _GENERIC_TOKENIZERS = ("LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
@@ -168,16 +168,12 @@ def check_fit(checkpoint: Checkpoint, vectors: VectorSet, steering: Steering, *,
     """``w`` as float32 ``[layers, hidden]``, once the set is known to fit the model.
 
     Raises:
-        VectorError: the set was made for another number of layers or another width.
+        VectorError: the set was made for another site, number of layers or width.
         InputError: all of ``w`` is zero and not `force`.
 
     """
-    layers, hidden = checkpoint.num_hidden_layers, checkpoint.hidden_size
-    if (vectors.layers, vectors.hidden) != (layers, hidden):
-        raise VectorError(
-            f"{vectors.name}: made for {vectors.layers} layers x hidden size {vectors.hidden}, but "
-            f"{checkpoint.name} has {layers} layers x {hidden}; use the vectors of that model"
-        )
+    require_attention_output(vectors)
+    require_fit(vectors, checkpoint.num_hidden_layers, checkpoint.hidden_size, checkpoint.name)
     added = weighted_sum(vectors, steering)
     if not added.any() and not force:
         raise InputError("all weights are zero: the result would be the unsteered model; --force writes it anyway")

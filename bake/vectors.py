@@ -1,28 +1,46 @@
-"""Emotion vectors: the set as published or in our own format, and the weighted sum that is baked.
+"""Emotion vectors as a value, the weights a user gives them, and the weighted sum that is baked.
 
-A set holds one row of `hidden` floats per emotion and layer; layer 0 is the first decoder block. It acts on
-the output of the attention module, before the residual add (arXiv 2502.04075 and the code published with
-it). Formats: see ``vectors/README.md``.
+A set holds one row of `hidden` floats per emotion and layer; layer 0 is the first decoder block. It says at
+which site it acts: arXiv 2502.04075 and the code published with it add to the output of the attention module,
+before the residual add; most other steering vectors act on the output of the whole layer.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from .errors import InputError, VectorError
-from .headers import ReadAt, decode, encode, parse_header, parse_json_object, serialize
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness")
 """The paper's emotions, in the order of ``--times``."""
 
 SITE = "attention_output"
-FORMAT = "emobake-vectors-1"
+"""Where the paper's vectors act, and where an attention output projection's bias does."""
+SITES = (SITE, "layer_output")
+"""``layer_output`` is the residual stream after a decoder block: control vectors, persona vectors."""
 MAX_LAYERS = 1024
+
+
+def is_emotion_name(name: str) -> bool:
+    """Whether `name` can name an emotion: it becomes a tensor's name and part of a file's, and is typed after --mix."""
+    return re.fullmatch(r"[^\W_](?:[\w .-]{0,62}\w)?", name) is not None and name == name.lower()
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How well the mean over its queries pins one emotion's vector down."""
+
+    count: int
+    """Queries (or pairs of texts) that the vector is the mean of."""
+    standard_error: tuple[float, ...]
+    """Per layer, the Euclidean norm of the mean's standard error, in the units of the rows' norms."""
+    split_half_cosine: float | None
+    """Mean over layers of the cosine between the means of the odd and the even queries; None below two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +55,14 @@ class VectorSet:
     sha256: Mapping[str, str] = field(default_factory=dict)
     """File name -> digest of that file, as it was read."""
     site: str = SITE
+    """One of `SITES`."""
     base_model: str = ""
     source: str = ""
     license: str = ""
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    """Per emotion, for sets that were extracted here; empty for others."""
+    extraction: Mapping[str, Any] = field(default_factory=dict)
+    """What the set was extracted from and how, as JSON data; empty when it is not known."""
 
     @property
     def layers(self) -> int:
@@ -146,6 +169,34 @@ def parse_mix(text: str) -> dict[str, float]:
     return mix
 
 
+def require_attention_output(vectors: VectorSet) -> None:
+    """Refuse a set that does not act where an attention output bias does.
+
+    Raises:
+        VectorError: it acts at another site.
+
+    """
+    if vectors.site != SITE:
+        raise VectorError(
+            f"{vectors.name}: acts at the {vectors.site.replace('_', ' ')}, and only the attention output can be baked "
+            "into an attention output bias; use a set made for that site"
+        )
+
+
+def require_fit(vectors: VectorSet, layers: int, hidden: int, model: str) -> None:
+    """Refuse a set that was made for a model of another size than `model`.
+
+    Raises:
+        VectorError: another number of layers or width.
+
+    """
+    if (vectors.layers, vectors.hidden) != (layers, hidden):
+        raise VectorError(
+            f"{vectors.name}: made for {vectors.layers} layers x hidden size {vectors.hidden}, but "
+            f"{model} has {layers} layers x {hidden}; use the vectors of that model"
+        )
+
+
 def weighted_sum(vectors: VectorSet, steering: Steering) -> np.ndarray:
     """``w`` as float32 ``[layers, hidden]``, every step of it in float32.
 
@@ -177,136 +228,3 @@ def weighted_sum(vectors: VectorSet, steering: Steering) -> np.ndarray:
     if not np.isfinite(total).all():
         raise VectorError(f"{vectors.name}: the weighted sum overflows float32; use smaller weights")
     return total
-
-
-def published_files(names: Iterable[str], wanted: Iterable[str], folder: str) -> dict[str, str]:
-    """Which of the files `names` in `folder` holds each of the `wanted` emotions: emotion -> file name.
-
-    Published sets have one file ``<anything>_<emotion>.json`` per emotion, in any case.
-
-    Raises:
-        VectorError: no file for a wanted emotion, or more than one.
-
-    """
-    found: dict[str, list[str]] = {}
-    for name in sorted(names):
-        match = re.fullmatch(r"(?:.*[_-])?([^_-]+)\.json", name.lower())
-        if match is not None:
-            found.setdefault(match[1], []).append(name)
-    chosen: dict[str, str] = {}
-    for emotion in wanted:
-        files = found.get(emotion, [])
-        if not files:
-            have = ", ".join(found) or "no <anything>_<emotion>.json at all"
-            raise VectorError(
-                f"{folder}: no file ends in _{emotion}.json (it has {have}); add it, or use --mix with what is there"
-            )
-        if len(files) > 1:
-            raise VectorError(f"{folder}: {' and '.join(files)} both claim {emotion!r}; keep one of them")
-        chosen[emotion] = files[0]
-    return chosen
-
-
-def parse_published(files: Iterable[tuple[str, str, bytes]], name: str) -> VectorSet:
-    """Read the form published with the paper from `files`: emotion, file name, content.
-
-    Each is a JSON object from layer index ("0" ...) to ``[[hidden floats]]`` or ``[hidden floats]``. They are
-    taken one by one, so an iterator that reads them keeps only one in memory.
-
-    Raises:
-        VectorError: content that is not of this form, or files of different shapes.
-        BrokenFileError: a file that is not JSON.
-    """
-    tables: dict[str, np.ndarray] = {}
-    sha256: dict[str, str] = {}
-    for emotion, file, content in files:
-        table = tables[emotion] = _table(f"{name}/{file}", content)
-        sha256[file] = hashlib.sha256(content).hexdigest()
-        expected = next(iter(tables.values())).shape
-        if table.shape != expected:
-            raise VectorError(
-                f"{name}/{file}: {table.shape[0]} layers x {table.shape[1]} floats, but {next(iter(sha256))} has "
-                f"{expected[0]} x {expected[1]}; they were made for two models"
-            )
-    return VectorSet(tuple(tables), np.stack(list(tables.values())), name, sha256)
-
-
-def _table(file: str, content: bytes) -> np.ndarray:
-    table = parse_json_object(content, file)
-    layers = len(table)
-    if not 0 < layers <= MAX_LAYERS:
-        raise VectorError(f"{file}: has {layers} layers; expected 1 to {MAX_LAYERS}")
-    rows: list[np.ndarray] = []
-    for layer in range(layers):
-        row = table.pop(str(layer), None)
-        if row is None:
-            raise VectorError(f"{file}: layer {layer} of {layers} is missing; keys must be 0 to {layers - 1}")
-        if isinstance(row, list) and len(row) == 1 and isinstance(row[0], list):
-            row = row[0]
-        if not isinstance(row, list) or not row or not all(type(x) in (int, float) for x in row):
-            raise VectorError(f"{file}: layer {layer} is not a list of numbers")
-        try:
-            with np.errstate(over="ignore"):
-                rows.append(np.array(row, np.float64).astype(np.float32))
-        except OverflowError:
-            raise VectorError(f"{file}: layer {layer} has a number beyond float32") from None
-        if rows[-1].shape != rows[0].shape:
-            raise VectorError(f"{file}: layer {layer} has {len(row)} floats, layer 0 has {len(rows[0])}")
-        if not np.isfinite(rows[-1]).all():
-            raise VectorError(f"{file}: layer {layer} has a NaN or infinity; the file is damaged, fetch it again")
-    return np.stack(rows)
-
-
-def parse_single_file(name: str, size: int, read: ReadAt, wanted: Iterable[str], sha256: str = "") -> VectorSet:
-    """Read the `wanted` emotions from our own form, of which `read` gives any bytes of the `size` there are.
-
-    The form is safetensors: one float32 ``[layers, hidden]`` tensor per emotion, with metadata.
-
-    Raises:
-        VectorError: another site, format version, dtype or shape, an emotion that is not there, or a value that
-            is not finite.
-        BrokenFileError: a header that cannot be right.
-    """
-    headers = {header.name.lower(): header for header in parse_header(name, size, read)}
-    metadata = parse_json_object(read(8, int.from_bytes(read(0, 8), "little")), name).get("__metadata__")
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        raise VectorError(
-            f"{name}: its metadata does not say format {FORMAT!r}; it is not a set of emotion vectors "
-            "(vectors/README.md describes the form)"
-        )
-    site = metadata.get("site")
-    if site != SITE:
-        raise VectorError(f"{name}: acts at {site!r}; only {SITE!r} is what an attention-output bias does")
-    emotions = tuple(dict.fromkeys(wanted))
-    missing = [emotion for emotion in emotions if emotion not in headers]
-    if missing:
-        raise VectorError(
-            f"{name}: has no vectors for {', '.join(missing)} (it has {', '.join(headers) or 'none'}); "
-            "name others with --mix"
-        )
-    shape = headers[emotions[0]].shape
-    if len(shape) != 2 or 0 in shape or shape[0] > MAX_LAYERS:
-        raise VectorError(f"{name}: {emotions[0]!r} has shape {list(shape)}, not [layers, hidden]")
-    rows = np.empty((len(emotions), *shape), np.float32)
-    for i, header in enumerate(headers[emotion] for emotion in emotions):
-        if header.dtype != "F32" or header.shape != shape:
-            raise VectorError(f"{name}: {header.name!r} is {header.dtype} {list(header.shape)}, not F32 {list(shape)}")
-        rows[i] = decode(header, read(header.start, header.end - header.start))
-        if not np.isfinite(rows[i]).all():
-            raise VectorError(f"{name}: {header.name!r} has a NaN or infinity; the file is damaged, fetch it again")
-    origin = (str(metadata.get(key, "")) for key in ("base_model", "source", "license"))
-    return VectorSet(emotions, rows, name, {name: sha256}, SITE, *origin)
-
-
-def to_single_file(vectors: VectorSet) -> bytes:
-    """Write our own form; the same set always gives the same bytes."""
-    metadata = {
-        "format": FORMAT,
-        "site": vectors.site,
-        "base_model": vectors.base_model,
-        "source": vectors.source,
-        "license": vectors.license,
-    }
-    shape = vectors.rows.shape[1:]
-    tables = zip(vectors.emotions, vectors.rows, strict=True)
-    return serialize({name: ("F32", shape, encode(rows, "F32")) for name, rows in tables}, metadata)

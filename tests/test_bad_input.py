@@ -20,6 +20,9 @@ from checkpoints import (
 )
 from conftest import TIMES, Ran, run_process
 
+from emobake.vector_files import to_single_file
+from emobake.vectors import EMOTIONS, VectorSet
+
 SHARD = "model-00002-of-00003.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -99,7 +102,15 @@ def test_no_vectors_at_all(refused, base, tmp_path):
 def test_a_single_file_for_another_site(refused, base, tmp_path):
     header = {"__metadata__": {"format": "emobake-vectors-1", "site": "residual"}}
     (tmp_path / "set.safetensors").write_bytes(raw_safetensors(header))
-    refused(base, tmp_path / "set.safetensors", "set.safetensors", "'residual'", "'attention_output'")
+    refused(base, tmp_path / "set.safetensors", "set.safetensors", "'residual'", "attention_output")
+
+
+def test_vectors_that_act_on_the_layer_output_are_not_baked_as_if_they_acted_on_the_attention(refused, base, tmp_path):
+    rows = np.ones((5, 2, 8), np.float32)
+    other = VectorSet(EMOTIONS, rows, site="layer_output")
+    (tmp_path / "set.safetensors").write_bytes(to_single_file(other))
+    refused(base, tmp_path / "set.safetensors", "set.safetensors", "acts at the layer output")
+    refused(base, tmp_path / "set.safetensors", "acts at the layer output", more=("--format", "peft"))
 
 
 def test_a_single_file_that_is_something_else(refused, base):
@@ -178,7 +189,7 @@ def test_bad_options(refused, base, vectors, options, words):
 
 def test_what_must_be_given(cli, base, vectors):
     cli("--vectors", vectors, *TIMES).one_line("--model")
-    cli("--model", base, *TIMES).one_line("--vectors")
+    cli("--model", base, *TIMES, "--dry-run").one_line(str(base), "--vectors", "--vectors-for", "vectors extract")
     cli("--model", base, "--vectors", vectors, *TIMES).one_line("--out", "--dry-run")
 
 

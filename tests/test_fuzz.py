@@ -20,7 +20,7 @@ from safetensors.numpy import save
 import emobake
 from emobake import InputError
 from emobake.headers import parse_header, serialize
-from emobake.sources import open_vectors
+from emobake.vector_sources import open_vectors
 
 quick = settings(
     max_examples=150,

@@ -1,21 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from emobake import InputError, VectorError
-from emobake.vectors import (
-    EMOTIONS,
-    VectorSet,
-    parse_layers,
-    parse_mix,
-    parse_published,
-    parse_single_file,
-    published_files,
-    steering,
-    to_single_file,
-    weighted_sum,
-)
+from emobake.vector_files import parse_published, parse_single_file, published_files, to_published, to_single_file
+from emobake.vectors import EMOTIONS, Statistics, VectorSet, parse_layers, parse_mix, steering, weighted_sum
 
 ROWS = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
 SET = VectorSet(EMOTIONS, ROWS, "set", base_model="owner/model", source="here", license="mit")
@@ -143,10 +134,32 @@ def test_malformed_tables(table, words):
         parse_published([("joy", "m_joy.json", json.dumps(table).encode())], "set")
 
 
-def test_own_form_of_another_site_is_refused():
-    other = VectorSet(EMOTIONS, ROWS, "set", site="layer_output")
-    with pytest.raises(VectorError, match="acts at 'layer_output'"):
-        read_single(to_single_file(other))
+def test_own_form_keeps_the_site_and_refuses_an_unknown_one():
+    assert read_single(to_single_file(replace(SET, site="layer_output"))).site == "layer_output"
+    with pytest.raises(VectorError, match="acts at 'somewhere'"):
+        read_single(to_single_file(replace(SET, site="somewhere")))
+
+
+def test_own_form_keeps_statistics_and_the_record_of_the_extraction():
+    statistics = {"joy": Statistics(40, (0.5, 0.25, 0.125), 0.9), "fear": Statistics(1, (0.0, 0.0, 0.0), None)}
+    content = to_single_file(replace(SET, statistics=statistics, extraction={"seed": 0}))
+    read = read_single(content)
+    assert (read.statistics, read.extraction) == (statistics, {"seed": 0})
+    assert read_single(content, ["joy"]).statistics == {"joy": statistics["joy"]}
+
+
+def test_malformed_statistics_are_refused():
+    short = replace(SET, statistics={"joy": Statistics(40, (0.5,), 0.9)})
+    with pytest.raises(VectorError.__mro__[1], match="statistics for 'joy' are malformed"):
+        read_single(to_single_file(short))
+
+
+def test_the_published_form_round_trips_and_has_no_place_for_another_site():
+    files = to_published(SET, "m")
+    read = parse_published([(e, f"m_{e}.json", files[f"m_{e}.json"]) for e in EMOTIONS], "set")
+    assert read.rows.tobytes() == ROWS.tobytes()
+    with pytest.raises(VectorError, match="layer output"):
+        to_published(replace(SET, site="layer_output"), "m")
 
 
 def test_safetensors_that_are_no_vector_set_are_refused():
