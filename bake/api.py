@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +14,12 @@ from .card import add_documents
 from .checkpoint import Checkpoint
 from .copying import LinkMode
 from .errors import InputError
+from .locate import known_ids, locate
 from .plan import BakePlan, make_plan
 from .routes import choose_route
-from .sources import open_folder, open_vectors, reading
+from .sources import open_folder, reading
 from .to_directory import check_output, execute
+from .vector_sets import find_vectors
 from .vectors import EMOTIONS, Steering, VectorSet, steering
 
 Format = Literal["checkpoint", "peft"]
@@ -37,7 +40,7 @@ class BakeResult:
 
 def bake(
     model: str | os.PathLike[str],
-    vectors: str | os.PathLike[str],
+    vectors: str | os.PathLike[str] | VectorSet | None = None,
     times: Iterable[float] | None = None,
     out: str | os.PathLike[str] | None = None,
     *,
@@ -49,6 +52,7 @@ def bake(
     each: bool = False,
     revision: str | None = None,
     base_model: str = "",
+    vectors_for: str = "",
     link_mode: LinkMode = "auto",
     overwrite: bool = False,
     force: bool = False,
@@ -60,7 +64,9 @@ def bake(
 
     Args:
         model: a checkpoint's folder, or a model id on the Hub (fetched into the Hub's cache).
-        vectors: a folder of JSON files as published with arXiv 2502.04075, or our safetensors file.
+        vectors: a folder of JSON files as published with arXiv 2502.04075, our safetensors file, the name of a
+            published set, a Hub repository (``owner/name``), or a set that is open already. None looks the set up
+            by the ids that the model goes by: its own, and those that its card names as its base.
         times: five weights, for anger, disgust, fear, joy, sadness.
         out: the folder to write; needed unless `dry_run`.
         mix: weights by name instead of `times`.
@@ -71,6 +77,7 @@ def bake(
         each: with ``peft``: one adapter per emotion, at its own weight (1 without `times` and `mix`).
         revision: branch, tag or commit of a Hub model.
         base_model: Hub id to name as the base when `model` is a folder.
+        vectors_for: use the set of the model with this Hub id, where `vectors` is None.
         link_mode: how weight files are carried over; `emobake.copying.carry` describes the modes.
         overwrite: replace an earlier output of emobake once the new one is complete.
         force: write even when all weights are zero.
@@ -89,43 +96,38 @@ def bake(
         raise InputError("give --out, the folder to write (or --dry-run to see the plan)")
     recipes = _recipes(times, mix, scale, layers, each)
     target = None if out is None else Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow links
+    wanted = [emotion for recipe in recipes.values() for emotion, _ in recipe.weights]
+
+    @cache
+    def vector_set() -> VectorSet:
+        if isinstance(vectors, VectorSet):
+            return vectors
+        if vectors is not None and vectors_for:
+            raise InputError("--vectors and --vectors-for are two ways to name a set; give one")
+        ids = known_ids(model, revision, base_model, vectors_for) if vectors is None else ()
+        return find_vectors(vectors, wanted, model=str(model), ids=ids)
+
+    def check(config: Mapping[str, object]) -> None:
+        # Before anything large is fetched.
+        if format == "checkpoint":
+            choose_route(config, str(model), targets)
+        vector_set()
+
     with reading():
-        folder, listed = locate(
-            model, revision, lambda config: format == "peft" or choose_route(config, str(model), targets)
-        )
+        folder, listed = locate(model, revision, check)
         if target is not None and not dry_run:
-            check_output(target, (folder, Path(vectors)), overwrite=overwrite)
+            local = [Path(vectors)] if isinstance(vectors, str | os.PathLike) and Path(vectors).exists() else []
+            check_output(target, (folder, *local), overwrite=overwrite)
         checkpoint = open_folder(folder, hash_files=hash_files, listed=listed)
         base_model = base_model or checkpoint.repo_id
-        vector_set = open_vectors(Path(vectors), [e for s in recipes.values() for e, _ in s.weights])
-    plan = _plan(checkpoint, vector_set, recipes, targets, format, base_model, force)
+        opened = vector_set()
+    plan = _plan(checkpoint, opened, recipes, targets, format, base_model, force)
+    if vectors is None and not checkpoint.repo_id and opened.base_model != base_model:
+        # With an id the plan warns by itself.
+        plan = replace(plan, warnings=(*plan.warnings, f"the vectors are those of {opened.base_model}"))
     if target is not None and not dry_run:
         execute(plan, folder, target, link_mode=link_mode, overwrite=overwrite, progress=progress(plan))
     return BakeResult(plan, None if dry_run else target, str(model), base_model)
-
-
-def locate(
-    model: str | os.PathLike[str], revision: str | None, check: Callable[[Mapping[str, object]], object]
-) -> tuple[Path, tuple[str, ...]]:
-    """The folder of a checkpoint: itself, or the Hub cache's snapshot of an id once `check` passed its config.
-
-    With it come the names of all files of the Hub repository, the ones that were not fetched included.
-
-    Raises:
-        InputError: neither a folder nor an id; see `emobake.hub.download` for the Hub's refusals.
-
-    """
-    path = Path(model)
-    looks_local = (
-        os.path.lexists(path) or path.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") > 1
-    )
-    if looks_local or (os.sep != "/" and os.sep in str(model)):
-        if revision is not None:
-            raise InputError(f"--revision goes with a Hub id, and {model} is a folder")
-        return path, ()
-    from .hub import download
-
-    return download(str(model), revision, check)
 
 
 def _recipes(

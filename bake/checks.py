@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from .adapter_checks import adapter_biases, check_adapter
-from .api import locate
 from .arch import architectures
 from .checkpoint import Checkpoint
 from .errors import EmobakeError, InputError
 from .headers import TensorHeader, decode, encode
+from .locate import locate
 from .record import Check, Record, RecordedBias, read_record
 from .side_files import reason_left_out
-from .sources import open_folder, open_vectors, reading
+from .sources import open_folder, reading
+from .vector_sets import find_vectors
 from .vectors import VectorSet, weighted_sum
 
 _CHUNK = 2**22
@@ -58,7 +59,8 @@ def verify(
                 max_new_tokens=max_new_tokens,
             )
         ]
-    vector_set = None if vectors is None else open_vectors(Path(vectors), [name for name, _ in record.steering.weights])
+    emotions = [name for name, _ in record.steering.weights]
+    vector_set = None if vectors is None else find_vectors(vectors, emotions, model=str(out))
     steps: list[Callable[[], Iterator[Check]]]
     if record.is_adapter:
         steps = [lambda: check_adapter(out, record, vector_set)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -24,6 +26,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from .errors import EmobakeError, InputError
 from .headers import parse_json_object
 from .side_files import INDEX, REPLACED, SINGLE, is_carried
+from .sources import read_small
 
 ConfigCheck = Callable[[Mapping[str, Any]], object]
 
@@ -38,14 +41,51 @@ def download(repo_id: str, revision: str | None, check: ConfigCheck) -> tuple[Pa
         InputError: no such repository, revision or access; not in the cache while offline.
         EmobakeError: the Hub or the network failed.
     """
+    with _refusals(repo_id, revision, "has no config.json; it is not a transformers checkpoint"):
+        return _download(repo_id, revision, check)
+
+
+def download_file(repo_id: str, name: str, revision: str | None, *, kind: str) -> Path:
+    """Fetch one file of `repo_id` into the Hub's cache; `kind` says what a repository without it is not.
+
+    Raises:
+        InputError, EmobakeError: as `download`.
+    """
+    with _refusals(repo_id, revision, f"has no {name}; it is not a {kind}"):
+        return Path(hf_hub_download(repo_id, name, revision=revision))
+
+
+def card_text(repo_id: str, revision: str | None) -> str:
+    """The model card of `repo_id`; empty when it has none, or while offline it is not in the cache.
+
+    Raises:
+        InputError, EmobakeError: as `download`.
+    """
+    with _refusals(repo_id, revision, "has no model card"):
+        try:
+            card = Path(hf_hub_download(repo_id, "README.md", revision=revision))
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError) and not HF_HUB_OFFLINE:
+                raise  # The network's fault, not the repository's.
+            return ""
+        return read_small(card, f"{repo_id}/README.md").decode("utf-8", "replace")
+
+
+def quiet_library() -> None:
+    """Off a terminal, no bars, nor a word on each attempt: our one line comes when the library has given up."""
     if not sys.stderr.isatty():
         disable_progress_bars()
-        # What it says of each attempt; our one line comes when it has given up.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def _refusals(repo_id: str, revision: str | None, missing: str) -> Iterator[None]:
+    """Turn what the library raises into one line; `missing` is said of a file that the repository does not have."""
+    quiet_library()
     try:
-        return _download(repo_id, revision, check)
+        yield
     except HFValidationError:
-        raise InputError(f"{repo_id}: neither a folder here nor a valid model id (owner/name)") from None
+        raise InputError(f"{repo_id}: neither a folder here nor a valid Hub id (owner/name)") from None
     except GatedRepoError:
         raise InputError(
             f"{repo_id}: is gated; ask for access at https://huggingface.co/{repo_id} and set HF_TOKEN"
@@ -60,7 +100,7 @@ def download(repo_id: str, revision: str | None, check: ConfigCheck) -> tuple[Pa
     except RepositoryNotFoundError:
         raise InputError(f"{repo_id}: no such folder, nor such a model on the Hub (if private, set HF_TOKEN)") from None
     except EntryNotFoundError:
-        raise InputError(f"{repo_id}: has no config.json; it is not a transformers checkpoint") from None
+        raise InputError(f"{repo_id}: {missing}") from None
     except EmobakeError:
         raise
     except Exception as error:  # of the HTTP library, beside the Hub's own

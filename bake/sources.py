@@ -1,4 +1,4 @@
-"""Opening what a bake reads: a checkpoint (a folder, or an id on the Hub) and a vector set."""
+"""Opening the checkpoint that a bake reads, and small files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .checkpoint import Checkpoint, WeightFile
 from .errors import BrokenFileError, InputError
-from .headers import TensorHeader, parse_header, parse_json_object
+from .headers import ReadAt, TensorHeader, parse_header, parse_json_object
 from .side_files import INDEX, SINGLE, is_carried
-from .vectors import VectorSet, parse_published, parse_single_file, published_files
 
 MAX_JSON = 256 * 2**20
 """Bytes. No config, index or vector file known comes near it; a larger one is refused unread."""
@@ -53,24 +52,6 @@ def read_small(path: Path, name: str) -> bytes:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from None
 
 
-def open_vectors(path: Path, emotions: Iterable[str]) -> VectorSet:
-    """Read a vector set: a folder as published (only the files of `emotions`), or our single file.
-
-    Raises:
-        InputError: not there, or not readable; its subclasses for malformed content.
-
-    """
-    name = path.name or path.resolve().name
-    if path.is_file():
-        return parse_single_file(name, path.stat().st_size, _read_at(path), emotions, _sha256(path))
-    if not path.is_dir():
-        raise InputError(f"{path}: no such vector set; give a folder of JSON files or a .safetensors file")
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise InputError(f"{path}: cannot be read")
-    files = published_files(sorted(os.listdir(path)), emotions, str(path))  # noqa: PTH208 - names, not paths
-    return parse_published(((e, file, read_small(path / file, str(path / file))) for e, file in files.items()), name)
-
-
 def open_folder(folder: Path, *, hash_files: bool = False, listed: tuple[str, ...] = ()) -> Checkpoint:
     """Read what planning needs of a checkpoint in a local folder, and check it against itself.
 
@@ -102,13 +83,13 @@ def open_folder(folder: Path, *, hash_files: bool = False, listed: tuple[str, ..
     # Of a Hub repository only some files are here; the others are named as left out all the same.
     fetched = {weight.name for weight in weights}
     side = {name: 0 for name in listed if not is_carried(name) and name not in fetched} | side
-    repo_id, revision = _cached_id(folder)
+    repo_id, revision = cached_id(folder)
     return Checkpoint(
         name=str(folder),
         config=config,
         weights=weights,
         tensors=tensors,
-        read=lambda header: _read_at(folder / header.file)(header.start, header.end - header.start),
+        read=lambda header: read_at(folder / header.file)(header.start, header.end - header.start),
         side_files=side,
         tokenizer_config=_optional_json(folder / "tokenizer_config.json") or {},
         index_metadata=metadata,
@@ -200,11 +181,12 @@ def _weight_file(folder: Path, name: str, hash_files: bool) -> WeightFile:
     blob = path.resolve().name
     sha256 = blob if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob) else ""
     if hash_files and not sha256:
-        sha256 = _sha256(path)
+        sha256 = sha256_of(path)
     return WeightFile(name, path.stat().st_size, sha256)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Digest of a file, read in pieces."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -216,11 +198,13 @@ def _sha256(path: Path) -> str:
 
 
 def _headers(folder: Path, name: str, size: int) -> tuple[TensorHeader, ...]:
-    headers = parse_header(str(folder / name), size, _read_at(folder / name))
+    headers = parse_header(str(folder / name), size, read_at(folder / name))
     return tuple(TensorHeader(h.name, h.dtype, h.shape, name, h.start, h.end) for h in headers)
 
 
-def _read_at(path: Path) -> Callable[[int, int], bytes]:
+def read_at(path: Path) -> ReadAt:
+    """What reads any bytes of the file `path`; an `InputError` when the system will not."""
+
     def read(offset: int, length: int) -> bytes:
         try:
             with path.open("rb") as file:
@@ -232,7 +216,7 @@ def _read_at(path: Path) -> Callable[[int, int], bytes]:
     return read
 
 
-def _cached_id(folder: Path) -> tuple[str, str]:
+def cached_id(folder: Path) -> tuple[str, str]:
     """The Hub id and commit that a folder of the Hub's cache stands for; empty for any other folder."""
     match = re.search(r"/models--([^/]+)/snapshots/([0-9a-f]{40})$", folder.absolute().as_posix())
     return (match[1].replace("--", "/", 1), match[2]) if match else ("", "")

@@ -3,12 +3,14 @@
 It speaks over real HTTP on 127.0.0.1 as much of the protocol as huggingface_hub needs to download a model: file
 metadata and contents (``/OWNER/NAME/resolve/REVISION/FILE``, with the large files redirected to another host
 as the Hub does to its CDN), a repository at a revision (``/api/models/ID/revision/REVISION``), its tree, in
-pages, and the refusals: no such repository, revision or file, gated, private, wrong token. Written from what
-huggingface_hub 2.4 asks for and checks; Xet, uploads and everything else are missing.
+pages, and the refusals: no such repository, revision or file, gated, private, wrong token; and to upload: making a
+repository, Large File Storage, a commit. Written from what huggingface_hub 2.4 asks for and checks; Xet and
+everything else are missing. Beside it, files as raw.githubusercontent.com serves them (``raw``).
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -34,12 +36,26 @@ class Repo:
     """Commit hash -> path -> content."""
     refs: dict[str, str] = field(default_factory=dict)
     """Branch or tag -> commit hash."""
+    messages: list[str] = field(default_factory=list)
+    """Of the commits that were uploaded."""
     gated: bool = False
     private: bool = False
 
     def commit(self, folder: Path, ref: str = "main") -> str:
         """Put what is in `folder` on the branch or tag `ref`; the commit's hash."""
         files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        return self._keep(files, ref)
+
+    def files(self) -> dict[str, bytes]:
+        """What is on ``main``."""
+        return self.commits[self.refs["main"]] if "main" in self.refs else {}
+
+    def put(self, changes: dict[str, bytes], message: str = "") -> str:
+        """Add or replace files on ``main``; the commit's hash."""
+        self.messages.append(message)
+        return self._keep(self.files() | changes, "main")
+
+    def _keep(self, files: dict[str, bytes], ref: str) -> str:
         state = json.dumps({path: hashlib.sha1(data).hexdigest() for path, data in sorted(files.items())})
         commit = hashlib.sha1(f"{ref}{len(self.commits)}{state}".encode()).hexdigest()
         self.commits[commit], self.refs[ref] = files, commit
@@ -65,6 +81,10 @@ class StandInHub:
         """The token that may read what is gated or private."""
         self.known = ("hf_allowed", "hf_stranger")
         self.requests: list[Request] = []
+        self.raw: dict[str, bytes] = {}
+        """Path as on raw.githubusercontent.com -> content."""
+        self.stored: dict[str, bytes] = {}
+        """Large File Storage: sha256 -> content."""
         self.broken = False
         """Answer everything with an internal error."""
         hub = self
@@ -118,7 +138,12 @@ class StandInHub:
         if cdn:
             # Signed addresses: whoever has one may read.
             return handler.content(self.repos[cdn[1]].commits[cdn[2]][cdn[3].replace("|", "/")], body, {})
+        if path.lstrip("/") in self.raw:
+            return handler.send(200, self.raw[path.lstrip("/")], body)
+        if handler.command in ("POST", "PUT"):
+            return self._upload(handler, path, token)
         for pattern, serve in (
+            (r"/api/models/(?P<id>[^/]+/[^/]+)", self._info),
             (r"/api/models/(?P<id>[^/]+/[^/]+)/revision/(?P<revision>.+)", self._info),
             (r"/api/models/(?P<id>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)", self._tree),
             (r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)", self._file),
@@ -131,7 +156,8 @@ class StandInHub:
                     return handler.refuse(401, "", "Invalid credentials in Authorization header", body)
                 if repo is None or (repo.private and token != self.allowed):
                     return handler.refuse(404 if token else 401, "RepoNotFound", "Repository not found", body)
-                commit = repo.refs.get(found["revision"], found["revision"])
+                revision = found.get("revision", "main")
+                commit = repo.refs.get(revision, revision)
                 if commit not in repo.commits:
                     return handler.refuse(404, "RevisionNotFound", "Invalid rev id", body)
                 return serve(handler, body, repo, commit, found | {"token": token, "query": url.query})
@@ -141,6 +167,60 @@ class StandInHub:
         siblings = [{"rfilename": path} for path in sorted(repo.commits[commit])]
         info = {"id": found["id"], "modelId": found["id"], "sha": commit, "private": repo.private, "siblings": siblings}
         handler.send(200, json.dumps(info | {"tags": [], "gated": repo.gated}).encode(), body)
+
+    def _upload(self, handler: _Handler, path: str, token: str) -> None:
+        content = handler.body()
+        if path.startswith("/lfs/"):
+            # Signed addresses: whoever has one may write.
+            assert hashlib.sha256(content).hexdigest() == path[5:]
+            self.stored[path[5:]] = content
+            return handler.send(200, b"{}", body=True)
+        if token != self.allowed:
+            return handler.refuse(401 if not token else 403, "", "You don't have the rights", body=True)
+        data = {} if path.startswith("/api/models/") and "/commit/" in path else json.loads(content)
+        if path == "/api/validate-yaml":
+            answer: dict[str, Any] = {"errors": [], "warnings": []}
+        elif path == "/api/repos/create":
+            repo_id = f"{data['organization']}/{data['name']}" if data.get("organization") else f"me/{data['name']}"
+            if repo_id in self.repos:
+                answer = {"url": f"{self.url}/{repo_id}"}
+                return handler.send(409, json.dumps(answer).encode(), body=True)
+            self.repos[repo_id] = Repo(private=bool(data.get("private")) or data.get("visibility") == "private")
+            self.repos[repo_id].put({".gitattributes": b"*.safetensors filter=lfs\n"})
+            answer = {"url": f"{self.url}/{repo_id}", "name": repo_id}
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
+            files = self.repos[match[1]].files()
+            answer = {
+                "files": [
+                    {
+                        "path": f["path"],
+                        "uploadMode": "lfs" if f["path"].endswith(LARGE) else "regular",
+                        "shouldIgnore": False,
+                        "oid": _remote_id(f["path"], files[f["path"]]) if f["path"] in files else None,
+                    }
+                    for f in data["files"]
+                ]
+            }
+        elif path.endswith(".git/info/lfs/objects/batch"):
+            objects = [
+                {**o, "actions": {"upload": {"href": f"{self.url}/lfs/{o['oid']}", "header": {}}}}
+                for o in data["objects"]
+            ]
+            answer = {"transfer": "basic", "objects": objects}
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
+            lines = [json.loads(line) for line in content.split(b"\n") if line]
+            changes = {
+                line["value"]["path"]: base64.b64decode(line["value"]["content"])
+                if line["key"] == "file"
+                else self.stored[line["value"]["oid"]]
+                for line in lines
+                if line["key"] in ("file", "lfsFile")
+            }
+            commit = self.repos[match[1]].put(changes, message=lines[0]["value"]["summary"])
+            answer = {"commitUrl": f"{self.url}/{match[1]}/commit/{commit}", "commitOid": commit}
+        else:
+            return handler.refuse(404, "", "Not found", body=True)
+        return handler.send(200, json.dumps(answer).encode(), body=True)
 
     def _tree(self, handler: _Handler, body: bool, repo: Repo, commit: str, found: dict[str, str]) -> None:
         files = repo.commits[commit]
@@ -189,6 +269,10 @@ def _entry(path: str, data: bytes) -> dict[str, Any]:
     return entry
 
 
+def _remote_id(path: str, data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest() if path.endswith(LARGE) else _blob_id(data)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 10
@@ -201,6 +285,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
+
+    def do_POST(self) -> None:
+        self.answer(body=True)
+
+    def do_PUT(self) -> None:
+        self.answer(body=True)
+
+    def body(self) -> bytes:
+        """What came with the request."""
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            content = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                content += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return content
+        return self.rfile.read(int(self.headers.get("Content-Length", "0")))
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing on stderr."""

@@ -73,7 +73,7 @@ def test_version_and_the_module(run_cli):
 
 def test_usage_errors_are_one_line(cli):
     cli().one_line("--model")
-    cli("--model", "x").one_line("--vectors")
+    cli("--model", "x").one_line("--out")
     cli("--nonsense").one_line("--nonsense")
     cli("--times", "1", "2").one_line("--times")
     cli("verify").one_line("OUT")

@@ -1,0 +1,96 @@
+"""The vector and query sets that have a name: what ``vectors/registry.json`` says of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file in a public repository on GitHub, at a commit."""
+
+    repository: str
+    commit: str
+    path: str
+    blob: str
+    """Git's name for its content: sha1 of ``blob <size>\\0<content>``."""
+
+
+@dataclass(frozen=True)
+class RegisteredSet:
+    """A published vector set, or one that comes along."""
+
+    name: str
+    base_model: str
+    """Hub id of the model it was made from."""
+    same_weights: tuple[str, ...]
+    """Ids under which others have uploaded that model again."""
+    layers: int
+    hidden_size: int
+    license: str
+    source: str
+    shipped: str = ""
+    """File in this package's data, for a set that comes along."""
+    files: Mapping[str, RemoteFile] = field(default_factory=dict)
+    """Emotion -> file in the published form, for a set that is fetched."""
+
+
+@dataclass(frozen=True)
+class RegisteredQueries:
+    """A published set of queries."""
+
+    name: str
+    file: RemoteFile
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Everything that has a name."""
+
+    sets: tuple[RegisteredSet, ...]
+    queries: tuple[RegisteredQueries, ...]
+
+
+@cache
+def registry() -> Registry:
+    """The registry that comes with this version."""
+    text = (resources.files("emobake.vectors_data") / "registry.json").read_text(encoding="utf-8")
+    data = json.loads(text)
+    return Registry(
+        tuple(_set(entry) for entry in data["sets"]),
+        tuple(RegisteredQueries(entry["name"], _file(entry, entry["file"])) for entry in data["queries"]),
+    )
+
+
+def _set(entry: dict[str, Any]) -> RegisteredSet:
+    return RegisteredSet(
+        entry["name"],
+        entry["base_model"],
+        tuple(entry["same_weights"]),
+        entry["layers"],
+        entry["hidden_size"],
+        entry["license"],
+        entry["source"],
+        entry.get("shipped", ""),
+        {emotion: _file(entry, file) for emotion, file in entry.get("files", {}).items()},
+    )
+
+
+def _file(entry: dict[str, Any], file: dict[str, str]) -> RemoteFile:
+    return RemoteFile(entry["repository"], entry["commit"], file["path"], file["blob"])
+
+
+def find_by_name(name: str) -> RegisteredSet | None:
+    """The set called `name`, in any case."""
+    return next((entry for entry in registry().sets if entry.name == name.lower()), None)
+
+
+def find_by_model(ids: Iterable[str]) -> RegisteredSet | None:
+    """The set for the first of these Hub ids that has one; the Hub's ids are the same in any case."""
+    by_id = {model.lower(): entry for entry in registry().sets for model in (entry.base_model, *entry.same_weights)}
+    return next((by_id[model.lower()] for model in ids if model.lower() in by_id), None)
