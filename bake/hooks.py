@@ -1,4 +1,4 @@
-"""Where the attention output of layer l is in a live model, and a hook that adds to it.
+"""Where the attention output of layer l is in a live model, and hooks that read it or add to it.
 
 The site is the output of the attention module, which is the module that holds the projection of
 `emobake.arch`: after the projection, before whatever the architecture does next (a post-norm, a residual
@@ -8,7 +8,7 @@ multiplier, the residual add). torch is imported by the caller.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -25,6 +25,33 @@ Scope = Literal["every", "last"]
 def attention_module(model: torch.nn.Module, arch: Architecture, layer: int) -> torch.nn.Module:
     """The attention module of decoder layer `layer` (from 0) of a causal language model."""
     return model.get_submodule(arch.o_proj.format(layer=layer).rpartition(".")[0])
+
+
+@contextlib.contextmanager
+def observed(
+    model: torch.nn.Module, arch: Architecture, layers: int, see: Callable[[int, torch.Tensor], None]
+) -> Iterator[tuple[int, ...]]:
+    """Within the context, `see` gets layer and attention output ``[batch, positions, hidden]`` of each forward pass.
+
+    Gives the layers, of ``0 .. layers - 1``, that have an attention module; in a hybrid not all do.
+    """
+
+    def hook(layer: int) -> Any:
+        def call(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            see(layer, output[0] if isinstance(output, tuple) else output)
+
+        return call
+
+    modules: dict[int, torch.nn.Module] = {}
+    for layer in range(layers):
+        with contextlib.suppress(AttributeError):  # what torch says of a module that is not there
+            modules[layer] = attention_module(model, arch, layer)
+    handles = [module.register_forward_hook(hook(layer)) for layer, module in modules.items()]
+    try:
+        yield tuple(modules)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

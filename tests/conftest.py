@@ -165,3 +165,12 @@ def biased(tmp_path: Path) -> Path:
 def vectors(tmp_path: Path) -> Path:
     """A set in the published form that fits all of the above."""
     return write_vectors(tmp_path / "ev")
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a checkpoint in float32."""
+    folder = tmp_path_factory.mktemp("smollm2") / "SmolLM2-135M-Instruct"
+    script = Path(__file__).parent.parent / "scripts" / "make_smollm2.py"
+    subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
+    return folder
