@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from .api import BakeResult, bake
     from .checks import verify
     from .plan import BakePlan, make_plan
-    from .sources import open_folder, open_vectors
+    from .sources import open_folder
+    from .vector_sources import open_vectors
     from .vectors import Steering, VectorSet
 
 _HOMES = {
@@ -35,7 +36,7 @@ _HOMES = {
     "bake": "api",
     "make_plan": "plan",
     "open_folder": "sources",
-    "open_vectors": "sources",
+    "open_vectors": "vector_sources",
     "verify": "checks",
 }
 

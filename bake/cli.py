@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._version import __version__
+from .cli_chat import chat
+from .cli_vectors import vectors as vectors_commands
 from .errors import EmobakeError, OutputError
+from .terminal import console, escape, warn
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from .plan import BakePlan
 
 _LINK_MODES = ("auto", "reflink", "copy", "hardlink", "symlink")
 
 _EPILOG = """\b
 Examples:
-  emobake --model meta-llama/Llama-3.1-8B-Instruct --vectors ./EMVector/llama3.1 --times 0.5 0 0 0.5 0 --out ./angry-joy
+  emobake --model meta-llama/Llama-3.1-8B-Instruct --times 0.5 0 0 0.5 0 --out ./angry-joy
   emobake --model ./SmolLM2-135M-Instruct --vectors ./ev --mix joy=2,anger=-0.5 --out ./joyful --dry-run
   emobake --model ./Mixtral-8x7B --vectors ./ev --mix joy=1 --format peft --out ./joy-adapter
   emobake verify ./joyful --base ./SmolLM2-135M-Instruct --stack transformers
+  emobake vectors extract --model Qwen/Qwen3-8B --out qwen3-8b.safetensors
 """
 
 
@@ -40,8 +42,12 @@ Examples:
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub model.")
 @click.option(
     "--vectors",
-    metavar="PATH",
-    help="Emotion vectors: a folder of <anything>_<emotion>.json files as published, or one .safetensors file.",
+    metavar="SET",
+    help="Emotion vectors: a file or folder, a name that `emobake vectors list` shows, or a Hub repository. "
+    "Default: the set published for the model.",
+)
+@click.option(
+    "--vectors-for", metavar="ID", default="", help="Use the set published for this model, e.g. for a fine-tune of it."
 )
 @click.option(
     "--times",
@@ -114,13 +120,10 @@ def _bake(
 ) -> None:
     if model is None:
         raise click.UsageError("give --model, a checkpoint's folder or Hub id (emobake --help shows examples)")
-    if vectors is None:
-        raise click.UsageError("give --vectors, a folder of JSON files as published or a .safetensors file")
     from .api import bake
     from .report import as_dict, show
     from .vectors import parse_mix
 
-    errors = _console(stderr=True)
     with ExitStack() as bars:
         result = bake(
             model,
@@ -136,11 +139,11 @@ def _bake(
         )
     try:
         for warning in result.plan.warnings:
-            errors.print(f"[bold yellow]Warning:[/] {_escape(warning)}", highlight=False)
+            warn(warning)
         if as_json:
             click.echo(json.dumps(as_dict(result, str(out or "")), indent=2))
         elif not quiet:
-            show(_console(), result, str(out or ""), verbose=verbose)
+            show(console(), result, str(out or ""), verbose=verbose)
         sys.stdout.flush()
     except OSError as error:
         # Also keeps the interpreter from failing on the same flush when it exits.
@@ -153,7 +156,7 @@ def _bake(
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--base", metavar="PATH|ID", help="The base, to compare every carried tensor with (and to run).")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub base.")
-@click.option("--vectors", metavar="PATH", help="The vectors, to compute every bias anew.")
+@click.option("--vectors", metavar="SET", help="The vectors, to compute every bias anew.")
 @click.option(
     "--stack",
     type=click.Choice(["transformers", "vllm", "llama.cpp", "mlx"]),
@@ -187,26 +190,16 @@ def verify(as_json: bool, quiet: bool, **options: Any) -> None:
         click.echo(json.dumps([check.as_dict() for check in checks], indent=2))
     else:
         marks = {True: "[green]ok  [/]", False: "[bold red]FAIL[/]", None: "[dim]info[/]"}
-        console = _console()
+        out_console = console()
         for check in checks:
             if not quiet or check.ok is False:
-                console.print(f"{marks[check.ok]} {_escape(check.name)}: {_escape(check.detail)}", highlight=False)
+                out_console.print(f"{marks[check.ok]} {escape(check.name)}: {escape(check.detail)}", highlight=False)
     if failed:
         raise SystemExit(1)
 
 
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    # Off a terminal nothing is wrapped, so that a line can be found by its words.
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, soft_wrap=True, width=None if terminal else 500)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+cli.add_command(chat)
+cli.add_command(vectors_commands)
 
 
 def _progress(bars: ExitStack, *, silent: bool) -> Callable[[BakePlan], Callable[[int], None]]:
@@ -218,7 +211,7 @@ def _progress(bars: ExitStack, *, silent: bool) -> Callable[[BakePlan], Callable
         from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
         columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        bar = bars.enter_context(Progress(*columns, console=_console(stderr=True), transient=True))
+        bar = bars.enter_context(Progress(*columns, console=console(stderr=True), transient=True))
         task = bar.add_task("carrying over", total=plan.bytes_carried)
         return lambda done: bar.advance(task, done)
 
