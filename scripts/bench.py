@@ -27,11 +27,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from emobake.sources import open_vectors
-from emobake.vectors import EMOTIONS, VectorSet, to_single_file
+from emobake.vector_files import to_single_file
+from emobake.vector_sources import open_vectors
+from emobake.vectors import EMOTIONS, VectorSet
 
 ROOT = Path(__file__).parent.parent
-DEMO = ROOT / "vectors" / "demo" / "smollm2-135m-instruct.safetensors"
+SET = ROOT / "vectors" / "smollm2-135m-instruct.safetensors"
 EMOBAKE = (str(Path(sys.executable).parent / "emobake"),)
 
 # What people do today, made to work: without the config's field the biases would be lost on reloading.
@@ -198,7 +199,7 @@ def run(folder: Path, rounds: int) -> None:
     vectors = folder / "big.safetensors"
     random_vectors(vectors, 24, 2560)
     demo = folder / "demo.safetensors"
-    demo.write_bytes(to_single_file(replace(open_vectors(DEMO, EMOTIONS), base_model="")))
+    demo.write_bytes(to_single_file(replace(open_vectors(SET, EMOTIONS), base_model="")))
     console = Console(width=120)
     table = Table("checkpoint", "command", "wall s", "of cp", "CPU s", "of cp", "peak MB")
     for base, vector_file in ((small, demo), (big, vectors)):

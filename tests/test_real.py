@@ -5,8 +5,6 @@ The hook here is a re-statement of the method, on purpose not the one in `emobak
 
 import json
 import os
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 
 import emobake
-from emobake.sources import open_vectors
+from emobake.vector_sources import open_vectors
 from emobake.vectors import EMOTIONS, VectorSet
 
 peft = pytest.importorskip("peft")
@@ -24,7 +22,7 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).parent.parent
-DEMO = ROOT / "vectors" / "demo" / "smollm2-135m-instruct.safetensors"
+SET = ROOT / "vectors" / "smollm2-135m-instruct.safetensors"
 QUESTIONS = ("How was your day?", "My friend forgot my birthday. What should I write to her?")
 
 
@@ -68,13 +66,6 @@ def logits(model, inputs):
 
 
 @pytest.fixture(scope="module")
-def smollm2(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base") / "SmolLM2-135M-Instruct"
-    subprocess.run([sys.executable, ROOT / "scripts" / "make_smollm2.py", folder], check=True, capture_output=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def models(smollm2):
     return load(smollm2), transformers.AutoTokenizer.from_pretrained(smollm2)
 
@@ -85,9 +76,9 @@ MIXES = {"joy x2": (0, 0, 0, 2, 0), "mix with a negative weight": (0.5, 0, 0, 1.
 @pytest.mark.parametrize("times", MIXES.values(), ids=MIXES.keys())
 def test_a_baked_model_equals_the_hook(smollm2, models, tmp_path, times):
     base, tokenizer = models
-    vectors = open_vectors(DEMO, EMOTIONS)
+    vectors = open_vectors(SET, EMOTIONS)
     rows = sum(np.float32(t) * vectors.rows[i] for i, t in enumerate(times))
-    emobake.bake(smollm2, DEMO, times, tmp_path / "out", link_mode="symlink")
+    emobake.bake(smollm2, SET, times, tmp_path / "out", link_mode="symlink")
     baked = load(tmp_path / "out")
     for question in QUESTIONS:
         inputs = prompt(tokenizer, question)
@@ -105,8 +96,8 @@ def test_a_baked_model_equals_the_hook(smollm2, models, tmp_path, times):
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # peft 0.21 asks transformers by an older name
 def test_an_adapter_equals_the_hook_and_switches_by_emotion(smollm2, models, tmp_path):
     base, tokenizer = models
-    vectors = open_vectors(DEMO, EMOTIONS)
-    emobake.bake(smollm2, DEMO, out=tmp_path / "each", format="peft", each=True)
+    vectors = open_vectors(SET, EMOTIONS)
+    emobake.bake(smollm2, SET, out=tmp_path / "each", format="peft", each=True)
     assert (tmp_path / "each" / "joy" / "adapter_model.safetensors").stat().st_size < 300_000
     inputs = prompt(tokenizer, QUESTIONS[0])
     wanted = {}
@@ -122,9 +113,9 @@ def test_an_adapter_equals_the_hook_and_switches_by_emotion(smollm2, models, tmp
 
 
 def test_verify_runs_both_comparisons_and_finds_a_model_that_is_not_steered(smollm2, tmp_path):
-    emobake.bake(smollm2, DEMO, MIXES["joy x2"], tmp_path / "out", link_mode="symlink")
+    emobake.bake(smollm2, SET, MIXES["joy x2"], tmp_path / "out", link_mode="symlink")
     checks = emobake.verify(
-        tmp_path / "out", base=str(smollm2), vectors=str(DEMO), stack=["transformers"], max_new_tokens=8
+        tmp_path / "out", base=str(smollm2), vectors=str(SET), stack=["transformers"], max_new_tokens=8
     )
     found = {check.name.partition(": ")[2] or check.name: check for check in checks}
     assert [c.name for c in checks if c.ok is False] == []
@@ -138,7 +129,7 @@ def test_verify_runs_both_comparisons_and_finds_a_model_that_is_not_steered(smol
 
 
 def test_a_missing_stack_fails_and_is_named(smollm2, tmp_path):
-    emobake.bake(smollm2, DEMO, MIXES["joy x2"], tmp_path / "out", link_mode="symlink")
+    emobake.bake(smollm2, SET, MIXES["joy x2"], tmp_path / "out", link_mode="symlink")
     checks = emobake.verify(tmp_path / "out", base=str(smollm2), stack=["mlx"], max_new_tokens=1)
     assert checks[-1].ok is False
     assert "mlx" in checks[-1].detail and "pip install" in checks[-1].detail
