@@ -22,28 +22,38 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .api import BakeResult, bake
+    from .chat import Conversation, open_conversation
     from .checks import verify
+    from .extraction import extract
     from .plan import BakePlan, make_plan
     from .sources import open_folder
+    from .vector_exports import write_set
+    from .vector_sets import find_vectors
     from .vector_sources import open_vectors
     from .vectors import Steering, VectorSet
 
 _HOMES = {
     "BakePlan": "plan",
     "BakeResult": "api",
+    "Conversation": "chat",
     "Steering": "vectors",
     "VectorSet": "vectors",
     "bake": "api",
+    "extract": "extraction",
+    "find_vectors": "vector_sets",
     "make_plan": "plan",
+    "open_conversation": "chat",
     "open_folder": "sources",
     "open_vectors": "vector_sources",
     "verify": "checks",
+    "write_set": "vector_exports",
 }
 
 __all__ = [
     "BakePlan",
     "BakeResult",
     "BrokenFileError",
+    "Conversation",
     "EmobakeError",
     "InputError",
     "OutputError",
@@ -54,10 +64,14 @@ __all__ = [
     "VerifyError",
     "__version__",
     "bake",
+    "extract",
+    "find_vectors",
     "make_plan",
+    "open_conversation",
     "open_folder",
     "open_vectors",
     "verify",
+    "write_set",
 ]
 
 

@@ -13,7 +13,11 @@ from .vectors import VectorSet
 
 
 def open_vectors(
-    path: Path, emotions: Iterable[str] | None = None, *, site: str = "", first_row: int | None = None
+    path: str | os.PathLike[str],
+    emotions: Iterable[str] | None = None,
+    *,
+    site: str = "",
+    first_row: int | None = None,
 ) -> VectorSet:
     """Read a vector set: a folder as published, our single file, or a form that another project publishes.
 
@@ -24,6 +28,7 @@ def open_vectors(
         InputError: not there, or not readable; its subclasses for malformed content, and for a file that does not say
             its site or first row when they are not given, or says another.
     """
+    path = Path(path)
     name = path.name or path.resolve().name
     if path.is_file():
         if path.suffix.lower() == ".safetensors" and not site and first_row is None:

@@ -1,0 +1,171 @@
+"""Talking to a steered model: what it says is what the checkpoint says that is baked from it."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from test_real import SET, greedy, hooked, load, prompt
+
+import emobake
+from emobake import InputError, VectorError
+from emobake.vectors import EMOTIONS, steering
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from emobake.chat import Sampling, open_conversation  # noqa: E402
+
+pytestmark = pytest.mark.real
+
+GREEDY = Sampling(temperature=0, max_new_tokens=40)
+QUESTION = "How was your day?"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2):
+    return transformers.AutoTokenizer.from_pretrained(smollm2)
+
+
+@pytest.fixture
+def talk(smollm2):
+    return open_conversation(smollm2, SET, mix={"joy": 1.5}, sampling=GREEDY)
+
+
+def said(tokenizer, tokens):
+    return tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("mix", [{"joy": 1.5}, {"anger": 2.0, "sadness": -0.5}], ids=str)
+def test_every_position_is_what_a_bake_does(smollm2, tokenizer, talk, tmp_path, mix):
+    talk.steer(steering(mix=mix))
+    pieces = []
+    answers = [talk.answer(QUESTION, pieces.append), talk.answer("And then?", pieces.append)]
+    assert "".join(pieces) == "".join(answer.text for answer in answers) and len(pieces) > 10
+    talk.bake(tmp_path / "out")
+    baked = load(tmp_path / "out")
+    messages = []
+    for question, answer in zip((QUESTION, "And then?"), answers, strict=True):
+        messages.append({"role": "user", "content": question})
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+        with torch.inference_mode():
+            out = baked.generate(**inputs, do_sample=False, temperature=None, top_p=None, top_k=None, max_new_tokens=40)
+        assert answer.text == said(tokenizer, out[0, inputs["input_ids"].shape[1] :])
+        messages.append({"role": "assistant", "content": answer.text})
+    plain = talk.answer(QUESTION, plain=True, keep=False).text
+    talk.turns = []
+    assert plain != talk.answer(QUESTION).text, "it is steered at all"
+
+
+def test_the_last_position_is_what_the_published_hook_does(smollm2, tokenizer, talk):
+    """Stated anew from the description of apply.py: ``output[0][:, -1:, :] += row`` in each forward pass."""
+    rows = np.float32(1.5) * emobake.open_vectors(SET).rows[EMOTIONS.index("joy")]
+    model = load(smollm2)
+
+    def adding(row):
+        def hook(_module, _args, output):
+            changed = output[0].clone()
+            changed[:, -1:, :] += torch.tensor(row)
+            return (changed, *output[1:])
+
+        return hook
+
+    inputs = prompt(tokenizer, QUESTION)
+    with hooked(model, rows):
+        everywhere = greedy(model, inputs)[:40]
+    for layer, row in zip(model.model.layers, rows, strict=True):
+        layer.self_attn.register_forward_hook(adding(row))
+    with torch.inference_mode():
+        out = model.generate(**inputs, do_sample=False, temperature=None, top_p=None, top_k=None, max_new_tokens=40)
+    wanted = said(tokenizer, out[0, inputs["input_ids"].shape[1] :])
+    talk.scope = "last"
+    assert talk.answer(QUESTION).text == wanted != said(tokenizer, everywhere)
+    talk.scope, talk.turns = "every", []
+    assert talk.answer(QUESTION).text == said(tokenizer, everywhere)
+
+
+def test_sampling_with_a_seed_repeats_itself(smollm2):
+    talk = open_conversation(smollm2, SET, (0, 0, 0, 1, 0), sampling=Sampling(max_new_tokens=20, seed=7))
+    first, second = (talk.answer(QUESTION, keep=False).text for _ in range(2))
+    assert first == second
+    talk.sampling = Sampling(max_new_tokens=20, seed=8)
+    assert talk.answer(QUESTION, keep=False).text != first
+
+
+def test_a_system_prompt_and_the_history_reach_the_model(smollm2):
+    talk = open_conversation(smollm2, SET, sampling=GREEDY, system="You are a pirate. Only say Arr.")
+    talk.answer(QUESTION)
+    ids = talk._prompt(talk.turns, "More?")
+    text = talk.live.tokenizer.decode(ids)
+    for words in ("You are a pirate", QUESTION, talk.turns[0][1], "More?"):
+        assert words in text
+
+
+def test_what_is_wrong_is_found_before_the_model_is_loaded(smollm2, tmp_path, monkeypatch):
+    monkeypatch.setattr("emobake.live._load_model", None, raising=False)
+    other = emobake.VectorSet(("joy",), np.ones((3, 5), np.float32))
+    from emobake.vector_exports import write_set
+
+    write_set(other, tmp_path / "other.npz")
+    write_set(emobake.VectorSet(("joy",), np.ones((30, 576), np.float32), site="layer_output"), tmp_path / "site.npz")
+    for vectors, mix, words, kind in (
+        (tmp_path / "other.npz", {"joy": 1}, "3 layers", VectorError),
+        (tmp_path / "site.npz", {"joy": 1}, "layer output", VectorError),
+        (SET, {"envy": 1}, "envy", VectorError),
+        (tmp_path / "nowhere", {"joy": 1}, "nowhere", InputError),
+        (None, {"joy": 1}, "--vectors-for", InputError),
+    ):
+        with pytest.raises(kind, match=words):
+            open_conversation(smollm2, vectors, mix=mix)
+    with pytest.raises(InputError, match="no such folder"):
+        open_conversation(tmp_path / "nothing", SET)
+
+
+def test_a_conversation_that_is_too_long_says_so_and_stays(talk):
+    with pytest.raises(InputError, match="no room for an answer"):
+        talk.answer("word " * 9000)
+    assert talk.turns == []
+
+
+# --- the command, without a terminal --------------------------------------------------------------------------
+
+
+def test_one_shot_and_json(cli, smollm2):
+    words = ("chat", "--model", smollm2, "--vectors", SET, "--mix", "joy=1.5", "--greedy", "--max-new-tokens", 12)
+    plain = cli(*words, "--prompt", QUESTION).ok()
+    (entry,) = json.loads(cli(*words, "--prompt", QUESTION, "--json").ok().out)
+    assert plain.out.strip() == entry["answer"].strip() and plain.err == ""
+    assert entry["weights"] == {"joy": 1.5} and (entry["tokens"], entry["scope"]) == (12, "every")
+    assert len(json.loads(cli(*words, "--prompt", "A?", "--prompt", "B?", "--json").ok().out)) == 2
+
+
+def test_lines_from_a_pipe(smollm2, tmp_path):
+    import subprocess
+
+    words = [sys.executable, "-m", "emobake", "chat", "--model", smollm2, "--vectors", SET, "--greedy"]
+    typed = [QUESTION, "/nonsense", "/mix joy=2", "/compare Hello", "/scope last", "/scale 0.5"]
+    lines = "\n".join([*typed, f"/bake {tmp_path}/out", "/quit", "never"])
+    done = subprocess.run(
+        [*map(str, words), "--max-new-tokens", "8"],
+        input=lines,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0
+    assert "/nonsense: no such command" in done.stderr
+    assert "unsteered" in done.stdout and "2 x joy" in done.stdout and "0.5 x (2 x joy)" in done.stdout
+    assert "a bake acts at every position" in done.stderr and "never" not in done.stdout
+    record = json.loads((tmp_path / "out" / "emobake.json").read_text())
+    assert (record["weights"], record["scale"]) == ({"joy": 2.0}, 0.5)
+
+
+def test_wrong_use_is_one_line(cli, smollm2):
+    words = ("chat", "--model", smollm2)
+    cli(*words, "--vectors", SET, "--json").one_line("--prompt")
+    cli(*words, "--vectors", SET, "--mix", "envy=1", "--prompt", "A?").one_line("envy")
+    cli(*words, "--vectors", SET, "--times", 1, 0, 0, 0, 0, "--mix", "joy=1", "--prompt", "A?").one_line("--times")
+    cli(*words, "--prompt", "A?").one_line("--vectors-for")
+    cli("chat", "--model", "./nothing", "--prompt", "A?").one_line("nothing", "no such folder")
