@@ -14,6 +14,7 @@ import click
 
 from ._version import __version__
 from .cli_chat import chat
+from .cli_options import steering_options
 from .cli_vectors import vectors as vectors_commands
 from .errors import EmobakeError, OutputError
 from .terminal import console, escape, warn
@@ -39,26 +40,7 @@ Examples:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("--model", metavar="PATH|ID", help="Checkpoint to steer: a folder, or a model id on the Hub.")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub model.")
-@click.option(
-    "--vectors",
-    metavar="SET",
-    help="Emotion vectors: a file or folder, a name that `emobake vectors list` shows, or a Hub repository. "
-    "Default: the set published for the model.",
-)
-@click.option(
-    "--vectors-for", metavar="ID", default="", help="Use the set published for this model, e.g. for a fine-tune of it."
-)
-@click.option(
-    "--times",
-    nargs=5,
-    type=float,
-    metavar="A D F J S",
-    help="Weights of anger, disgust, fear, joy, sadness; any real numbers.",
-)
-@click.option("--mix", metavar="NAME=X,...", help="Weights by name, e.g. joy=0.5,anger=-1. Instead of --times.")
-@click.option("--scale", type=float, default=1.0, metavar="X", help="A factor for all weights.")
-@click.option("--layers", metavar="LIST", help="Layers to steer, e.g. 8-27 or 0,4-6; the others get nothing.")
+@steering_options
 @click.option("--out", metavar="PATH", type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier output of emobake, once the new one is complete.")
 @click.option(
@@ -83,7 +65,6 @@ Examples:
     help="How weight files are carried over. auto: reflink where the file system can, else copy. hardlink and "
     "symlink share the base's bytes: saving into either folder later changes both, so they are never the default.",
 )
-@click.option("--base-model", metavar="ID", default="", help="Hub id to name as the base when --model is a folder.")
 @click.option("--hash", "hash_files", is_flag=True, help="Record the sha256 of every weight file (reads them all).")
 @click.option("--force", is_flag=True, help="Write even when all weights are zero.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")

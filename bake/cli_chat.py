@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .cli_options import running_options, steering_options
 from .errors import EmobakeError, InputError, OutputError
 from .terminal import console, escape, warn
 
@@ -42,25 +43,7 @@ _WIDE = 100
 
 @click.command()
 @click.option("--model", metavar="PATH|ID", required=True, help="Model to talk to: a folder, or a model id on the Hub.")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub model.")
-@click.option(
-    "--vectors",
-    metavar="SET",
-    help="Emotion vectors: a file or folder, a name that `emobake vectors list` shows, or a Hub repository. "
-    "Default: the set published for the model.",
-)
-@click.option("--vectors-for", metavar="ID", default="", help="Use the set published for this model.")
-@click.option("--base-model", metavar="ID", default="", help="Hub id of the model when --model is a folder.")
-@click.option(
-    "--times",
-    nargs=5,
-    type=float,
-    metavar="A D F J S",
-    help="Weights of anger, disgust, fear, joy, sadness to begin with (none: unsteered).",
-)
-@click.option("--mix", metavar="NAME=X,...", help="Weights by name, e.g. joy=0.5,anger=-1. Instead of --times.")
-@click.option("--scale", type=float, default=1.0, metavar="X", help="A factor for all weights.")
-@click.option("--layers", metavar="LIST", help="Layers to steer, e.g. 8-27 or 0,4-6; the others get nothing.")
+@steering_options
 @click.option(
     "--scope",
     type=click.Choice(["every", "last"]),
@@ -79,15 +62,7 @@ _WIDE = 100
     "--max-new-tokens", type=click.IntRange(1), default=512, show_default=True, help="Length of an answer at most."
 )
 @click.option("--system", metavar="TEXT", default="", help="System prompt.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="Of the model; auto: float32 on a CPU, else its own.",
-)
-@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="cpu, cuda:0, mps ...")
-@click.option("--device-map", metavar="MAP", help="auto: spread a model that is larger than one GPU.")
+@running_options
 @click.option(
     "--prompt",
     "prompts",
@@ -109,8 +84,8 @@ def chat(
 ) -> None:
     """Talk to a model that is steered while it runs, and change its mood between answers.
 
-    Nothing is written. /help lists what can be typed instead of a question; with lines from a pipe, the answers
-    alone are printed.
+    It begins unsteered without --times and --mix. Nothing is written. /help lists what can be typed instead of a
+    question; with lines from a pipe, the answers alone are printed.
     """
     if as_json and not prompts:
         raise click.UsageError("--json goes with --prompt")

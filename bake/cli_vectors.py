@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .cli_options import running_options
 from .errors import InputError
 from .terminal import console, count_bar, escape, warn
 
@@ -284,15 +285,7 @@ def push(
     show_default=True,
     help="Queries per batch; each is two sequences.",
 )
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="Of the model; auto: float32 on a CPU, else its own.",
-)
-@click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="cpu, cuda:0, mps ...")
-@click.option("--device-map", metavar="MAP", help="auto: spread a model that is larger than one GPU.")
+@running_options
 @click.option("--license", metavar="ID", default="", help="Licence identifier to record in the file.")
 @click.option("--restart", is_flag=True, help="Forget what an interrupted run to the same --out had finished.")
 @click.option("--overwrite", is_flag=True, help="Replace --out.")

@@ -4,8 +4,8 @@
     scripts/bench_extract.py [--limit N] [--rounds N]
 
 Both measure the same queries on SmolLM2-135M-Instruct in one process, in turn, with the same greedy answers; the
-fastest round counts. Then peak memory of `emobake vectors extract` for few and for many queries, each in a process
-of its own.
+fastest round counts. Then peak memory of `emobake vectors extract` for few and for many equal queries, each in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -71,30 +71,15 @@ def peak(command: tuple[str, ...]) -> float:
     return float(memory)
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=7, help="queries per emotion (default: 7, so 35 in all)")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        run(Path(name), options.limit, options.rounds)
-
-
-def run(folder: Path, limit: int, rounds: int) -> None:
-    base = folder / "SmolLM2-135M-Instruct"
-    subprocess.run(
-        (sys.executable, str(ROOT / "scripts" / "make_smollm2.py"), str(base)), check=True, capture_output=True
-    )
+def speed(base: Path, asked: Questionnaire, rounds: int, console: Console) -> None:
+    """Queries per second of both, and how far their vectors lie apart."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(base)
-    content = QUERIES.read_bytes()
-    asked = ask(parse_queries(content, QUERIES.name), content, QUERIES.name).limited(limit)
-    out = folder / "v.safetensors"
+    out = base.parent / "v.safetensors"
     seconds: dict[str, list[float]] = {"extract": [], "loop": []}
     for _ in range(rounds):
         begin = time.perf_counter()
@@ -104,8 +89,7 @@ def run(folder: Path, limit: int, rounds: int) -> None:
         # Loads the model as well: that is part of what a user waits for.
         extract(base, out, asked, sampling=Sampling(TOKENS), overwrite=True)
         seconds["extract"].append(time.perf_counter() - begin)
-    vectors = open_vectors(out)
-    console, count = Console(), len(asked.contrasts)
+    vectors, count = open_vectors(out), len(asked.contrasts)
     for what, times in seconds.items():
         console.print(f"{what:8} {count / min(times):.3f} queries/s (fastest of {rounds} rounds of {count} queries)")
     console.print(f"ratio    {min(seconds['loop']) / min(seconds['extract']):.1f}")
@@ -114,13 +98,37 @@ def run(folder: Path, limit: int, rounds: int) -> None:
         for emotion, rows in zip(vectors.emotions, vectors.rows, strict=True)
     ]
     console.print(f"largest difference of a row, relative to its norm: {np.max(same):.1e}")
+
+
+def memory(base: Path, query: str, console: Console) -> None:
+    """Peak memory by the number of queries."""
     program = str(Path(sys.executable).parent / "emobake")
     command = (program, "vectors", "extract", "--model", str(base), "--max-new-tokens", str(TOKENS), "-q")
-    numbers = {
-        5 * few: peak((*command, "--out", str(folder / f"{few}.safetensors"), "--limit", str(few)))
-        for few in (4, 8, 16, 32)
-    }
-    console.print("peak memory: " + json.dumps({f"{n} queries": f"{mb:.0f} MB" for n, mb in numbers.items()}))
+    for n in (16, 64, 160):
+        # One query again and again, so that every batch is like every other and only their number differs.
+        queries = base.parent / f"{n}.json"
+        queries.write_text(json.dumps({"joy": [query] * n}), encoding="utf-8")
+        out = str(base.parent / f"{n}.safetensors")
+        console.print(
+            f"peak memory with {n:3} queries: {peak((*command, '--out', out, '--queries', str(queries))):.0f} MB"
+        )
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, default=7, help="queries per emotion (default: 7, so 35 in all)")
+    parser.add_argument("--rounds", type=int, default=3, help="of the speed; 0 leaves it out")
+    options = parser.parse_args()
+    console, content = Console(), QUERIES.read_bytes()
+    asked = ask(parse_queries(content, QUERIES.name), content, QUERIES.name).limited(options.limit)
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name) / "SmolLM2-135M-Instruct"
+        script = str(ROOT / "scripts" / "make_smollm2.py")
+        subprocess.run((sys.executable, script, str(base)), check=True, capture_output=True)
+        if options.rounds:
+            speed(base, asked, options.rounds, console)
+        memory(base, asked.contrasts[0].query, console)
 
 
 if __name__ == "__main__":

@@ -53,9 +53,8 @@ def test_every_position_is_what_a_bake_does(smollm2, tokenizer, talk, tmp_path, 
             out = baked.generate(**inputs, do_sample=False, temperature=None, top_p=None, top_k=None, max_new_tokens=40)
         assert answer.text == said(tokenizer, out[0, inputs["input_ids"].shape[1] :])
         messages.append({"role": "assistant", "content": answer.text})
-    plain = talk.answer(QUESTION, plain=True, keep=False).text
     talk.turns = []
-    assert plain != talk.answer(QUESTION).text, "it is steered at all"
+    assert talk.answer(QUESTION, plain=True).text != answers[0].text, "it is steered at all"
 
 
 def test_the_last_position_is_what_the_published_hook_does(smollm2, tokenizer, talk):
@@ -103,12 +102,14 @@ def test_a_system_prompt_and_the_history_reach_the_model(smollm2):
 
 
 def test_what_is_wrong_is_found_before_the_model_is_loaded(smollm2, tmp_path, monkeypatch):
-    monkeypatch.setattr("emobake.live._load_model", None, raising=False)
-    other = emobake.VectorSet(("joy",), np.ones((3, 5), np.float32))
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", None)
+    other = emobake.VectorSet(("joy",), np.ones((1, 3, 5), np.float32))
     from emobake.vector_exports import write_set
 
     write_set(other, tmp_path / "other.npz")
-    write_set(emobake.VectorSet(("joy",), np.ones((30, 576), np.float32), site="layer_output"), tmp_path / "site.npz")
+    write_set(
+        emobake.VectorSet(("joy",), np.ones((1, 30, 576), np.float32), site="layer_output"), tmp_path / "site.npz"
+    )
     for vectors, mix, words, kind in (
         (tmp_path / "other.npz", {"joy": 1}, "3 layers", VectorError),
         (tmp_path / "site.npz", {"joy": 1}, "layer output", VectorError),

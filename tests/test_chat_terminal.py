@@ -12,8 +12,6 @@ pytest.importorskip("torch")
 
 pytestmark = pytest.mark.real
 
-PROMPT = "\n> "
-
 
 class Terminal:
     """A session, with what was printed since the last prompt."""
@@ -80,7 +78,7 @@ def test_every_command(smollm2, tmp_path):
     shown = chat("/show")
     assert "1 answered questions" in shown and "greedy, at most 12 new tokens" in shown
     baked = chat("/bake ./found")
-    assert "Baked 0.5 x (1.5 x joy + -0.5 x anger) into ./found" in baked
+    assert "Baked 0.5 x (1.5 x joy + -0.5 x anger) into found" in baked
     record = json.loads((tmp_path / "found" / "emobake.json").read_text())
     assert (record["weights"], record["scale"]) == ({"joy": 1.5, "anger": -0.5}, 0.5)
     assert "exists" in chat("/bake ./found")

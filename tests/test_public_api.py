@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import emobake
 
 
@@ -22,13 +24,17 @@ def loaded_after(code):
     return set(done.stdout.splitlines()[-1].split())
 
 
-def test_help_waits_for_nothing_heavy():
-    code = "from emobake.cli import cli\ntry: cli(['--help'])\nexcept SystemExit: pass"
+@pytest.mark.parametrize("command", ["", "verify", "chat", "vectors", "vectors extract", "vectors show"])
+def test_help_waits_for_nothing_heavy(command):
+    code = f"from emobake.cli import cli\ntry: cli({[*command.split(), '--help']})\nexcept SystemExit: pass"
     assert loaded_after(code) == set()
 
 
 def test_the_baker_needs_no_torch():
-    assert not loaded_after("import emobake.api, emobake.to_directory, emobake.checks") & {"torch", "transformers"}
+    assert not loaded_after("import emobake.api, emobake.to_directory, emobake.checks, emobake.cli_vectors") & {
+        "torch",
+        "transformers",
+    }
 
 
 def test_no_module_hides_an_exported_name():
