@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, exit code. Nothing but this module prints."""
+"""The command line: parse, call, print, exit code. Nothing but the modules named cli prints."""
 
 from __future__ import annotations
 

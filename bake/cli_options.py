@@ -61,3 +61,5 @@ running_options = _together(
     click.option("--device-map", metavar="MAP", help="auto: spread a model that is larger than one GPU."),
 )
 """How a model runs."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError, OutputError
+from .errors import EmobakeError, InputError, OutputError
 from .vector_math import Description
 from .vectors import VectorSet
 
@@ -19,7 +19,8 @@ def plot_set(vectors: VectorSet, description: Description, out: Path) -> None:
     """Draw the set into the PNG file `out`; the same set gives the same picture.
 
     Raises:
-        InputError: `out` is no .png, or matplotlib is not installed.
+        InputError: `out` is no .png.
+        EmobakeError: matplotlib is not installed.
         OutputError: it cannot be written.
     """
     if out.suffix.lower() != ".png":
@@ -27,7 +28,7 @@ def plot_set(vectors: VectorSet, description: Description, out: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("--plot needs matplotlib; pip install 'emobake[plot]'") from None
+        raise EmobakeError("--plot needs matplotlib; pip install 'emobake[plot]'") from None
 
     # Without pyplot: no window, no state, nothing to close.
     figure = Figure(figsize=(15, 4.6), layout="constrained")

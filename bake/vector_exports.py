@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError, OutputError, VectorError
+from .errors import EmobakeError, InputError, OutputError, VectorError
 from .vector_files import to_metadata, to_published, to_single_file
 from .vectors import VectorSet
 
@@ -33,7 +33,8 @@ def write_set(
 
     Raises:
         InputError: another suffix, no folder to write in, something is there already (with `overwrite`: that is not
-            of this form), or the gguf package is not installed.
+            of this form).
+        EmobakeError: the gguf package is not installed.
         VectorError: the set does not fit the form.
         OutputError: the disk refused.
     """
@@ -107,7 +108,7 @@ def _gguf(vectors: VectorSet, emotion: str) -> bytes:
     try:
         from gguf import GGUFWriter
     except ImportError:
-        raise InputError("writing a .gguf needs the gguf package; pip install 'emobake[gguf]'") from None
+        raise EmobakeError("writing a .gguf needs the gguf package; pip install 'emobake[gguf]'") from None
     if vectors.site != "layer_output":
         raise VectorError(
             f"{vectors.name}: acts at the attention output, and llama.cpp adds a control vector to the layer output; "

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import BrokenFileError, InputError, VectorError
+from .errors import BrokenFileError, EmobakeError, InputError, VectorError
 from .headers import FLOATS, decode, parse_header, parse_json_object
 from .sources import read_at, sha256_of
 from .vector_files import FORMAT, in_order, with_metadata
@@ -57,7 +57,8 @@ def read_foreign(
         VectorError: no vectors of this form in it, a wrong shape or dtype, a NaN or infinity, a wanted emotion that is
             not there, a site or first row that is not said or contradicts what is.
         BrokenFileError: damaged, or larger than `MAX_BYTES`.
-        InputError: an unknown suffix, or a package that its form needs is not installed.
+        InputError: an unknown suffix.
+        EmobakeError: a package that its form needs is not installed.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -184,7 +185,7 @@ def _pt(path: Path) -> _Found:
     try:
         import torch
     except ImportError:
-        raise InputError(f"{path}: reading it needs PyTorch; pip install 'emobake[chat]'") from None
+        raise EmobakeError(f"{path}: reading it needs PyTorch; pip install 'emobake[chat]'") from None
     for _ in _unpack(path):  # The form before PyTorch 1.6 is no archive, and is refused.
         pass
     try:
@@ -227,8 +228,12 @@ def _array(path: Path, name: str, tensor: Any) -> np.ndarray:
         raise VectorError(f"{path}: {name[:60]!r} is not a plain tensor")
     if tensor.numel() * tensor.element_size() > MAX_BYTES or not tensor.is_floating_point():
         raise VectorError(f"{path}: {name[:60]!r} is {tensor.dtype} {list(tensor.shape)}, not floats [layers, hidden]")
-    # Tensors may share and repeat bytes: numpy gets a copy of its own, and bfloat16 it does not know.
-    array: np.ndarray = tensor.detach().to(torch.float64 if tensor.dtype == torch.float64 else torch.float32).numpy()
+    # numpy does not know bfloat16.
+    wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+    try:
+        array: np.ndarray = tensor.detach().to(wide).numpy()
+    except (RuntimeError, TypeError, NotImplementedError):  # no data (the meta device), nested, and what comes next
+        raise VectorError(f"{path}: {name[:60]!r} is not a plain tensor") from None
     return array
 
 
@@ -261,7 +266,7 @@ def _gguf_content(path: Path) -> tuple[dict[str, str], dict[int, np.ndarray]]:
     try:
         from gguf import GGUFReader, GGUFValueType
     except ImportError:
-        raise InputError(f"{path}: reading it needs the gguf package; pip install 'emobake[gguf]'") from None
+        raise EmobakeError(f"{path}: reading it needs the gguf package; pip install 'emobake[gguf]'") from None
 
     class Bounded(GGUFReader):  # type: ignore[misc]
         # The package reads what is not there as nothing, and goes on as often as the file says.

@@ -314,6 +314,7 @@ def test_tensors_of_pytorch(tmp_path):
         ({}, "a dict"),
         ({"joy": [1.0]}, "not a plain tensor"),
         ({"joy": tensors[3].to_sparse()}, "not a plain tensor"),
+        ({"joy": torch.ones(2, 2, device="meta")}, "not a plain tensor"),
         ({"joy": torch.ones(2, 2, dtype=torch.int64)}, "not floats"),
         ({"joy": torch.ones(1, 1).expand(1000, 10**8)}, "not floats [layers, hidden]"),
         ({"emotions": ["joy"], "vectors": torch.ones(2, 3, 4)}, "1 emotions, but vectors of shape [2, 3, 4]"),
