@@ -132,6 +132,18 @@ def test_recorded_answers_give_the_same_vectors_without_generating(whole, smollm
     assert relative(rows(tmp_path / "v.safetensors"), rows(file)) <= 1e-4
 
 
+def test_other_ways_to_run_the_model_measure_the_same_answers_alike(whole, smollm2, tmp_path):
+    file, answers = whole
+    recorded = q.parse_answers(answers.read_bytes(), "answers.jsonl")
+    run(smollm2, tmp_path / "map.safetensors", recorded, device_map="auto")
+    assert relative(rows(tmp_path / "map.safetensors"), rows(file)) <= 1e-4
+    run(smollm2, tmp_path / "half.safetensors", recorded, dtype="bfloat16")
+    half, full = rows(tmp_path / "half.safetensors"), rows(file)
+    cosines = (half * full).sum(axis=-1) / np.linalg.norm(half, axis=-1) / np.linalg.norm(full, axis=-1)
+    assert 0 < relative(half, full) and cosines.min() > 0.95
+    assert emobake.open_vectors(tmp_path / "half.safetensors").extraction["dtype"] == "bfloat16"
+
+
 def test_sampling_depends_on_the_seed_and_not_on_the_batch(smollm2, asked, tmp_path):
     def texts(seed, size):
         answers = tmp_path / f"{seed}-{size}.jsonl"
