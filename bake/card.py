@@ -85,9 +85,7 @@ def manifest(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_mo
 def model_card(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_model: str) -> str:
     """The text of README.md, with Hub metadata in front; licence and languages are those of the base's card."""
     base = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "a local checkpoint"
-    recipe = " + ".join(f"{weight:g} x {name}" for name, weight in plan.steering.weights if weight) or "nothing"
-    if plan.steering.scale != 1:
-        recipe = f"{plan.steering.scale:g} x ({recipe})"
+    recipe = plan.steering.recipe
     kind = "An adapter that steers" if plan.route == "adapter" else "A steered copy of"
     title = base_model.rpartition("/")[2] or plan.model_type
     earlier = (

@@ -351,8 +351,7 @@ def recipe(weights: Steering) -> str:
     """Weights in words."""
     if weights.is_zero:
         return "none, the model is unsteered" + ("" if weights.scale else " (the scale is 0)")
-    terms = " + ".join(f"{weight:g} x {name}" for name, weight in weights.weights if weight)
-    return terms if weights.scale == 1 else f"{weights.scale:g} x ({terms})"
+    return weights.recipe
 
 
 def _measures(answer: Answer) -> str:

@@ -60,12 +60,9 @@ def _action(file: Carry | Patch | Write) -> str:
 def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool = False) -> None:
     """Print what was baked, by which route, which stacks load it, what went along, and what to type next."""
     plan = result.plan
-    recipe = " + ".join(f"{weight:g} x {name}" for name, weight in plan.steering.weights if weight) or "nothing"
-    if plan.steering.scale != 1:
-        recipe = f"{plan.steering.scale:g} x ({recipe})"
     norms = [b.norm for b in plan.layers]
     done = "Planned" if result.out is None else "Baked"
-    console.print(Text(f"{done}: {recipe}", style="bold"))
+    console.print(Text(f"{done}: {plan.steering.recipe}", style="bold"))
     table = Table.grid(padding=(0, 2))
     table.add_row("model", f"{result.model} ({plan.model_type})")
     steered, layers = len({b.layer for b in plan.layers if b.norm > 0}), len({b.layer for b in plan.layers})

@@ -92,6 +92,12 @@ class Steering:
         """Whether nothing at all would be added."""
         return self.scale == 0 or all(weight == 0 for _, weight in self.weights)
 
+    @property
+    def recipe(self) -> str:
+        """The weights in words, such as ``0.5 x anger + 0.5 x joy``; without the layers."""
+        terms = " + ".join(f"{weight:g} x {name}" for name, weight in self.weights if weight) or "nothing"
+        return terms if self.scale == 1 else f"{self.scale:g} x ({terms})"
+
 
 def steering(
     times: tuple[float, ...] | None = None,
