@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
-import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.utils.tqdm import disable_progress_bars
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from .errors import EmobakeError, InputError
 from .headers import parse_json_object
+from .hub_errors import fetching
 from .side_files import INDEX, REPLACED, SINGLE, is_carried
 from .sources import read_small
 
@@ -41,7 +29,7 @@ def download(repo_id: str, revision: str | None, check: ConfigCheck) -> tuple[Pa
         InputError: no such repository, revision or access; not in the cache while offline.
         EmobakeError: the Hub or the network failed.
     """
-    with _refusals(repo_id, revision, "has no config.json; it is not a transformers checkpoint"):
+    with fetching(repo_id, revision, "has no config.json; it is not a transformers checkpoint"):
         return _download(repo_id, revision, check)
 
 
@@ -51,7 +39,7 @@ def download_file(repo_id: str, name: str, revision: str | None, *, kind: str) -
     Raises:
         InputError, EmobakeError: as `download`.
     """
-    with _refusals(repo_id, revision, f"has no {name}; it is not a {kind}"):
+    with fetching(repo_id, revision, f"has no {name}; it is not a {kind}"):
         return Path(hf_hub_download(repo_id, name, revision=revision))
 
 
@@ -61,7 +49,7 @@ def card_text(repo_id: str, revision: str | None) -> str:
     Raises:
         InputError, EmobakeError: as `download`.
     """
-    with _refusals(repo_id, revision, "has no model card"):
+    with fetching(repo_id, revision, "has no model card"):
         try:
             card = Path(hf_hub_download(repo_id, "README.md", revision=revision))
         except EntryNotFoundError as error:
@@ -69,43 +57,6 @@ def card_text(repo_id: str, revision: str | None) -> str:
                 raise  # The network's fault, not the repository's.
             return ""
         return read_small(card, f"{repo_id}/README.md").decode("utf-8", "replace")
-
-
-def quiet_library() -> None:
-    """Off a terminal, no bars, nor a word on each attempt: our one line comes when the library has given up."""
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-
-
-@contextlib.contextmanager
-def _refusals(repo_id: str, revision: str | None, missing: str) -> Iterator[None]:
-    """Turn what the library raises into one line; `missing` is said of a file that the repository does not have."""
-    quiet_library()
-    try:
-        yield
-    except HFValidationError:
-        raise InputError(f"{repo_id}: neither a folder here nor a valid Hub id (owner/name)") from None
-    except GatedRepoError:
-        raise InputError(
-            f"{repo_id}: is gated; ask for access at https://huggingface.co/{repo_id} and set HF_TOKEN"
-        ) from None
-    except RevisionNotFoundError:
-        raise InputError(f"{repo_id}: has no revision {revision!r}") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        raise InputError(
-            f"{repo_id}: no such folder, and the Hub cannot be reached nor is it in the cache; "
-            "check the name, the connection and HF_HUB_OFFLINE"
-        ) from None
-    except RepositoryNotFoundError:
-        raise InputError(f"{repo_id}: no such folder, nor such a model on the Hub (if private, set HF_TOKEN)") from None
-    except EntryNotFoundError:
-        raise InputError(f"{repo_id}: {missing}") from None
-    except EmobakeError:
-        raise
-    except Exception as error:  # of the HTTP library, beside the Hub's own
-        reason = " ".join(str(error).split())[:200]
-        raise EmobakeError(f"{repo_id}: could not be fetched ({reason}); run again to go on where it stopped") from None
 
 
 def _download(repo_id: str, revision: str | None, check: ConfigCheck) -> tuple[Path, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ._version import __version__
 from .card import CITATION, PAPER
-from .errors import EmobakeError, InputError
+from .errors import InputError
 from .vector_files import to_single_file
 from .vectors import VectorSet
 
@@ -33,13 +33,11 @@ def push(vectors: VectorSet, repo_id: str, *, private: bool = False, commit_mess
         EmobakeError: the Hub or the network failed.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-    from .hub import quiet_library
+    from .hub_errors import sending
 
-    quiet_library()
     api = HfApi(library_name="emobake", library_version=__version__)
-    try:
+    with sending(repo_id):
         url = str(api.create_repo(repo_id, private=private, exist_ok=True))
         before = api.model_info(repo_id)
         names = {file.rfilename for file in before.siblings or ()}
@@ -50,28 +48,7 @@ def push(vectors: VectorSet, repo_id: str, *, private: bool = False, commit_mess
             operations.append(CommitOperationAdd("README.md", vector_card(vectors, repo_id).encode()))
         message = commit_message or f"Vectors for {', '.join(vectors.emotions[:8])}"
         after = api.create_commit(repo_id, operations, commit_message=message)
-    except EmobakeError:
-        raise
-    except HFValidationError:
-        raise InputError(f"{repo_id}: is not a valid Hub id (owner/name)") from None
-    except OfflineModeIsEnabled:
-        raise InputError(f"{repo_id}: nothing can be uploaded while HF_HUB_OFFLINE is set") from None
-    except LocalTokenNotFoundError:
-        raise InputError(f"{repo_id}: no token; run hf auth login, or set HF_TOKEN, with a right to write") from None
-    except HfHubHTTPError as error:
-        if error.response.status_code in (401, 403):
-            raise InputError(
-                f"{repo_id}: the Hub refuses to let you write there; run hf auth login, or set HF_TOKEN, with a right "
-                "to write"
-            ) from None
-        raise EmobakeError(_failed(repo_id, error)) from None
-    except Exception as error:  # of the HTTP library
-        raise EmobakeError(_failed(repo_id, error)) from None
     return Pushed(url, after.oid != before.sha)
-
-
-def _failed(repo_id: str, error: Exception) -> str:
-    return f"{repo_id}: could not be uploaded ({' '.join(str(error).split())[:200]}); run again"
 
 
 def vector_card(vectors: VectorSet, repo_id: str) -> str:

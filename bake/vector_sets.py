@@ -164,7 +164,7 @@ def _fetch(file: RemoteFile) -> bytes:
     from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.utils import http_stream_backoff  # type: ignore[attr-defined]
 
-    from .hub import quiet_library
+    from .hub_errors import quiet_library, reason
 
     quiet_library()
     name = f"{file.repository}/{file.path}"
@@ -184,8 +184,7 @@ def _fetch(file: RemoteFile) -> bytes:
     except EmobakeError:
         raise
     except Exception as error:  # of the HTTP library
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise EmobakeError(f"{name}: could not be fetched from {endpoint} ({reason}); try again later") from None
+        raise EmobakeError(f"{name}: could not be fetched from {endpoint} ({reason(error)}); try again later") from None
     if hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() != file.blob:
         raise BrokenFileError(f"{name}: what {endpoint} sent is not the file that was published (its git id differs)")
     return bytes(content)
