@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .checks import verify
     from .extraction import extract
     from .plan import BakePlan, make_plan
+    from .pushing import push
     from .sources import open_folder
     from .vector_exports import write_set
     from .vector_sets import find_vectors
@@ -45,6 +46,7 @@ _HOMES = {
     "open_conversation": "chat",
     "open_folder": "sources",
     "open_vectors": "vector_sources",
+    "push": "pushing",
     "verify": "checks",
     "write_set": "vector_exports",
 }
@@ -70,6 +72,7 @@ __all__ = [
     "open_conversation",
     "open_folder",
     "open_vectors",
+    "push",
     "verify",
     "write_set",
 ]

@@ -21,7 +21,7 @@ from .checkpoint import Checkpoint
 from .errors import EmobakeError, InputError
 from .hooks import Scope, attention_module, steered
 from .live import LiveModel, load
-from .locate import is_local, known_ids
+from .locate import is_local, known_ids, split_revision
 from .sources import reading
 from .vector_sets import find_vectors
 from .vectors import Steering, VectorSet, require_attention_output, require_fit, steering, weighted_sum
@@ -226,7 +226,7 @@ def open_conversation(
         EmobakeError: (exit code 1) the model does not load.
 
     """
-    name = str(model)
+    name, revision = split_revision(model, revision)
     if vectors is not None and vectors_for:
         raise InputError("--vectors and --vectors-for are two ways to name a set; give one")
     if times is None and mix is None:

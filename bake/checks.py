@@ -13,7 +13,7 @@ from .arch import architectures
 from .checkpoint import Checkpoint
 from .errors import EmobakeError, InputError
 from .headers import TensorHeader, decode, encode
-from .locate import locate
+from .locate import locate, split_revision
 from .record import Check, Record, RecordedBias, read_record
 from .side_files import reason_left_out
 from .sources import open_folder, reading
@@ -44,7 +44,7 @@ def verify(
     """
     with reading():
         record = read_record(out)
-        origin = None if base is None else open_folder(locate(base, revision, lambda _: None)[0])
+        origin = None if base is None else open_folder(locate(*split_revision(base, revision), lambda _: None)[0])
     if record.adapters:
         return [
             Check(f"{name}: {c.name}", c.ok, c.detail)

@@ -14,7 +14,8 @@ import click
 
 from ._version import __version__
 from .cli_chat import chat
-from .cli_options import steering_options
+from .cli_options import hub_options, steering_options
+from .cli_push import push
 from .cli_vectors import vectors as vectors_commands
 from .errors import EmobakeError, OutputError
 from .terminal import console, escape, warn
@@ -28,6 +29,8 @@ _EPILOG = """\b
 Examples:
   emobake --model meta-llama/Llama-3.1-8B-Instruct --times 0.5 0 0 0.5 0 --out ./angry-joy
   emobake --model ./SmolLM2-135M-Instruct --vectors ./ev --mix joy=2,anger=-0.5 --out ./joyful --dry-run
+  emobake --model Qwen/Qwen2.5-7B-Instruct --mix joy=1 --push-to-hub me/joyful-qwen
+  emobake push ./joyful me/joyful-smollm2
   emobake --model ./Mixtral-8x7B --vectors ./ev --mix joy=1 --format peft --out ./joy-adapter
   emobake verify ./joyful --base ./SmolLM2-135M-Instruct --stack transformers
   emobake vectors extract --model Qwen/Qwen3-8B --out qwen3-8b.safetensors
@@ -42,7 +45,19 @@ Examples:
 @click.option("--model", metavar="PATH|ID", help="Checkpoint to steer: a folder, or a model id on the Hub.")
 @steering_options
 @click.option("--out", metavar="PATH", type=click.Path(path_type=Path), help="Folder to write.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier output of emobake, once the new one is complete.")
+@click.option(
+    "--push-to-hub",
+    metavar="REPO[@BRANCH]",
+    default="",
+    help="Put the result into this Hub repository, in one commit; made if need be. Without --out, a Hub model's "
+    "weights do not pass through this machine. --revision names the branch when --model is a folder or ID@REV.",
+)
+@hub_options
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace an earlier output of emobake, once the new one is complete; on the Hub, any model.",
+)
 @click.option(
     "--targets",
     metavar="STACK,...",
@@ -97,13 +112,23 @@ def _bake(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    revision: str | None,
+    push_to_hub: str,
     **options: Any,
 ) -> None:
     if model is None:
         raise click.UsageError("give --model, a checkpoint's folder or Hub id (emobake --help shows examples)")
     from .api import bake
+    from .locate import is_local
     from .report import as_dict, show
     from .vectors import parse_mix
+
+    if push_to_hub and revision and ("@" in model or is_local(model, None)):
+        if "@" in push_to_hub:
+            raise click.UsageError(f"--revision {revision} is another branch than that in --push-to-hub {push_to_hub}")
+        push_to_hub, revision = f"{push_to_hub}@{revision}", None
+    if quiet or as_json:
+        _quiet_hub()
 
     with ExitStack() as bars:
         result = bake(
@@ -115,7 +140,10 @@ def _bake(
             targets=targets.split(",") if targets else (),
             format=format_,
             link_mode=link_mode,
+            revision=revision,
+            push_to_hub=push_to_hub,
             progress=_progress(bars, silent=quiet or as_json),
+            notice=warn,
             **options,
         )
     try:
@@ -130,6 +158,8 @@ def _bake(
         # Also keeps the interpreter from failing on the same flush when it exits.
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
         done = "nothing was written" if result.out is None else f"{out} is complete"
+        if result.pushed is not None and result.pushed.commit:
+            done = f"{result.pushed.url} is complete"
         raise OutputError(f"the summary could not be printed ({error.strerror}); {done}") from None
 
 
@@ -180,7 +210,14 @@ def verify(as_json: bool, quiet: bool, **options: Any) -> None:
 
 
 cli.add_command(chat)
+cli.add_command(push)
 cli.add_command(vectors_commands)
+
+
+def _quiet_hub() -> None:
+    from .hub_errors import quiet_library
+
+    quiet_library(always=True)
 
 
 def _progress(bars: ExitStack, *, silent: bool) -> Callable[[BakePlan], Callable[[int], None]]:

@@ -22,7 +22,11 @@ def _together(*options: Decorator) -> Decorator:
 
 
 steering_options = _together(
-    click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub model."),
+    click.option(
+        "--revision",
+        metavar="REV",
+        help="Branch, tag or commit of a Hub model; also written --model ID@REV.",
+    ),
     click.option(
         "--vectors",
         metavar="SET",
@@ -61,5 +65,16 @@ running_options = _together(
     click.option("--device-map", metavar="MAP", help="auto: spread a model that is larger than one GPU."),
 )
 """How a model runs."""
+
+hub_options = _together(
+    click.option(
+        "--private/--public",
+        default=None,
+        help="Of a repository that does not exist yet. Default: private when the base is.",
+    ),
+    click.option("--create-pr", is_flag=True, help="Open a pull request there instead of committing."),
+    click.option("--commit-message", metavar="TEXT", default="", help="Default: what was baked."),
+)
+"""How a model gets to the Hub."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")

@@ -1,13 +1,15 @@
-"""Carrying one file over: reflink, kernel-side copy, hardlink or symlink."""
+"""Carrying one file over: reflink, kernel-side copy, hardlink or symlink; and editing the copy."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
+
+from .plan import Edit
 
 LinkMode = Literal["auto", "reflink", "copy", "hardlink", "symlink"]
 LINK_MODES: tuple[LinkMode, ...] = ("auto", "reflink", "copy", "hardlink", "symlink")
@@ -45,6 +47,14 @@ def carry(source: Path, target: Path, mode: LinkMode, progress: Progress) -> Non
     if mode == "reflink":
         raise OSError(errno.EOPNOTSUPP, "this file system cannot reflink", str(target))
     _copy(source, target, progress)
+
+
+def apply(edits: Iterable[Edit], target: Path) -> None:
+    """Overwrite the file `target` in the places that the edits name."""
+    with target.open("r+b") as stream:
+        for edit in edits:
+            stream.seek(edit.offset)
+            stream.write(edit.data)
 
 
 def _reflink(source: Path, target: Path) -> bool:

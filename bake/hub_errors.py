@@ -157,6 +157,8 @@ def is_passing(error: BaseException) -> bool:
         return code in _PASSING or code in _MOVED
     if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the library's word around a failed upload
         return is_passing(error.__cause__)
+    if isinstance(error, LocalEntryNotFoundError | ConnectionError | TimeoutError):
+        return not isinstance(error, OfflineModeIsEnabled)  # a file that could not be fetched and is not in the cache
     # By name: which HTTP library it is depends on huggingface_hub's version.
     return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
 

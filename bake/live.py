@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .arch import Architecture, architectures
 from .errors import EmobakeError, InputError, UnsupportedModelError
 from .headers import parse_json_object
-from .locate import locate
+from .locate import locate, split_revision
 from .sources import cached_id, read_small, reading
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def load(
     device_map: str | None = None,
     check: Callable[[Mapping[str, Any]], object] = lambda config: None,
 ) -> LiveModel:
-    """Load a checkpoint, a folder or a Hub id, ready to generate; no code of the checkpoint is run.
+    """Load a checkpoint, a folder or a Hub id (``@revision``), ready to generate; no code of the checkpoint is run.
 
     `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere; `device` auto is the process's GPU if there
     is one. `device_map` (``auto``) spreads a model over several devices, with accelerate.
@@ -116,6 +116,7 @@ def load(
         _row(config, name)
         check(config)
 
+    name, revision = split_revision(name, revision)
     with reading():
         folder, _ = locate(name, revision, accept)
         file = folder / "config.json"

@@ -10,6 +10,20 @@ from .errors import InputError
 from .sources import cached_id, read_small
 
 
+def split_revision(model: str | os.PathLike[str], revision: str | None) -> tuple[str, str | None]:
+    """The model and its revision, which a Hub id may carry after an ``@``.
+
+    Raises:
+        InputError: no revision after the ``@``, or another than `revision`.
+    """
+    name, at, named = os.fspath(model).partition("@")
+    if not at or is_local(model, None):
+        return os.fspath(model), revision
+    if not named or revision not in (None, named):
+        raise InputError(f"{model}: names no revision after the @, or another than --revision {revision}")
+    return name, named
+
+
 def is_local(model: str | os.PathLike[str], revision: str | None) -> bool:
     """Whether `model` is meant as a folder, not as an id on the Hub.
 
@@ -25,6 +39,13 @@ def is_local(model: str | os.PathLike[str], revision: str | None) -> bool:
             raise InputError(f"--revision goes with a Hub id, and {model} is a folder")
         return True
     return False
+
+
+def is_offline() -> bool:
+    """Whether ``HF_HUB_OFFLINE`` is set."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    return bool(HF_HUB_OFFLINE)
 
 
 def locate(

@@ -47,6 +47,10 @@ class Record:
     added: frozenset[str]
     """Tensors that the base does not have."""
     vector_sha256: Mapping[str, str]
+    base_model: str = ""
+    """Hub id of the base; empty when it is not known."""
+    base_revision: str = ""
+    """Its commit; empty when the base was a folder."""
 
 
 def read_record(out: Path) -> Record:
@@ -74,6 +78,7 @@ def _parse(manifest: Mapping[str, Any]) -> Record:
     if manifest["format"] not in ("checkpoint", "peft"):
         raise ValueError
     layers = manifest["steered_layers"]
+    base = manifest["base"]
     return Record(
         adapters=(),
         is_adapter=manifest["format"] == "peft",
@@ -88,6 +93,8 @@ def _parse(manifest: Mapping[str, Any]) -> Record:
         ),
         added=frozenset(_text(name) for name in _list(manifest["added_tensors"])),
         vector_sha256={file: _text(digest) for file, digest in dict(manifest["vectors"]["sha256"]).items()},
+        base_model=_text(base["model"] or ""),
+        base_revision=_text(base["revision"] or ""),
     )
 
 

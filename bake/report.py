@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +14,9 @@ from .api import BakeResult
 from .arch import STACKS, Support
 from .plan import BakePlan, Carry, Patch, Write
 from .routes import describe
+
+if TYPE_CHECKING:
+    from .to_hub import Action, Pushed
 
 _ROUTES = {
     "flag": "a config field gives the projection a bias",
@@ -50,6 +54,26 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
         "bytes_carried": plan.bytes_carried,
         "bytes_written": plan.bytes_written,
         "warnings": list(plan.warnings),
+    } | ({} if result.pushed is None else {"hub": push_as_dict(result.pushed)})
+
+
+def push_as_dict(pushed: Pushed) -> dict[str, Any]:
+    """A push as plain data, for ``--json``."""
+    changes = pushed.changes
+    return {
+        "repo_id": pushed.repo_id,
+        "branch": pushed.branch,
+        "url": pushed.url,
+        "commit": pushed.commit or None,
+        "pr_url": pushed.pr_url or None,
+        "existed": pushed.existed,
+        "changed": pushed.changed,
+        "files": [{"name": item.name, "action": item.action, "bytes": item.size} for item in changes.items],
+        "unchanged": list(changes.unchanged),
+        "deleted": list(changes.deleted),
+        "left_alone": list(changes.left_alone),
+        "bytes_travelling": changes.bytes_travelling,
+        "bytes_copied": changes.size("copy"),
     }
 
 
@@ -61,7 +85,7 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
     """Print what was baked, by which route, which stacks load it, what went along, and what to type next."""
     plan = result.plan
     norms = [b.norm for b in plan.layers]
-    done = "Planned" if result.out is None else "Baked"
+    done = "Planned" if result.out is None and not (result.pushed and result.pushed.commit) else "Baked"
     console.print(Text(f"{done}: {plan.steering.recipe}", style="bold"))
     table = Table.grid(padding=(0, 2))
     table.add_row("model", f"{result.model} ({plan.model_type})")
@@ -86,10 +110,51 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
     if verbose:
         for file in plan.files:
             console.print(Text(f"  {_action(file):9} {file.name}"))
-    if result.out is not None:
+    if result.pushed is not None:
+        show_push(console, result.pushed, verbose=verbose)
+    if commands := next_commands(result, out_name):
         console.print("Next:")
-        for command in next_commands(result, out_name):
+        for command in commands:
             console.print(Text("  " + command))
+
+
+def show_push(console: Console, pushed: Pushed, *, verbose: bool = False) -> None:
+    """Print what became of a push, or with a dry run would: where to, and how many bytes go which way."""
+    changes = pushed.changes
+    if pushed.changed:
+        done = "Opened a pull request:" if pushed.pr_url else "Pushed to" if pushed.commit else "Would push to"
+    else:
+        done = "Already the same, nothing to upload:"
+    new = "" if pushed.existed or pushed.commit else " (a new repository)"
+    console.print(Text(f"{done} {pushed.pr_url or pushed.url}{new}", style="bold"))
+    table = Table.grid(padding=(0, 2))
+    table.add_row("branch", pushed.branch + (f", commit {pushed.commit[:12]}" if pushed.commit else ""))
+    rows: tuple[tuple[str, Action], ...] = (
+        ("copied by the Hub", "copy"),
+        ("sent from here", "send"),
+        ("fetched and sent", "relay"),
+    )
+    for title, action in rows:
+        names = [item.name for item in changes.items if item.action == action]
+        if names:
+            table.add_row(title, f"{len(names)} files, {changes.size(action) / 1e6:,.2f} MB")
+    for title, paths in (("deleted", changes.deleted), ("left alone", changes.left_alone)):
+        if paths:
+            table.add_row(title, Text(_some(paths, verbose=verbose)))
+    if changes.unchanged:
+        table.add_row("there already", f"{len(changes.unchanged)} files")
+    if pushed.changed:
+        table.add_row("in all", f"{changes.bytes_travelling / 1e6:,.2f} MB over this network")
+    console.print(table)
+    if verbose:
+        for item in changes.items:
+            console.print(Text(f"  {item.action:9} {item.name}"))
+
+
+def _some(names: Sequence[str], *, verbose: bool) -> str:
+    shown = names if verbose else names[:8]
+    more = "" if len(shown) == len(names) else f" and {len(names) - len(shown)} more (-v names them)"
+    return ", ".join(shown) + more
 
 
 def _show_left_out(console: Console, plan: BakePlan, *, verbose: bool) -> None:
@@ -99,9 +164,7 @@ def _show_left_out(console: Console, plan: BakePlan, *, verbose: bool) -> None:
     if reasons:
         console.print("Left out:")
     for reason, names in reasons.items():
-        shown = names if verbose else names[:8]
-        more = "" if len(shown) == len(names) else f" and {len(names) - len(shown)} more (-v names them)"
-        console.print(Text(f"  {', '.join(shown)}{more}: {reason}"))
+        console.print(Text(f"  {_some(names, verbose=verbose)}: {reason}"))
 
 
 def _evidence(support: Support) -> str:
@@ -125,14 +188,24 @@ def _files(plan: BakePlan) -> str:
 
 
 def next_commands(result: BakeResult, out_name: str) -> list[str]:
-    """Commands that check, try and share the output."""
-    out = shlex.quote(out_name)
-    commands = [f"emobake verify {out} --base {shlex.quote(result.model)} --stack transformers"]
+    """Commands that check, try and share the output; none after a dry run."""
+    pushed = result.pushed if result.pushed is not None and result.pushed.commit else None
+    if result.out is None and pushed is None:
+        return []
+    if result.out is None and pushed is not None:
+        # What is on the Hub only is checked in a folder, too.
+        out = shlex.quote("./" + pushed.repo_id.rpartition("/")[2])
+        commands = [f"hf download {pushed.repo_id} --revision {pushed.commit} --local-dir {out}"]
+    else:
+        out, commands = shlex.quote(out_name), []
+    commands.append(f"emobake verify {out} --base {shlex.quote(result.model)} --stack transformers")
     plan = result.plan
     if plan.route != "adapter":
         if plan.stacks["vllm"].status in ("steered", "option"):
-            commands.append(f"vllm serve {out} {plan.stacks['vllm'].option}".rstrip())
+            served = out if pushed is None or pushed.branch != "main" or pushed.pr_url else pushed.repo_id
+            commands.append(f"vllm serve {served} {plan.stacks['vllm'].option}".rstrip())
         if plan.stacks["llama.cpp"].status == "steered":
             commands.append(f"convert_hf_to_gguf.py {out} --outfile model.gguf")
-    commands.append(f"hf upload YOUR_NAME/REPO {out}")
+    if pushed is None:
+        commands.append(f"emobake push {out} YOUR_NAME/REPO")
     return commands

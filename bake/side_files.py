@@ -59,5 +59,17 @@ def reason_left_out(path: str) -> str:
     return "not needed to load the model"
 
 
+def is_ours(path: str) -> bool:
+    """Whether the file at `path` is of a kind that a bake writes, so that one from an earlier bake may be removed."""
+    lower = path.lower()
+    return is_carried(path) or lower in (*REPLACED, "adapter_config.json") or lower.endswith(".safetensors")
+
+
+def is_of_a_model(path: str) -> bool:
+    """Whether the file at `path` belongs to a model: weights in any form, configs, tokenizers, code."""
+    lower = path.lower()
+    return is_ours(path) or _matches(lower, _DUPLICATES) or lower.endswith((".py", ".json", ".jinja"))
+
+
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(path, pattern) for pattern in patterns)

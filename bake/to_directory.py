@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from .copying import LinkMode, Progress, carry
+from .copying import LinkMode, Progress, apply, carry
 from .errors import InputError, OutputError
 from .plan import BakePlan, Carry, Patch, Write
 
@@ -90,10 +90,7 @@ def _write(file: Carry | Patch | Write, source: Path, folder: Path, link_mode: L
         carry(source / file.source, target, link_mode if file.weights else "auto", progress)
     else:
         carry(source / file.source, target, link_mode if link_mode in ("copy", "reflink") else "auto", progress)
-        with target.open("r+b") as stream:
-            for edit in file.edits:
-                stream.seek(edit.offset)
-                stream.write(edit.data)
+        apply(file.edits, target)
     if target.stat().st_size != file.size:
         raise OutputError(f"{file.source}: changed while it was copied; run again")
 

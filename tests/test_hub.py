@@ -39,14 +39,8 @@ def bake(hub: StandInHub, vectors: Path, tmp_path: Path) -> Bake:
     """``bake(*options, model=ID, out="out", env={})`` in a process of its own, with its own cache."""
 
     def run(*options: str, model: str = ID, out: str = "out", env: dict[str, str] | None = None) -> Ran:
-        settings = {
-            "HF_ENDPOINT": hub.url,
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1,localhost",
-        }
         arguments = ("--model", model, "--vectors", vectors, *TIMES, "--out", tmp_path / out, *options)
-        return run_process("-c", IMPATIENT, *arguments, env=settings | (env or {}))
+        return run_process("-c", IMPATIENT, *arguments, env=hub.environment(tmp_path) | (env or {}))
 
     return run
 
@@ -114,6 +108,10 @@ def test_from_a_branch(bake, hub, repo, tmp_path):
     assert {b["dtype"] for b in record["biases"]} == {"F16"}
     bake("--revision", commit, out="again").ok()
     assert tree(tmp_path / "again") == tree(tmp_path / "out")
+    bake(model=f"{ID}@half", out="third").ok()
+    assert tree(tmp_path / "third") == tree(tmp_path / "out")
+    bake("--revision", "main", model=f"{ID}@half", out="fourth").one_line(f"{ID}@half", "--revision main")
+    bake(model=f"{ID}@", out="fourth").one_line(f"{ID}@", "no revision")
 
 
 def test_a_branch_that_moves_while_it_is_fetched(bake, hub, repo, tmp_path):
@@ -150,9 +148,10 @@ def test_a_refused_architecture_costs_its_config_only(refused, hub, repo, base):
 
 def test_verify_against_an_id(bake, hub, repo, vectors, tmp_path):
     bake().ok()
-    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1,localhost"}
-    ran = run_process("-m", "emobake", "verify", tmp_path / "out", "--base", ID, "--vectors", vectors, env=env)
-    assert "byte-identical to the base" in ran.ok().out and "FAIL" not in ran.out
+    for named in (ID, f"{ID}@main"):
+        verify = ("-m", "emobake", "verify", tmp_path / "out", "--base", named, "--vectors", vectors)
+        ran = run_process(*verify, env=hub.environment(tmp_path))
+        assert "byte-identical to the base" in ran.ok().out and "FAIL" not in ran.out
 
 
 def test_a_link_of_each_kind_to_the_cache(bake, repo, tmp_path):

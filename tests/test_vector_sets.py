@@ -40,15 +40,10 @@ def emobake(server: StandInHub, tmp_path: Path) -> Emobake:
     """``emobake(*arguments, env={})`` in a process and with caches of its own."""
 
     def run(*arguments: object, env: dict[str, str] | None = None) -> Ran:
-        settings = {
-            "HF_ENDPOINT": server.url,
+        settings = server.environment(tmp_path) | {
             "EMOBAKE_RAW_ENDPOINT": server.url,
             "EMOBAKE_CACHE": str(tmp_path / "cache"),
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
             "HF_TOKEN": "hf_allowed",
-            "NO_PROXY": "127.0.0.1,localhost",
         }
         return run_process("-c", IMPATIENT, *arguments, env=settings | (env or {}))
 

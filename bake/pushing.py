@@ -1,0 +1,125 @@
+"""Sharing a baked model on the Hub: a finished output here, or a plan whose weights never come here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from .checks import verify
+from .errors import InputError
+from .hub_files import Snapshot, take_snapshot
+from .plan import BakePlan
+from .record import Record, read_record
+from .sources import read_small, reading, sha256_of
+from .to_hub import Item, Notice, Pushed, Target, addressed, items_of, parse_target, push_items, settle
+
+
+def push(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    private: bool | None = None,
+    create_pr: bool = False,
+    commit_message: str = "",
+    overwrite: bool = False,
+    dry_run: bool = False,
+    notice: Notice = lambda line: None,
+) -> Pushed:
+    """Put the output of a bake, a checkpoint or adapters, into the Hub repository `repo_id`, by one commit.
+
+    The output is checked first, as `verify` does without a base. Weight files that the base's repository has under the
+    recorded commit, byte for byte, are copied by the Hub's server; of the rest, only what is new there is sent. The
+    token is the one that ``hf auth login`` or ``HF_TOKEN`` gives.
+
+    Args:
+        folder: what ``--out`` named when it was baked.
+        repo_id: ``owner/name``, or ``name`` for one's own account, and perhaps ``@branch``; made if need be.
+        revision: the branch, another way to name it.
+        private: for a repository that does not exist yet; None: when the base is private.
+        create_pr: open a pull request instead of committing.
+        commit_message: default: what was baked.
+        overwrite: replace a model there that is not emobake's.
+        dry_run: only find out what would be done.
+        notice: is told what should not be missed on the way, in a line.
+
+    Raises:
+        InputError: `folder` is no output of emobake, or fails a check; see `emobake.to_hub.push_items` for the rest.
+    """
+    folder = Path(folder)
+    target = parse_target(repo_id, revision, private, create_pr, commit_message, overwrite)
+    with reading():
+        record = read_record(folder)
+        for check in verify(folder):
+            if check.ok is False:
+                raise InputError(f"{folder}: {check.name}: {check.detail}; nothing was uploaded. Bake it again")
+        files = tuple(_files(folder))
+    target = settle(target, need_token=not dry_run)
+    source = base_snapshot(record.base_model, record.base_revision)
+    items = [_item(folder, name, target.repo_id, source) for name in files]
+    return push_items(items, target, message=_message(record), source=source, dry_run=dry_run, notice=notice)
+
+
+def push_plan(
+    plan: BakePlan,
+    target: Target,
+    *,
+    folder: Path | None,
+    source: Snapshot | None,
+    dry_run: bool = False,
+    notice: Notice = lambda line: None,
+) -> Pushed:
+    """Carry `plan` out in the Hub repository of a settled `target`.
+
+    What the plan carries over comes from `source`, the base's commit on the Hub, else from the base's `folder`.
+
+    Raises:
+        InputError, EmobakeError, OutputError: as `emobake.to_hub.push_items`.
+    """
+    items = items_of(plan, target.repo_id, folder=folder, source=source)
+    message = f"Bake {plan.steering.recipe}"
+    return push_items(items, target, message=message, source=source, dry_run=dry_run, notice=notice)
+
+
+def base_snapshot(repo_id: str, revision: str) -> Snapshot | None:
+    """The base's commit on the Hub; None when it is not known or cannot be read: then all is sent from here."""
+    if not repo_id or not revision:
+        return None
+    try:
+        return take_snapshot(repo_id, revision)
+    except Exception:  # of the HTTP library; the push itself will say what is wrong with the network
+        return None
+
+
+def _message(record: Record) -> str:
+    return "Bake one adapter per emotion" if record.adapters else f"Bake {record.steering.recipe}"
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for root, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__pycache__")
+        for name in sorted(names):
+            path = Path(root, name)
+            if name.startswith("."):
+                continue
+            if not path.is_file():
+                raise InputError(f"{path}: is not a file that can be uploaded (a broken link?)")
+            yield path.relative_to(folder).as_posix()
+
+
+def _item(folder: Path, name: str, repo_id: str, source: Snapshot | None) -> Item:
+    path = folder / name
+    if path.name == "README.md":
+        card = addressed(read_small(path, str(path)), repo_id)
+        return Item(name, len(card), data=card)
+    size = path.stat().st_size
+    if source is not None and name.endswith(".safetensors"):
+        # The same size is no proof, and the same name is none either: files are renamed by a bake.
+        digest = None
+        for file in source.files.values():
+            if file.sha256 and file.size == size:
+                digest = digest or sha256_of(path)
+                if digest == file.sha256:
+                    return Item(name, size, remote=file)
+    return Item(name, size, local=path)
