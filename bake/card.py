@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 from ._version import __version__
 from .checkpoint import Checkpoint
-from .plan import BakePlan, Write, json_bytes
+from .plan import BakePlan, Carry, Write, json_bytes
 from .routes import describe
+from .side_files import is_licence
 from .vectors import VectorSet
 
 MANIFEST = "emobake.json"
@@ -106,6 +108,7 @@ def model_card(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_
         _loading(plan, base_model),
         "## What was added",
         _norms(plan),
+        *_licence(plan, checkpoint),
         "## Citation",
         f"```bibtex\n{CITATION}\n```",
     ]
@@ -173,20 +176,69 @@ def _norms(plan: BakePlan) -> str:
     return "\n".join(rows)
 
 
+def _licence(plan: BakePlan, checkpoint: Checkpoint) -> list[str]:
+    base = card_metadata(checkpoint.card)
+    files = [f.name for f in plan.files if isinstance(f, Carry) and is_licence(f.name)]
+    name = next((base[key] for key in ("license_name", "license") if isinstance(base.get(key), str)), "")
+    if not name and not files:
+        return []
+    link = base.get("license_link")
+    name = " ".join(name.split()).replace("`", "")
+    linked = isinstance(link, str) and re.fullmatch(r"https://[\w./?=&%#~-]+", link)
+    named = f"[{name}]({link})" if linked else f"`{name}`"
+    text = f"The licence of the base{f', {named},' if name else ''} holds for this model as well"
+    if files:
+        text += f"; see {', '.join(f'[{file}]({quote(file)})' for file in files)}"
+    text += "."
+    if any(key.startswith("extra_gated") for key in base):
+        text += " The base is given to those who accept its conditions; they stand in this card's metadata, too."
+    return ["## Licence", text]
+
+
+_INHERITED: dict[str, type | tuple[type, ...]] = {
+    "license": (str, list),
+    "license_name": str,
+    "license_link": str,
+    "language": (str, list),
+    "extra_gated_heading": str,
+    "extra_gated_description": str,
+    "extra_gated_prompt": str,
+    "extra_gated_fields": dict,
+    "extra_gated_button_content": str,
+}
+"""What the base's card hands on, and as what the Hub takes it: its licence, and what who asks for access is told."""
+
+
 def _metadata(plan: BakePlan, checkpoint: Checkpoint, base_model: str) -> str:
     from huggingface_hub import ModelCardData
 
     base = card_metadata(checkpoint.card)
-    inherited = {key: base[key] for key in ("license", "license_name", "license_link", "language") if key in base}
+    inherited = {key: base[key] for key, kind in _INHERITED.items() if isinstance(base.get(key), kind)}
     data = ModelCardData(
         base_model=base_model or None,
         base_model_relation="adapter" if plan.route == "adapter" else "finetune" if base_model else None,
         library_name="peft" if plan.route == "adapter" else "transformers",
         pipeline_tag="text-generation",
         tags=["emotion-vectors", "emobake"],
+        widget=_widget(checkpoint, base.get("widget")),
         **inherited,
     )
     return f"---\n{data.to_yaml()}\n---"
+
+
+def _widget(checkpoint: Checkpoint, given: object) -> list[dict[str, Any]]:
+    """What the Hub's page offers to try: the base's examples, else one of ours."""
+    if isinstance(given, list) and given and all(_is_example(example) for example in given):
+        return given
+    question = "How was your day?"
+    files = checkpoint.side_files
+    if "chat_template" in checkpoint.tokenizer_config or any(name.startswith("chat_template") for name in files):
+        return [{"messages": [{"role": "user", "content": question}]}]
+    return [{"text": question}]
+
+
+def _is_example(value: object) -> bool:
+    return isinstance(value, dict) and (isinstance(value.get("text"), str) or isinstance(value.get("messages"), list))
 
 
 def card_metadata(card: str) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import sys
@@ -157,6 +158,8 @@ def is_passing(error: BaseException) -> bool:
         return code in _PASSING or code in _MOVED
     if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the library's word around a failed upload
         return is_passing(error.__cause__)
+    if isinstance(error, json.JSONDecodeError):
+        return True  # a proxy's page where the Hub's answer should be
     if isinstance(error, LocalEntryNotFoundError | ConnectionError | TimeoutError):
         return not isinstance(error, OfflineModeIsEnabled)  # a file that could not be fetched and is not in the cache
     # By name: which HTTP library it is depends on huggingface_hub's version.
@@ -170,9 +173,10 @@ def status(error: BaseException) -> int | None:
 
 def requested(error: BaseException) -> str:
     """The path of the request that failed, if it is known."""
-    request: Any = getattr(error, "request", None)
-    if isinstance(error, HfHubHTTPError):
-        request = error.response.request
+    try:
+        request: Any = error.response.request if isinstance(error, HfHubHTTPError) else getattr(error, "request", None)
+    except RuntimeError:  # what the HTTP library says where it has none
+        return ""
     return "" if request is None else str(request.url.path)
 
 

@@ -111,7 +111,10 @@ def open_repository(
 
 def fetch(snapshot: Snapshot, path: str) -> Path:
     """The file at `path` of the commit, in the Hub's cache, fetched if need be. Raises what the library raises."""
-    return Path(hf_hub_download(snapshot.repo_id, path, revision=snapshot.commit))
+    for attempt in retrying():
+        with attempt:
+            found = hf_hub_download(snapshot.repo_id, path, revision=snapshot.commit)
+    return Path(found)
 
 
 def _at_once(function: Callable[[str], T], names: Iterable[str]) -> Iterable[T]:

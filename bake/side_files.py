@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
+_LICENCES = ("license*", "licence*", "notice*", "*use_policy*", "third_party*", "thirdparty*")
+
 CARRIED = (
     "generation_config.json",
     "tokenizer*",
@@ -21,12 +23,7 @@ CARRIED = (
     "additional_chat_templates/*.jinja",
     "preprocessor_config.json",
     "processor_config.json",
-    "license*",
-    "licence*",
-    "notice*",
-    "*use_policy*",
-    "third_party*",
-    "thirdparty*",
+    *_LICENCES,
 )
 """Patterns over lower-case paths. What a loader needs beside config and weights, and what a licence asks for."""
 
@@ -45,6 +42,11 @@ def is_carried(path: str) -> bool:
     """Whether the file at `path` (relative, with ``/``) belongs into a steered checkpoint."""
     lower = path.lower()
     return _matches(lower, CARRIED) and not _matches(lower, _DUPLICATES) and not lower.endswith(".py")
+
+
+def is_licence(path: str) -> bool:
+    """Whether the file at `path` is there because of a licence."""
+    return _matches(path.lower(), _LICENCES)
 
 
 def reason_left_out(path: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import tree, write_checkpoint, write_vectors
+from hub_server import StandInHub
 
 TIMES = ("--times", "0.5", "0", "0", "0.5", "0")
 
@@ -141,6 +142,28 @@ def closed() -> Iterator[Callable[[Path, int], Path]]:
     yield close
     for path, mode in reversed(changed):
         path.chmod(mode)
+
+
+# The Hub's library waits between attempts, up to half a minute in all; what it does is the same without the waiting.
+IMPATIENT = "import sys, time\ntime.sleep = lambda s: None\nfrom emobake.cli import main\nmain(sys.argv[1:])"
+
+
+@pytest.fixture
+def hub() -> Iterator[StandInHub]:
+    """A stand-in for the Hub."""
+    with StandInHub() as server:
+        yield server
+
+
+@pytest.fixture
+def online(hub: StandInHub, tmp_path: Path) -> Run:
+    """``online(*arguments, env={})`` runs the command line in a process that takes `hub` for the Hub."""
+
+    def run(*arguments: object, env: Mapping[str, str] | None = None) -> Ran:
+        settings = hub.environment(tmp_path) | {"HF_TOKEN": hub.allowed, "EMOBAKE_CACHE": str(tmp_path / "cache")}
+        return run_process("-c", IMPATIENT, *arguments, env=settings | dict(env or {}))
+
+    return run
 
 
 @pytest.fixture

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from checkpoints import DUPLICATES, SIDE_FILES, edit_json, read_tensors, tree, write_checkpoint
-from conftest import TIMES, Ran, run_process
+from conftest import IMPATIENT, TIMES, Ran, run_process
 from hub_server import Repo, StandInHub
 
 ID = "owner/tiny-model"
-# The library waits between attempts, up to half a minute in all; what it does is the same without the waiting.
-IMPATIENT = "import sys, time\ntime.sleep = lambda s: None\nfrom emobake.cli import main\nmain(sys.argv[1:])"
-
-
-@pytest.fixture
-def hub() -> Iterator[StandInHub]:
-    with StandInHub() as server:
-        yield server
 
 
 @pytest.fixture

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from checkpoints import write_checkpoint
-from conftest import Ran, run_process
+from conftest import Run
 from hub_server import Repo, StandInHub
 from huggingface_hub import ModelCard
-from test_hub import IMPATIENT
 from test_vector_formats import SHARED
 
 from emobake import open_vectors
@@ -27,27 +25,14 @@ SMALL = VectorSet(EMOTIONS, ROWS, "small", base_model="owner/tiny", license="mit
 
 
 @pytest.fixture
-def server() -> Iterator[StandInHub]:
-    with StandInHub() as running:
-        yield running
-
-
-Emobake = Callable[..., Ran]
+def server(hub: StandInHub) -> StandInHub:
+    return hub
 
 
 @pytest.fixture
-def emobake(server: StandInHub, tmp_path: Path) -> Emobake:
-    """``emobake(*arguments, env={})`` in a process and with caches of its own."""
-
-    def run(*arguments: object, env: dict[str, str] | None = None) -> Ran:
-        settings = server.environment(tmp_path) | {
-            "EMOBAKE_RAW_ENDPOINT": server.url,
-            "EMOBAKE_CACHE": str(tmp_path / "cache"),
-            "HF_TOKEN": "hf_allowed",
-        }
-        return run_process("-c", IMPATIENT, *arguments, env=settings | (env or {}))
-
-    return run
+def emobake(hub: StandInHub, online: Run) -> Run:
+    """`online`, where the stand-in also serves what is published on GitHub."""
+    return lambda *arguments, env=None: online(*arguments, env={"EMOBAKE_RAW_ENDPOINT": hub.url} | (env or {}))
 
 
 def publish(server, *names):

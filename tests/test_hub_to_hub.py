@@ -1,0 +1,425 @@
+"""From Hub to Hub: the weights go over by server-side copy. huggingface_hub's own code, a stand-in server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from checkpoints import edit_json, tree, write_checkpoint, write_vectors
+from conftest import Run
+from hub_server import Fault, Repo, StandInHub
+from test_push import BASE, JOY, addressed, without_attributes, writes
+
+TARGET = "me/joyful"
+
+
+@pytest.fixture
+def repo(hub: StandInHub, sharded: Path) -> Repo:
+    """The base, in three shards."""
+    hub.repos[BASE] = Repo()
+    hub.repos[BASE].commit(sharded)
+    return hub.repos[BASE]
+
+
+@pytest.fixture
+def over(online: Run, vectors: Path, repo: Repo) -> Run:
+    """``over(*options, model=BASE, mix="joy=1")`` bakes from Hub to Hub."""
+
+    def run(*options, model=BASE, mix="joy=1", target=TARGET, env=None):
+        arguments = ("--model", model, "--vectors", vectors, "--mix", mix, "--push-to-hub", target, *options)
+        return online(*arguments, env=env)
+
+    return run
+
+
+def untouched(hub):
+    """Whether nothing steered or half steered is in the target."""
+    return TARGET not in hub.repos or not without_attributes(hub.repos[TARGET])
+
+
+# --- what gets there ------------------------------------------------------------------------------------------
+
+
+def test_the_same_as_by_way_of_this_machine(over, online, hub, repo, vectors, tmp_path):
+    ran = over().ok()
+    assert ran.err == ""
+    online("--model", BASE, "--vectors", vectors, *JOY, "--out", tmp_path / "out", "-q").ok()
+    assert without_attributes(hub.repos[TARGET]) == addressed(tree(tmp_path / "out"), TARGET)
+    assert len(hub.uploaded()) == 1, "the bias shard, and not a weight"
+    assert hub.repos[TARGET].messages == ["", "Bake 1 x joy"]
+    record = json.loads(hub.repos[TARGET].files()["emobake.json"])
+    assert (record["base"]["model"], record["base"]["revision"]) == (BASE, repo.refs["main"])
+    assert all(len(weight["sha256"]) == 64 for weight in record["base"]["weights"])
+    assert "copied by the Hub  3 files" in ran.out
+    assert f"hf download {TARGET}" in ran.out and f"vllm serve {TARGET}" in ran.out
+
+
+def test_no_weights_are_downloaded(over, hub, repo, tmp_path):
+    over().ok()
+    over(mix="joy=2").ok()
+    over("--dry-run", mix="joy=3").ok()
+    assert not list((tmp_path / "hf").rglob("*.safetensors"))
+
+
+def test_again_is_nothing_and_other_weights_are_little(over, hub, repo):
+    over().ok()
+    first, posts = hub.repos[TARGET].files(), len(writes(hub))
+    assert "Already the same" in over().ok().out
+    assert len(writes(hub)) == posts
+    shown = json.loads(over("--json", mix="joy=2").ok().out)["hub"]
+    new = hub.repos[TARGET].files()
+    changed = {name for name in new if new[name] != first.get(name)}
+    assert changed == {"model-00004-of-00004.safetensors", "emobake.json", "README.md"}
+    assert {f["name"] for f in shown["files"]} == changed and shown["bytes_copied"] == 0
+    assert len(hub.uploaded()) == 2
+
+
+def test_a_dry_run_shows_what_would_travel(over, hub, repo):
+    shown = json.loads(over("--dry-run", "--json").ok().out)
+    files = {f["name"]: f["action"] for f in shown["hub"]["files"]}
+    assert files["model-00001-of-00004.safetensors"] == "copy" and files["config.json"] == "send"
+    assert files["tokenizer.json"] == "relay" and shown["hub"]["commit"] is None
+    copied = sum(len(data) for name, data in repo.files().items() if name.startswith("model-0"))
+    assert shown["hub"]["bytes_copied"] == copied
+    assert not writes(hub) and TARGET not in hub.repos
+    # Nor does one for a folder need the weights.
+    assert "carried over" in over("--dry-run", "--out", "nowhere").ok().out
+    assert not Path("nowhere").exists()
+
+
+def test_only_the_shards_with_an_existing_bias_move(over, hub, tmp_path):
+    """GPT-2 has the biases; the shard that holds the word vectors alone stays where it is."""
+    base = write_checkpoint(tmp_path / "gpt2", "gpt2", dtype="F32", shards=4)
+    hub.repos["owner/gpt2"] = Repo()
+    hub.repos["owner/gpt2"].commit(base)
+    files = hub.repos["owner/gpt2"].files()
+    biased = {n for n, d in files.items() if n.startswith("model-0") and b"attn.c_proj.bias" in d}
+    shown = json.loads(over("--json", model="owner/gpt2").ok().out)
+    actions = {f["name"]: f["action"] for f in shown["hub"]["files"] if f["name"].startswith("model-0")}
+    assert 0 < len(biased) < 4 and actions == {n: "relay" if n in biased else "copy" for n in actions}
+    assert len(hub.uploaded()) == len(biased) and shown["overwritten_tensors"] == 2
+    new = hub.repos[TARGET].files()
+    assert {n for n in actions if new[n] != files[n]} == biased
+    assert "Already the same" in over(model="owner/gpt2").ok().out
+    edited = hub.repos[TARGET].keep(new | {"README.md": b"---\ntags:\n- mine\n---\n"}, "main")
+    over(model="owner/gpt2").ok()
+    assert hub.repos[TARGET].refs["main"] != edited and hub.repos[TARGET].files() == new
+
+
+def test_onto_an_earlier_bake_of_another_layout(over, online, hub, base, vectors, tmp_path):
+    online("--model", base, "--vectors", vectors, *JOY, "--push-to-hub", TARGET, "-q").ok()
+    assert "model-00002-of-00002.safetensors" in hub.repos[TARGET].files()
+    over().ok()
+    weights = {n for n in hub.repos[TARGET].files() if n.endswith(".safetensors")}
+    assert weights == {f"model-0000{i}-of-00004.safetensors" for i in (1, 2, 3, 4)}
+
+
+def test_an_adapter(over, hub, repo):
+    over("--format", "peft").ok()
+    assert "adapter_model.safetensors" in hub.repos[TARGET].files()
+
+
+def test_large_files_beside_the_weights_are_copied_too(over, hub, sharded, repo):
+    (sharded / "tokenizer.model").write_bytes(b"sentencepiece")
+    repo.commit(sharded)
+    shown = json.loads(over("--json").ok().out)["hub"]
+    assert {"name": "tokenizer.model", "action": "copy", "bytes": 13} in shown["files"]
+
+
+def test_a_branch_of_the_same_repository(over, online, hub, repo, vectors):
+    hub.owners = ("me", "owner")
+    over(target=BASE).one_line(BASE, "the base itself")
+    over(target=f"{BASE}@steered").one_line("is not emobake's", "--overwrite")
+    over("--overwrite", target=f"{BASE}@steered").ok()
+    assert "emobake.json" in repo.files("steered") and "emobake.json" not in repo.files()
+    assert not any(name.endswith((".bin", ".pth", ".gguf", ".onnx", ".py")) for name in repo.files("steered"))
+
+
+# --- which base -----------------------------------------------------------------------------------------------
+
+
+def test_a_revision_is_pinned(over, hub, repo, tmp_path):
+    other = write_checkpoint(tmp_path / "other", dtype="F16", shards=3)
+    commit = repo.commit(other, ref="half")
+    for number, given in enumerate((["--revision", "half"], [])):
+        model, target = BASE if given else f"{BASE}@half", f"me/half{number}"
+        over(*given, model=model, target=target).ok()
+        assert json.loads(hub.repos[target].files()["emobake.json"])["base"]["revision"] == commit
+    over("--revision", "other", model=f"{BASE}@half", target="me/third").ok()
+    assert "other" in hub.repos["me/third"].refs, "with the model's own, --revision is the branch to push to"
+    over("--revision", "nothing").one_line(BASE, "no revision 'nothing'")
+
+
+def test_a_branch_that_moves_meanwhile(over, hub, repo, tmp_path):
+    first, answer = repo.refs["main"], hub.answer
+    other = write_checkpoint(tmp_path / "other", dtype="F16", shards=3)
+
+    def move(handler, body):
+        answer(handler, body)
+        if "/tree/" in handler.path and repo.refs["main"] == first:
+            repo.commit(other)
+
+    hub.answer = move
+    over().ok()
+    assert json.loads(hub.repos[TARGET].files()["emobake.json"])["base"]["revision"] == first
+    shards = [n for n in repo.commits[first] if n.startswith("model-0") and n.endswith("of-00003.safetensors")]
+    new = hub.repos[TARGET].files()
+    assert [new[n.replace("of-00003", "of-00004")] for n in shards] == [repo.commits[first][n] for n in shards]
+
+
+def test_a_revision_that_is_deleted_meanwhile(over, hub, repo):
+    commit, answer = repo.refs["main"], hub.answer
+
+    def delete(handler, body):
+        if "/preupload/" in handler.path:
+            repo.commits.pop(commit, None)
+        answer(handler, body)
+
+    hub.answer = delete
+    over().one_line(BASE, commit[:12], "no longer there", "nothing was committed", code=1)
+    assert untouched(hub)
+
+
+def test_private_and_gated_bases(over, hub, repo):
+    repo.gated = True
+    over(env={"HF_TOKEN": ""}).one_line("no token")
+    over(env={"HF_TOKEN": "hf_stranger"}).one_line(BASE, "gated", "ask for access")
+    assert f"{BASE} is gated and me/g is not" in over(target="me/g").ok().err
+    assert not hub.repos["me/g"].private
+    repo.gated, repo.private = False, True
+    over(env={"HF_TOKEN": "hf_stranger"}).one_line(BASE, "no such")
+    assert "me/p will be private too" in over("--dry-run", target="me/p").ok().err
+    assert "me/p will be private too" in over(target="me/p").ok().err
+    assert hub.repos["me/p"].private
+    assert over("--public", target="me/q").ok().err == "" and not hub.repos["me/q"].private
+    assert "anybody can read" in over(target="me/g").ok().err
+
+
+@pytest.mark.parametrize(
+    "broken, words",
+    [
+        ("config", ("no config.json",)),
+        ("pickled", ("pickled weights", "convert")),
+        ("header", ("model-00002-of-00003.safetensors", "claims a header")),
+        ("index", ("model-00002-of-00003.safetensors", "missing")),
+        ("type", (BASE, "mixtral")),
+        ("json", (f"{BASE}/config.json", "not valid JSON")),
+    ],
+)
+def test_what_is_no_base(over, hub, repo, sharded, broken, words):
+    if broken == "config":
+        (sharded / "config.json").unlink()
+    elif broken == "pickled":
+        for path in sharded.glob("model*"):
+            path.unlink()
+    elif broken == "header":
+        (sharded / "model-00002-of-00003.safetensors").write_bytes(b"\xff" * 100)
+    elif broken == "index":
+        (sharded / "model-00002-of-00003.safetensors").unlink()
+    elif broken == "type":
+        edit_json(sharded / "config.json", model_type="mixtral", architectures=["MixtralForCausalLM"])
+    else:
+        (sharded / "config.json").write_text("{")
+    hub.repos[BASE] = Repo()
+    hub.repos[BASE].commit(sharded)
+    over().one_line(*words)
+    assert untouched(hub) and not writes(hub)
+
+
+def test_no_such_base(over, hub):
+    over(model="owner/nothing").one_line("owner/nothing", "no such")
+    over(env={"HF_HUB_OFFLINE": "1"}).one_line("HF_HUB_OFFLINE")
+    with StandInHub() as other:
+        gone = other.url
+    ran = over(env={"HF_ENDPOINT": gone})
+    ran.one_line(BASE, code=ran.code)
+
+
+# --- where the server does not copy -----------------------------------------------------------------------------
+
+
+def test_by_way_of_a_duplicate(over, online, hub, repo, vectors, tmp_path):
+    hub.other_region, hub.pending = "Storage regions differ", 3
+    ran = over().ok()
+    assert "Storage regions differ" in ran.err and "private duplicate" in ran.err and "sent from here" not in ran.err
+    assert set(hub.repos) == {BASE, TARGET}, "the duplicate is gone"
+    assert len(hub.uploaded()) == 1, "no weights went through this machine"
+    online("--model", BASE, "--vectors", vectors, *JOY, "--out", tmp_path / "out", "-q").ok()
+    assert without_attributes(hub.repos[TARGET]) == addressed(tree(tmp_path / "out"), TARGET)
+    assert hub.repos[TARGET].messages == ["", "Bake 1 x joy"]
+
+
+@pytest.mark.parametrize("reason", ["region", "old storage"])
+def test_by_way_of_this_machine(over, online, hub, repo, vectors, tmp_path, reason):
+    hub.no_duplicates = True
+    if reason == "region":
+        hub.other_region = "Storage regions differ"
+    else:
+        hub.without_xet.add(BASE)
+    ran = over().ok()
+    assert "are fetched and sent from here" in ran.err
+    assert len(hub.uploaded()) == 4
+    assert set(hub.repos) == {BASE, TARGET}
+    online("--model", BASE, "--vectors", vectors, *JOY, "--out", tmp_path / "out", "-q").ok()
+    assert without_attributes(hub.repos[TARGET]) == addressed(tree(tmp_path / "out"), TARGET)
+
+
+def test_a_duplicate_that_cannot_be_removed_is_named(over, hub, repo):
+    hub.other_region = "Storage regions differ"
+    hub.faults.append(Fault("DELETE", 403, times=99))
+    ran = over().ok()
+    (scratch,) = set(hub.repos) - {BASE, TARGET}
+    assert f"{scratch} could not be removed" in ran.err and hub.repos[scratch].private
+
+
+# --- what goes wrong on the way -----------------------------------------------------------------------------------
+
+PHASES = {
+    "the base": r"GET /api/models/owner/tiny$",
+    "its files": r"GET /api/models/owner/tiny/tree",
+    "its config": r"GET /owner/tiny/resolve/.*config.json",
+    "a header": r"GET /owner/tiny/resolve/.*model-00002",
+    "a header's bytes": r"GET /cdn/owner/tiny/.*model-00003",
+    "the target": r"GET /api/models/me/joyful/revision/main",
+    "the new repository": r"POST /api/repos/create",
+    "a small file": r"GET /owner/tiny/resolve/.*tokenizer.json",
+    "the card": r"POST /api/validate-yaml",
+    "the announcement": r"POST .*/preupload/",
+    "the storage": r"POST .*/objects/batch",
+    "the upload": r"PUT /lfs/",
+    "what to copy": r"POST .*/paths-info/",
+    "the copy": r"POST .*/lfs-files/duplicate",
+    "the commit": r"POST .*/commit/",
+}
+
+
+@pytest.mark.parametrize("what", ["cut", 500, 429])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_fault_that_passes(over, hub, repo, phase, what):
+    fault = Fault(PHASES[phase], what, times=2, headers={"Retry-After": "1"} if what == 429 else {})
+    hub.faults.append(fault)
+    ran = over().ok()
+    assert fault.seen == 2 and ran.err == ""
+    assert hub.repos[TARGET].messages == ["", "Bake 1 x joy"], "one commit"
+    assert "Already the same" in over().ok().out
+
+
+@pytest.mark.parametrize("what", ["cut", 503])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_fault_that_stays(over, hub, repo, phase, what):
+    hub.faults.append(Fault(PHASES[phase], what, times=10**6))
+    ran = over()
+    assert ran.code in (1, 2)
+    line = ran.one_line(code=ran.code)
+    assert BASE in line or TARGET in line
+    assert hub.allowed not in line
+    assert untouched(hub), "never half a commit"
+    hub.faults.clear()
+    uploads = hub.uploaded()
+    over().ok()
+    if phase in ("what to copy", "the copy", "the commit"):
+        assert hub.uploaded() == uploads, "what had arrived was not sent again"
+
+
+@pytest.mark.parametrize("phase", ["a header's bytes", "its config", "a small file", "its files", "the commit"])
+def test_half_an_answer(over, hub, repo, phase):
+    hub.faults.append(Fault(PHASES[phase], "half", times=2))
+    over().ok()
+    assert hub.repos[TARGET].messages == ["", "Bake 1 x joy"]
+
+
+def test_ranges_that_stay_truncated(over, hub, repo):
+    hub.faults.append(Fault(PHASES["a header's bytes"], "half", times=10**6))
+    over().one_line(BASE, code=1)
+    assert untouched(hub) and not writes(hub)
+
+
+def test_a_header_longer_than_what_is_read_ahead(online, hub, tmp_path):
+    hub.repos["owner/deep"] = Repo()
+    hub.repos["owner/deep"].commit(base := write_checkpoint(tmp_path / "deep", layers=60))
+    data = (base / "model.safetensors").read_bytes()
+    assert int.from_bytes(data[:8], "little") > 16 * 2**10
+    vectors = write_vectors(tmp_path / "ev", layers=60)
+    bake = ("--model", "owner/deep", "--vectors", vectors, *JOY, "--push-to-hub", TARGET)
+    hub.no_ranges = True
+    online(*bake).one_line("owner/deep", "parts of files", "--out", code=1)
+    hub.no_ranges = False
+    online(*bake).ok()
+
+
+def test_a_storage_that_knows_no_ranges(over, hub, repo):
+    """It sends the whole file; for short headers that will do."""
+    hub.no_ranges = True
+    over().ok()
+
+
+def test_a_commit_whose_answer_is_lost(over, hub, repo):
+    """It has landed; the second attempt finds that, and makes no second commit."""
+    hub.faults.append(Fault(PHASES["the commit"], "cut after"))
+    ran = over().ok()
+    assert hub.repos[TARGET].messages == ["", "Bake 1 x joy"]
+    assert "Pushed to" in ran.out and "copied by the Hub" in ran.out
+
+
+def test_a_pull_request_whose_answer_is_lost(over, hub, repo):
+    over().ok()
+    hub.faults.append(Fault(PHASES["the commit"], "cut after"))
+    over("--create-pr", mix="joy=2").one_line("pull request", f"{TARGET}/discussions", code=1)
+    assert [name for name in hub.repos[TARGET].refs if name.startswith("refs/pr/")] == ["refs/pr/1"]
+
+
+def test_somebody_else_commits_meanwhile(over, hub, repo):
+    answer, done = hub.answer, []
+
+    def race(handler, body):
+        if "/commit/" in handler.path and not done:
+            done.append(hub.repos[TARGET].put({"notes.txt": b"mine"}, "Notes"))
+        answer(handler, body)
+
+    hub.answer = race
+    over().one_line("notes.txt", "is not emobake's")
+    assert hub.repos[TARGET].messages == ["", "Notes"]
+    over("--overwrite").ok()
+    assert "notes.txt" in hub.repos[TARGET].files(), "no file of a model"
+    done.clear()
+    over(mix="joy=2").ok()
+    assert hub.repos[TARGET].messages[-2:] == ["Notes", "Bake 2 x joy"]
+
+
+def test_what_others_see_is_old_or_new(over, hub, repo):
+    """At no request is the branch anything but the one or the other."""
+    over().ok()
+    answer, seen = hub.answer, set()
+
+    def watch(handler, body):
+        seen.add(hub.repos[TARGET].refs["main"])
+        answer(handler, body)
+
+    hub.answer = watch
+    before = hub.repos[TARGET].refs["main"]
+    over(mix="joy=2").ok()
+    assert seen == {before, hub.repos[TARGET].refs["main"]}
+
+
+def test_what_the_server_keeps_is_checked(over, hub, repo):
+    answer = hub.answer
+
+    def spoil(handler, body):
+        answer(handler, body)
+        if "/commit/" in handler.path:
+            target = hub.repos[TARGET]
+            target.commits[target.refs["main"]]["config.json"] = b"{}"
+
+    hub.answer = spoil
+    over().one_line(TARGET, "config.json", "not as it was sent", code=1)
+
+
+def test_the_token_goes_to_the_hub_only(over, hub, repo):
+    repo.private = True
+    ran = over("-v").ok()
+    assert hub.allowed not in ran.out + ran.err
+    away = [r for r in hub.requests if "/cdn/" in r.path or r.path.startswith("/lfs/")]
+    assert away and {r.token for r in away} == {""}, "addresses that are signed"
+    assert {r.token for r in hub.requests if r not in away} == {hub.allowed}
+    assert all(hub.allowed.encode() not in bytes(data) for data in hub.repos[TARGET].files().values())
