@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from .arch import architectures
 from .checkpoint import Checkpoint
 from .errors import EmobakeError, InputError
 from .headers import TensorHeader, decode, encode
-from .locate import locate, split_revision
-from .record import Check, Record, RecordedBias, read_record
+from .locate import is_local, is_offline, locate, split_revision
+from .record import Check, Record, RecordedBias, parse_record, read_record
 from .side_files import reason_left_out
 from .sources import open_folder, reading
 from .vector_sets import find_vectors
@@ -24,7 +25,7 @@ _CHUNK = 2**22
 
 
 def verify(
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     base: str | None = None,
     revision: str | None = None,
@@ -33,24 +34,37 @@ def verify(
     python: str | None = None,
     max_new_tokens: int = 60,
 ) -> list[Check]:
-    """Check the output of a bake, a checkpoint or an adapter.
+    """Check the output of a bake, a checkpoint or an adapter, in the folder or the Hub repository `out`.
 
     Without torch: every tensor of `base` is carried over byte for byte, each bias is what the manifest (and
     with `vectors` the arithmetic) says, index and headers are consistent, the config honours the biases, and no
     duplicate of the weights lies beside them. Each name in `stack` also runs the model there.
 
+    On the Hub (``owner/name``, perhaps with ``@revision``) the weights stay where they are: whole files are compared by
+    the digests that the Hub keeps. With `stack` they are fetched.
+
     Raises:
         InputError: `out` is no output of emobake, or `base` or `vectors` cannot be opened.
     """
+    stack = tuple(dict.fromkeys(stack))
+    name, at = split_revision(out, None)
+    baked = None
     with reading():
-        record = read_record(out)
-        origin = None if base is None else open_folder(locate(*split_revision(base, revision), lambda _: None)[0])
-    if record.adapters:
+        folder = Path(name) if is_local(name, None) else _at_hand(name, at, bool(stack))
+        if folder is None:
+            from .hub_files import open_repository
+
+            _, baked = open_repository(name, at)
+            record = parse_record(baked.manifest or {}, f"{name}/emobake.json")
+        else:
+            record = read_record(folder)
+        origin = None if base is None else _open_base(base, revision, at_a_distance=folder is None)
+    if folder is not None and record.adapters:
         return [
             Check(f"{name}: {c.name}", c.ok, c.detail)
             for name in record.adapters
             for c in verify(
-                out / name,
+                folder / name,
                 base=base,
                 revision=revision,
                 vectors=vectors,
@@ -63,11 +77,12 @@ def verify(
     vector_set = None if vectors is None else find_vectors(vectors, emotions, model=str(out))
     steps: list[Callable[[], Iterator[Check]]]
     if record.is_adapter:
-        steps = [lambda: check_adapter(out, record, vector_set)]
+        assert folder is not None
+        steps = [lambda: check_adapter(folder, record, vector_set)]
     else:
-        steps = [lambda: _check_bytes(out, record, origin, vector_set)]
-    for name in dict.fromkeys(stack):
-        steps.append(lambda name=name: _check_stack(name, out, origin, record, python, max_new_tokens))  # type: ignore[misc]
+        steps = [lambda: _check_bytes(baked or open_folder(folder or Path()), record, origin, vector_set)]
+    for each in stack:
+        steps.append(lambda each=each: _check_stack(each, folder, origin, record, python, max_new_tokens))  # type: ignore[misc]
     checks: list[Check] = []
     for step in steps:
         try:
@@ -77,15 +92,40 @@ def verify(
     return checks
 
 
-def _check_bytes(out: Path, record: Record, base: Checkpoint | None, vectors: VectorSet | None) -> Iterator[Check]:
-    baked = open_folder(out)
+def _at_hand(repo_id: str, revision: str | None, whole: bool) -> Path | None:
+    """The Hub repository's folder in the cache where it must be here: to run it, or because it is an adapter."""
+    if whole or is_offline():
+        return locate(repo_id, revision, lambda _: None)[0]
+    from .hub_errors import fetching
+    from .hub_files import fetch_all, take_snapshot
+
+    with fetching(repo_id, revision, "has no emobake.json, so it is not an output of emobake"):
+        snapshot = take_snapshot(repo_id, revision)
+        if "emobake.json" not in snapshot.files:
+            raise InputError(f"{repo_id}: has no emobake.json, so it is not an output of emobake")
+        return None if "config.json" in snapshot.files else fetch_all(snapshot)
+
+
+def _open_base(base: str, revision: str | None, *, at_a_distance: bool) -> Checkpoint:
+    """The base; where the output stays on the Hub, so does the base, and one that is here is read for its digests."""
+    name, at = split_revision(base, revision)
+    if at_a_distance and not is_local(name, at):
+        from .hub_files import open_repository
+
+        return open_repository(name, at)[1]
+    return open_folder(locate(name, at, lambda _: None)[0], hash_files=at_a_distance)
+
+
+def _check_bytes(
+    baked: Checkpoint, record: Record, base: Checkpoint | None, vectors: VectorSet | None
+) -> Iterator[Check]:
     yield Check("index and headers", True, f"{len(baked.tensors)} tensors in {len(baked.weights)} files")
     yield _no_duplicates(baked)
     yield _config_honours(baked)
     yield _recorded(baked, record)
     yield _siblings_zero(baked, record)
     if base is not None:
-        yield _carried(out, baked, base, record)
+        yield _carried(baked, base, record)
     else:
         yield Check("carried tensors", None, "not compared; give --base")
     if vectors is not None:
@@ -136,7 +176,7 @@ def _siblings_zero(baked: Checkpoint, record: Record) -> Check:
     return Check("sibling biases", True, f"{len(siblings)} explicit zeros" if siblings else "none are needed")
 
 
-def _carried(out: Path, baked: Checkpoint, base: Checkpoint, record: Record) -> Check:
+def _carried(baked: Checkpoint, base: Checkpoint, record: Record) -> Check:
     added = record.added
     changed = {entry.tensor for entry in record.biases} - added
     extra = set(baked.tensors) - set(base.tensors) - added
@@ -144,18 +184,41 @@ def _carried(out: Path, baked: Checkpoint, base: Checkpoint, record: Record) -> 
     if extra or missing:
         word, names = ("lacks", missing) if missing else ("has besides", extra)
         return Check("carried tensors", False, f"the output {word} {len(names)} tensors, {min(names)} for one")
+    if not Path(baked.name).is_dir():
+        return _same_files(baked, base, record, changed)
     total = 0
     for name, header in base.tensors.items():
         if name in changed:
             continue
         other = baked.tensors[name]
         if (header.dtype, header.shape) != (other.dtype, other.shape) or not _same_bytes(
-            Path(base.name) / header.file, header, out / other.file, other
+            Path(base.name) / header.file, header, Path(baked.name) / other.file, other
         ):
             return Check("carried tensors", False, f"{name} differs from the base")
         total += header.end - header.start
     count = len(base.tensors) - len(changed)
     return Check("carried tensors", True, f"{count} tensors, {total / 1e6:,.0f} MB, byte-identical to the base")
+
+
+def _same_files(baked: Checkpoint, base: Checkpoint, record: Record, changed: set[str]) -> Check:
+    """By the digests of whole files; those whose biases were overwritten would have to be read."""
+    ours, theirs = ({w.name: w for w in model.weights} for model in (baked, base))
+    edited = {baked.tensors[name].file for name in changed}
+    total = 0
+    for name, source in record.files.items():
+        if name in edited:
+            continue
+        if name not in ours or source not in theirs or not ours[name].sha256:
+            return Check("carried tensors", False, f"{name} is not there, or its digest is not known")
+        if ours[name].sha256 != theirs[source].sha256:
+            return Check("carried tensors", False, f"{name} is not the base's {source}")
+        total += ours[name].size
+    if set(record.files.values()) != set(theirs):
+        return Check("carried tensors", False, "the record does not name every weight file of the base")
+    compared = f"{len(record.files) - len(edited)} files, {total / 1e6:,.0f} MB, with the digests of the base's"
+    if edited:
+        return Check("carried tensors", None, f"{compared}; {len(edited)} with overwritten biases were not compared")
+    return Check("carried tensors", True, compared)
 
 
 def _same_bytes(path_a: Path, a: TensorHeader, path_b: Path, b: TensorHeader) -> bool:
@@ -209,8 +272,9 @@ def deltas(out: Path, base: Checkpoint, record: Record) -> dict[int, np.ndarray]
 
 
 def _check_stack(
-    stack: str, out: Path, base: Checkpoint | None, record: Record, python: str | None, max_new_tokens: int
+    stack: str, out: Path | None, base: Checkpoint | None, record: Record, python: str | None, max_new_tokens: int
 ) -> Iterator[Check]:
+    assert out is not None, "what runs is here"
     if base is None:
         raise InputError(f"--stack {stack} needs --base, to show that the output differs from the unsteered model")
     from . import compare

@@ -164,7 +164,7 @@ def _bake(
 
 
 @cli.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out")
 @click.option("--base", metavar="PATH|ID", help="The base, to compare every carried tensor with (and to run).")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub base.")
 @click.option("--vectors", metavar="SET", help="The vectors, to compute every bias anew.")
@@ -190,6 +190,8 @@ def _bake(
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures.")
 def verify(as_json: bool, quiet: bool, **options: Any) -> None:
     """Check a finished output: its bytes, and with --stack what it does where it will be served.
+
+    OUT is a folder, or ID[@REV] on the Hub; there the weights stay where they are, unless they are to be run.
 
     Exit code 1 when a check fails or a stack is not installed.
     """

@@ -23,6 +23,10 @@ T = TypeVar("T")
 
 _AHEAD = 16 * 2**10
 """Bytes that are asked for at a file's beginning. The header of a shard of a large model takes a few thousand."""
+_HEADER = 8
+"""Where a safetensors file's header begins."""
+_WHOLE = 64 * 2**20
+"""Bytes up to which a file is fetched whole once anything beyond its header is wanted."""
 _AT_ONCE = 8
 """Requests at a time while headers are read."""
 
@@ -77,7 +81,7 @@ def _remote(entry: RepoFile) -> RemoteFile:
 
 
 def open_repository(
-    repo_id: str, revision: str | None, check: Callable[[Mapping[str, Any]], object]
+    repo_id: str, revision: str | None, check: Callable[[Mapping[str, Any]], object] = lambda config: None
 ) -> tuple[Snapshot, Checkpoint]:
     """Read what planning needs of a checkpoint on the Hub: small files whole, of the weights the headers only.
 
@@ -117,6 +121,12 @@ def fetch(snapshot: Snapshot, path: str) -> Path:
     return Path(found)
 
 
+def fetch_all(snapshot: Snapshot) -> Path:
+    """The folder in the Hub's cache with every file of the commit. Raises what the library raises."""
+    places = [fetch(snapshot, path) for path in snapshot.files if not path.startswith(".git")]
+    return next(place for place in places if place.name == "emobake.json").parent
+
+
 def _at_once(function: Callable[[str], T], names: Iterable[str]) -> Iterable[T]:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         try:
@@ -145,7 +155,11 @@ def _ranges(snapshot: Snapshot, path: str) -> ReadAt:
         if end <= _AHEAD:
             ahead = ahead or _range(url, name, 0, min(_AHEAD, size))
             return ahead[offset:end]
-        return _range(url, name, offset, end)
+        if offset == _HEADER or size > _WHOLE:
+            return _range(url, name, offset, end)
+        with fetch(snapshot, path).open("rb") as file:
+            file.seek(offset)
+            return file.read(end - offset)
 
     return read
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Record:
     """Hub id of the base; empty when it is not known."""
     base_revision: str = ""
     """Its commit; empty when the base was a folder."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Weight file of the output -> the base's file that it was carried over from."""
 
 
 def read_record(out: Path) -> Record:
@@ -64,10 +66,18 @@ def read_record(out: Path) -> Record:
     file = out / "emobake.json"
     if not file.is_file():
         raise InputError(f"{out}: has no emobake.json, so it is not an output of emobake; bake it first")
-    manifest = parse_json_object(read_small(file, str(file)), str(file))
+    return parse_record(parse_json_object(read_small(file, str(file)), str(file)), str(file))
+
+
+def parse_record(manifest: Mapping[str, Any], file: str) -> Record:
+    """The record in a manifest that was read from `file`.
+
+    Raises:
+        InputError: not a record of this version's kind.
+    """
     try:
         return _parse(manifest)
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise InputError(f"{file}: is not a record that this version of emobake writes; bake again") from None
 
 
@@ -95,6 +105,7 @@ def _parse(manifest: Mapping[str, Any]) -> Record:
         vector_sha256={file: _text(digest) for file, digest in dict(manifest["vectors"]["sha256"]).items()},
         base_model=_text(base["model"] or ""),
         base_revision=_text(base["revision"] or ""),
+        files={name: _text(source) for name, source in dict(manifest["files"]).items()},
     )
 
 

@@ -189,23 +189,21 @@ def _files(plan: BakePlan) -> str:
 
 def next_commands(result: BakeResult, out_name: str) -> list[str]:
     """Commands that check, try and share the output; none after a dry run."""
+    plan, out, base = result.plan, shlex.quote(out_name), shlex.quote(result.model)
     pushed = result.pushed if result.pushed is not None and result.pushed.commit else None
-    if result.out is None and pushed is None:
-        return []
-    if result.out is None and pushed is not None:
-        # What is on the Hub only is checked in a folder, too.
-        out = shlex.quote("./" + pushed.repo_id.rpartition("/")[2])
-        commands = [f"hf download {pushed.repo_id} --revision {pushed.commit} --local-dir {out}"]
-    else:
-        out, commands = shlex.quote(out_name), []
-    commands.append(f"emobake verify {out} --base {shlex.quote(result.model)} --stack transformers")
-    plan = result.plan
-    if plan.route != "adapter":
+    commands = []
+    if result.out is not None:
+        commands.append(f"emobake verify {out} --base {base} --stack transformers")
+    served = out
+    if pushed is not None:
+        on_main = pushed.branch == "main" and not pushed.pr_url
+        commands.append(f"emobake verify {pushed.repo_id}{'' if on_main else '@' + pushed.commit} --base {base}")
+        served = pushed.repo_id if on_main else f"{pushed.repo_id} --revision {pushed.commit}"
+    if commands and plan.route != "adapter":
         if plan.stacks["vllm"].status in ("steered", "option"):
-            served = out if pushed is None or pushed.branch != "main" or pushed.pr_url else pushed.repo_id
             commands.append(f"vllm serve {served} {plan.stacks['vllm'].option}".rstrip())
-        if plan.stacks["llama.cpp"].status == "steered":
+        if plan.stacks["llama.cpp"].status == "steered" and result.out is not None:
             commands.append(f"convert_hf_to_gguf.py {out} --outfile model.gguf")
-    if pushed is None:
+    if result.out is not None and pushed is None:
         commands.append(f"emobake push {out} YOUR_NAME/REPO")
     return commands

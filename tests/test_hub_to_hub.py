@@ -52,7 +52,7 @@ def test_the_same_as_by_way_of_this_machine(over, online, hub, repo, vectors, tm
     assert (record["base"]["model"], record["base"]["revision"]) == (BASE, repo.refs["main"])
     assert all(len(weight["sha256"]) == 64 for weight in record["base"]["weights"])
     assert "copied by the Hub  3 files" in ran.out
-    assert f"hf download {TARGET}" in ran.out and f"vllm serve {TARGET}" in ran.out
+    assert f"emobake verify {TARGET} --base {BASE}" in ran.out and f"vllm serve {TARGET}" in ran.out
 
 
 def test_no_weights_are_downloaded(over, hub, repo, tmp_path):
@@ -134,6 +134,58 @@ def test_a_branch_of_the_same_repository(over, online, hub, repo, vectors):
     over("--overwrite", target=f"{BASE}@steered").ok()
     assert "emobake.json" in repo.files("steered") and "emobake.json" not in repo.files()
     assert not any(name.endswith((".bin", ".pth", ".gguf", ".onnx", ".py")) for name in repo.files("steered"))
+
+
+# --- whether it is what it says -----------------------------------------------------------------------------------
+
+
+def test_verified_where_it_is(over, online, hub, repo, vectors, tmp_path):
+    over().ok()
+    check = ("--base", BASE, "--vectors", vectors)
+    ran = online("verify", TARGET, *check).ok()
+    assert "3 files, 0 MB, with the digests of the base's" in ran.out and "FAIL" not in ran.out
+    assert "arithmetic: 2 biases equal" in ran.out and "config honours the bias" in ran.out
+    assert not list((tmp_path / "hf").rglob("model-0000[123]*")), "the weights stay where they are"
+    commit = hub.repos[TARGET].refs["main"]
+    assert "FAIL" not in online("verify", f"{TARGET}@{commit}", "--base", tmp_path / "sharded").ok().out
+    # What does not hold is found from here.
+    files = hub.repos[TARGET].files()
+    for name, content, said in (
+        ("model-00002-of-00004.safetensors", files["model-00001-of-00004.safetensors"], "is in both"),
+        (
+            "config.json",
+            files["config.json"].replace(b'"attention_bias": true', b'"attention_bias": false'),
+            "UNSTEERED",
+        ),
+        ("model.safetensors.gguf", b"GGUF", "lies beside"),
+        ("model-00001-of-00004.safetensors", _other_embeddings(files), "is not the base's"),
+    ):
+        hub.repos[TARGET].keep(files | {name: content}, "main")
+        ran = online("verify", TARGET, *check)
+        assert ran.code in (1, 2) and said in ran.out + ran.err, (name, ran)
+
+
+def _other_embeddings(files):
+    shard = files["model-00001-of-00004.safetensors"]
+    return shard[:-1] + bytes([shard[-1] ^ 1])
+
+
+def test_verified_where_biases_were_overwritten(over, online, hub, vectors, tmp_path):
+    base = write_checkpoint(tmp_path / "gpt2", "gpt2", dtype="F32", shards=4)
+    hub.repos["owner/gpt2"] = Repo()
+    hub.repos["owner/gpt2"].commit(base)
+    over(model="owner/gpt2").ok()
+    ran = online("verify", TARGET, "--base", "owner/gpt2", "--vectors", vectors).ok()
+    assert "with overwritten biases were not compared" in ran.out and "arithmetic: 2 biases equal" in ran.out
+
+
+def test_an_adapter_and_other_things_are_verified_there(over, online, hub, repo, sharded):
+    over("--format", "peft").ok()
+    assert "FAIL" not in online("verify", TARGET).ok().out
+    online("verify", BASE).one_line(BASE, "not an output of emobake")
+    online("verify", "me/nothing").one_line("me/nothing", "no such")
+    repo.keep(repo.files() | {"emobake.json": b"{}"}, "main")
+    online("verify", BASE).one_line(f"{BASE}/emobake.json", "not a record")
 
 
 # --- which base -----------------------------------------------------------------------------------------------
