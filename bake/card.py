@@ -153,7 +153,7 @@ def _loading(plan: BakePlan, base_model: str) -> str:
     commands = {
         "transformers": 'AutoModelForCausalLM.from_pretrained("THIS_REPO")',
         "vllm": "vllm serve THIS_REPO",
-        "llama.cpp": "convert_hf_to_gguf.py THIS_REPO --outfile model.gguf && llama-server -m model.gguf",
+        "llama.cpp": "hf download THIS_REPO --local-dir model && convert_hf_to_gguf.py model --outfile model.gguf",
         "mlx": "mlx_lm.generate --model THIS_REPO --prompt Hello",
     }
     lines = []

@@ -215,7 +215,8 @@ def _same_files(baked: Checkpoint, base: Checkpoint, record: Record, changed: se
         total += ours[name].size
     if set(record.files.values()) != set(theirs):
         return Check("carried tensors", False, "the record does not name every weight file of the base")
-    compared = f"{len(record.files) - len(edited)} files, {total / 1e6:,.0f} MB, with the digests of the base's"
+    count = len(record.files) - len(edited)
+    compared = f"{count} file{'s' * (count != 1)}, {total / 1e6:,.0f} MB, with the digests of the base's"
     if edited:
         return Check("carried tensors", None, f"{compared}; {len(edited)} with overwritten biases were not compared")
     return Check("carried tensors", True, compared)

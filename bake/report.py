@@ -137,18 +137,22 @@ def show_push(console: Console, pushed: Pushed, *, verbose: bool = False) -> Non
     for title, action in rows:
         names = [item.name for item in changes.items if item.action == action]
         if names:
-            table.add_row(title, f"{len(names)} files, {changes.size(action) / 1e6:,.2f} MB")
+            table.add_row(title, f"{_count(names)}, {changes.size(action) / 1e6:,.2f} MB")
     for title, paths in (("deleted", changes.deleted), ("left alone", changes.left_alone)):
         if paths:
             table.add_row(title, Text(_some(paths, verbose=verbose)))
     if changes.unchanged:
-        table.add_row("there already", f"{len(changes.unchanged)} files")
+        table.add_row("there already", _count(changes.unchanged))
     if pushed.changed:
-        table.add_row("in all", f"{changes.bytes_travelling / 1e6:,.2f} MB over this network")
+        table.add_row("over this network", f"about {changes.bytes_travelling / 1e6:,.2f} MB")
     console.print(table)
     if verbose:
         for item in changes.items:
             console.print(Text(f"  {item.action:9} {item.name}"))
+
+
+def _count(files: Sequence[str]) -> str:
+    return f"{len(files)} file{'s' * (len(files) != 1)}"
 
 
 def _some(names: Sequence[str], *, verbose: bool) -> str:
@@ -182,8 +186,7 @@ def _files(plan: BakePlan) -> str:
     written = [f.name for f in plan.files if isinstance(f, Write)]
     if not weights:
         return f"{len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
-    plural = "s" * (len(weights) != 1)
-    carried = f"{len(weights)} weight file{plural} ({plan.bytes_carried / 1e6:,.0f} MB) and {len(others)} others"
+    carried = f"{len(weights)} weight file{'s' * (len(weights) != 1)} ({plan.bytes_carried / 1e6:,.0f} MB) and {len(others)} others"
     return f"{carried} carried over; {len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
 
 
