@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from .adapter import gather, make_adapter_plan
-from .card import add_documents
+from .card import adapters_card, add_documents
 from .checkpoint import Checkpoint
 from .copying import LinkMode
 from .errors import EmobakeError, InputError
 from .locate import is_local, is_offline, known_ids, locate, split_revision
-from .plan import BakePlan, make_plan
+from .plan import BakePlan, Write, make_plan
 from .routes import choose_route
 from .sources import open_folder, reading
 from .to_directory import check_output, execute
@@ -24,6 +24,7 @@ from .vector_sets import find_vectors
 from .vectors import EMOTIONS, Steering, VectorSet, steering
 
 if TYPE_CHECKING:
+    from .hub_files import Snapshot
     from .to_hub import Pushed, Target
 
 Format = Literal["checkpoint", "peft"]
@@ -139,9 +140,7 @@ def bake(
     source, folder = None, None
     with reading():
         if (target is None or dry_run) and not is_local(model, revision) and not is_offline():
-            from .hub_files import open_repository
-
-            source, checkpoint = open_repository(model, revision, check)
+            source, checkpoint = _at_a_distance(model, revision, check, from_cache=goal is None)
         else:
             folder, listed = locate(model, revision, check)
             if target is not None and not dry_run:
@@ -163,7 +162,7 @@ def bake(
     from .pushing import base_snapshot, push_plan
 
     if source is None and not is_local(model, revision):
-        source = base_snapshot(checkpoint.repo_id, checkpoint.revision)
+        source = base_snapshot(checkpoint.repo_id, checkpoint.revision, notice)
     if result.out is not None:
         # Whatever the Hub would refuse, before the first byte is written here.
         push_plan(plan, goal, folder=folder, source=source, dry_run=True)
@@ -171,6 +170,23 @@ def bake(
     with _after(result, goal):
         pushed = push_plan(plan, goal, folder=folder, source=source, dry_run=dry_run, notice=notice)
     return replace(result, pushed=pushed)
+
+
+def _at_a_distance(
+    model: str, revision: str | None, check: Callable[[Mapping[str, object]], object], *, from_cache: bool
+) -> tuple[Snapshot | None, Checkpoint]:
+    """A checkpoint on the Hub, without its weights; `from_cache` when the Hub cannot be reached."""
+    from .hub_files import open_repository
+
+    try:
+        return open_repository(model, revision, check)
+    except InputError:
+        raise
+    except EmobakeError:
+        if not from_cache:
+            raise
+    folder, listed = locate(model, revision, check)
+    return None, open_folder(folder, listed=listed)
 
 
 def _goal(
@@ -204,13 +220,18 @@ def _write(
 @contextmanager
 def _after(result: BakeResult, goal: Target) -> Iterator[None]:
     """A failed push names what is complete here, and what is left to type."""
+    rest = f"{result.out} is complete: emobake push {result.out} {goal.repo_id}"
     try:
         yield
     except EmobakeError as error:
         if result.out is None:
             raise
         kind = InputError if isinstance(error, InputError) else EmobakeError
-        raise kind(f"{error}. {result.out} is complete: emobake push {result.out} {goal.repo_id}") from None
+        raise kind(f"{error}. {rest}") from None
+    except KeyboardInterrupt:
+        if result.out is None:
+            raise
+        raise EmobakeError(f"interrupted; {rest}") from None
 
 
 def _recipes(
@@ -252,4 +273,6 @@ def _plan(
         )
         for folder, recipe in recipes.items()
     }
-    return plans[""] if "" in plans else gather(plans)
+    if "" in plans:
+        return plans[""]
+    return gather(plans).with_files(Write("README.md", adapters_card(plans, checkpoint, base_model).encode()))

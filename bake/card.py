@@ -115,6 +115,38 @@ def model_card(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_
     return "\n\n".join(parts) + "\n"
 
 
+def adapters_card(adapters: Mapping[str, BakePlan], checkpoint: Checkpoint, base_model: str) -> str:
+    """The text of README.md beside several adapters, each in the folder that is its key."""
+    first, *others = adapters
+    plan = adapters[first]
+    loading = [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f'base = AutoModelForCausalLM.from_pretrained("{base_model or "BASE"}")',
+        f'model = PeftModel.from_pretrained(base, "THIS_REPO", subfolder="{first}", adapter_name="{first}")',
+        *(f'model.load_adapter("THIS_REPO", subfolder="{name}", adapter_name="{name}")' for name in others),
+        f'model.set_adapter("{others[-1] if others else first}")',
+    ]
+    base = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "a local checkpoint"
+    rows = [f"| [{name}]({quote(name)}) | {adapter.steering.recipe} |" for name, adapter in adapters.items()]
+    parts = [
+        _metadata(plan, checkpoint, base_model),
+        f"# {base_model.rpartition('/')[2] or plan.model_type}: an adapter per emotion",
+        f"Adapters that steer {base}, one for each emotion, with the vectors of *Controllable Emotion Generation with "
+        f"Emotion Vectors* ([arXiv 2502.04075]({PAPER})). Made by [emobake](https://pypi.org/project/emobake/) "
+        f"{__version__}; each folder's `emobake.json` records how.",
+        "\n".join(["| folder | what it adds |", "| --- | --- |", *rows]),
+        "## How to load them",
+        "```python\n" + "\n".join(loading) + "\n```",
+        f"**Position caveat.** {POSITION_NOTE}",
+        *_licence(plan, checkpoint),
+        "## Citation",
+        f"```bibtex\n{CITATION}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def _where(plan: BakePlan) -> str:
     steered = [bias.layer for bias in plan.layers if bias.norm]
     if len(steered) == len(plan.layers):

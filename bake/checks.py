@@ -96,11 +96,11 @@ def _at_hand(repo_id: str, revision: str | None, whole: bool) -> Path | None:
     """The Hub repository's folder in the cache where it must be here: to run it, or because it is an adapter."""
     if whole or is_offline():
         return locate(repo_id, revision, lambda _: None)[0]
-    from .hub_errors import fetching
+    from .hub_errors import fetching, retrying
     from .hub_files import fetch_all, take_snapshot
 
     with fetching(repo_id, revision, "has no emobake.json, so it is not an output of emobake"):
-        snapshot = take_snapshot(repo_id, revision)
+        snapshot = retrying()(take_snapshot, repo_id, revision)
         if "emobake.json" not in snapshot.files:
             raise InputError(f"{repo_id}: has no emobake.json, so it is not an output of emobake")
         return None if "config.json" in snapshot.files else fetch_all(snapshot)

@@ -14,7 +14,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from ._version import __version__
 from .checkpoint import Checkpoint
-from .errors import EmobakeError, InputError
+from .errors import BrokenFileError, EmobakeError, InputError
 from .headers import ReadAt
 from .hub_errors import fetching, retrying
 from .sources import Files, open_checkpoint, read_small
@@ -25,6 +25,8 @@ _AHEAD = 16 * 2**10
 """Bytes that are asked for at a file's beginning. The header of a shard of a large model takes a few thousand."""
 _HEADER = 8
 """Where a safetensors file's header begins."""
+_MAX_HEADER = 25_000_000
+"""Bytes. The limit that huggingface_hub sets as well; several headers are in memory at a time."""
 _WHOLE = 64 * 2**20
 """Bytes up to which a file is fetched whole once anything beyond its header is wanted."""
 _AT_ONCE = 8
@@ -63,16 +65,17 @@ def api() -> HfApi:
 def take_snapshot(repo_id: str, revision: str | None) -> Snapshot:
     """What the repository holds at `revision` (a branch, tag or commit; None is ``main``), by two or more requests.
 
-    Raises what the library raises, after a few tries.
+    Raises what the library raises, and `BrokenFileError` for a name that leads out of the repository.
     """
     hub = api()
-    for attempt in retrying():
-        with attempt:
-            info = hub.model_info(repo_id, revision=revision)
-            # From here on a moving branch no longer matters.
-            commit = str(info.sha)
-            tree = hub.list_repo_tree(repo_id, revision=commit, recursive=True)
-            files = {entry.path: _remote(entry) for entry in tree if isinstance(entry, RepoFile)}
+    info = hub.model_info(repo_id, revision=revision)
+    # From here on a moving branch no longer matters.
+    commit = str(info.sha)
+    tree = hub.list_repo_tree(repo_id, revision=commit, recursive=True)
+    files = {entry.path: _remote(entry) for entry in tree if isinstance(entry, RepoFile)}
+    for path in files:
+        if any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path:
+            raise BrokenFileError(f"{repo_id}: lists a file {path[:120]!r}, which cannot be one of its own")
     return Snapshot(repo_id, commit, files, bool(info.private), bool(info.gated))
 
 
@@ -94,7 +97,7 @@ def open_repository(
         EmobakeError: the Hub or the network failed, or its storage does not serve parts of files.
     """
     with fetching(repo_id, revision, "a file that was listed is no longer there; run again"):
-        snapshot = take_snapshot(repo_id, revision)
+        snapshot = retrying()(take_snapshot, repo_id, revision)
         if "config.json" not in snapshot.files:
             raise InputError(f"{repo_id}: has no config.json; it is not a transformers checkpoint")
         files = Files(
@@ -115,10 +118,7 @@ def open_repository(
 
 def fetch(snapshot: Snapshot, path: str) -> Path:
     """The file at `path` of the commit, in the Hub's cache, fetched if need be. Raises what the library raises."""
-    for attempt in retrying():
-        with attempt:
-            found = hf_hub_download(snapshot.repo_id, path, revision=snapshot.commit)
-    return Path(found)
+    return Path(retrying()(hf_hub_download, snapshot.repo_id, path, revision=snapshot.commit))
 
 
 def fetch_all(snapshot: Snapshot) -> Path:
@@ -155,6 +155,8 @@ def _ranges(snapshot: Snapshot, path: str) -> ReadAt:
         if end <= _AHEAD:
             ahead = ahead or _range(url, name, 0, min(_AHEAD, size))
             return ahead[offset:end]
+        if offset == _HEADER and length > _MAX_HEADER:
+            raise BrokenFileError(f"{name}: claims a header of {length} bytes, too many to be fetched; bake with --out")
         if offset == _HEADER or size > _WHOLE:
             return _range(url, name, offset, end)
         with fetch(snapshot, path).open("rb") as file:

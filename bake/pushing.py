@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .checks import verify
 from .errors import InputError
+from .hub_errors import reason, retrying
 from .hub_files import Snapshot, take_snapshot
 from .plan import BakePlan
 from .record import Record, read_record
@@ -56,7 +57,7 @@ def push(
                 raise InputError(f"{folder}: {check.name}: {check.detail}; nothing was uploaded. Bake it again")
         files = tuple(_files(folder))
     target = settle(target, need_token=not dry_run)
-    source = base_snapshot(record.base_model, record.base_revision)
+    source = base_snapshot(record.base_model, record.base_revision, notice)
     items = [_item(folder, name, target.repo_id, source) for name in files]
     return push_items(items, target, message=_message(record), source=source, dry_run=dry_run, notice=notice)
 
@@ -82,13 +83,16 @@ def push_plan(
     return push_items(items, target, message=message, source=source, dry_run=dry_run, notice=notice)
 
 
-def base_snapshot(repo_id: str, revision: str) -> Snapshot | None:
+def base_snapshot(repo_id: str, revision: str, notice: Notice) -> Snapshot | None:
     """The base's commit on the Hub; None when it is not known or cannot be read: then all is sent from here."""
     if not repo_id or not revision:
         return None
     try:
-        return take_snapshot(repo_id, revision)
-    except Exception:  # of the HTTP library; the push itself will say what is wrong with the network
+        return retrying()(take_snapshot, repo_id, revision)
+    except Exception as error:  # of the HTTP library; what is wrong with the network, the push itself will say
+        notice(
+            f"{repo_id}: its commit {revision[:12]} cannot be read ({reason(error)}); its weights are sent from here"
+        )
         return None
 
 
@@ -111,7 +115,7 @@ def _files(folder: Path) -> Iterator[str]:
 def _item(folder: Path, name: str, repo_id: str, source: Snapshot | None) -> Item:
     path = folder / name
     if path.name == "README.md":
-        card = addressed(read_small(path, str(path)), repo_id)
+        card = addressed(read_small(path, str(path)), repo_id, name)
         return Item(name, len(card), data=card)
     size = path.stat().st_size
     if source is not None and name.endswith(".safetensors"):

@@ -186,7 +186,8 @@ def _files(plan: BakePlan) -> str:
     written = [f.name for f in plan.files if isinstance(f, Write)]
     if not weights:
         return f"{len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
-    carried = f"{len(weights)} weight file{'s' * (len(weights) != 1)} ({plan.bytes_carried / 1e6:,.0f} MB) and {len(others)} others"
+    plural = "s" * (len(weights) != 1)
+    carried = f"{len(weights)} weight file{plural} ({plan.bytes_carried / 1e6:,.0f} MB) and {len(others)} others"
     return f"{carried} carried over; {len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
 
 

@@ -62,9 +62,13 @@ def reason_left_out(path: str) -> str:
 
 
 def is_ours(path: str) -> bool:
-    """Whether the file at `path` is of a kind that a bake writes, so that one from an earlier bake may be removed."""
+    """Whether the file at `path` is of a kind that a bake writes, so that one from an earlier bake may be removed.
+
+    Not so a licence: it may well be somebody's addition, and misleads no loader.
+    """
     lower = path.lower()
-    return is_carried(path) or lower in (*REPLACED, "adapter_config.json") or lower.endswith(".safetensors")
+    carried = is_carried(path) and not is_licence(path)
+    return carried or lower in (*REPLACED, "adapter_config.json") or lower.endswith(".safetensors")
 
 
 def is_of_a_model(path: str) -> bool:

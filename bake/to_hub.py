@@ -11,7 +11,7 @@ import hashlib
 import secrets
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,7 +139,7 @@ def items_of(plan: BakePlan, repo_id: str, *, folder: Path | None, source: Snaps
 
 def _item(file: Carry | Patch | Write, repo_id: str, folder: Path | None, source: Snapshot | None) -> Item:
     if isinstance(file, Write):
-        data = addressed(file.data, repo_id) if Path(file.name).name == _CARD else file.data
+        data = addressed(file.data, repo_id, file.name) if Path(file.name).name == _CARD else file.data
         return Item(file.name, len(data), data=data)
     edits = file.edits if isinstance(file, Patch) else ()
     remote = source.files.get(file.source) if source is not None else None
@@ -150,8 +150,11 @@ def _item(file: Carry | Patch | Write, repo_id: str, folder: Path | None, source
     return Item(file.name, file.size, local=folder / file.source, edits=edits)
 
 
-def addressed(card: bytes, repo_id: str) -> bytes:
-    """A model card that names its own repository in the commands it shows."""
+def addressed(card: bytes, repo_id: str, name: str) -> bytes:
+    """The model card at `name`, with its own repository in the commands that it shows."""
+    folder = name.rpartition("/")[0]
+    if folder:
+        card = card.replace(f'"{PLACEHOLDER}"'.encode(), f'"{repo_id}", subfolder="{folder}"'.encode())
     return card.replace(PLACEHOLDER.encode(), repo_id.encode())
 
 
@@ -168,9 +171,7 @@ def settle(target: Target, *, need_token: bool) -> Target:
     if "/" in target.repo_id:
         return target
     with sending(target.repo_id):
-        for attempt in retrying():
-            with attempt:
-                owner = api().whoami()["name"]
+        owner = retrying()(api().whoami)["name"]
     return replace(target, repo_id=f"{owner}/{target.repo_id}")
 
 
@@ -217,16 +218,14 @@ class _Push:
 
     def run(self, dry_run: bool) -> Pushed:
         """Carry it out, or only find out what there is to do."""
-        there = self.look()
+        there = retrying()(self.look)
         changes = self.compare(there)
         self.warn_of_access(there)
         result = Pushed(self.target.repo_id, self.branch, self.url, "", "", there is not None, changes)
         if dry_run:
             return result
         self.make_place(there)
-        for attempt in retrying():
-            with attempt:
-                commit, pr_url, done = self.attempt()
+        commit, pr_url, done = retrying()(self.attempt)
         # A commit whose answer was lost has left nothing to do for the attempt after it.
         landed = changes if changes.items or changes.deleted else done
         return replace(result, commit=commit, pr_url=pr_url, changes=landed)
@@ -325,13 +324,9 @@ class _Push:
             private = self.target.private
             if private is None and self.source is not None and self.source.private:
                 private = True
-            for attempt in retrying():
-                with attempt:
-                    self.hub.create_repo(self.target.repo_id, private=private, exist_ok=True)
+            retrying()(self.hub.create_repo, self.target.repo_id, private=private, exist_ok=True)
         if self.branch != "main":
-            for attempt in retrying():
-                with attempt:
-                    self.hub.create_branch(self.target.repo_id, branch=self.branch, exist_ok=True)
+            retrying()(self.hub.create_branch, self.target.repo_id, branch=self.branch, exist_ok=True)
 
     def attempt(self) -> tuple[str, str, Changes]:
         """The commit and pull request after one try, and what it changed."""
@@ -355,8 +350,9 @@ class _Push:
 
     def commit(self, changes: Changes, there: Snapshot) -> CommitInfo:
         """One commit, with the files copied by the server, else by way of a duplicate, else sent from here."""
+        added = {item.name: self.addition(item) for item in changes.items if item.action != "copy"}
         try:
-            return self.send(changes, there, self.source)
+            return self.send(changes, there, self.source, added)
         except Exception as error:
             if self.source is None or not _is_refused_copy(error):
                 raise
@@ -369,10 +365,7 @@ class _Push:
             try:
                 with self.duplicate(self.source) as scratch:
                     # It fills up in the background.
-                    for attempt in retrying(also=_is_refused_copy, attempts=50):
-                        with attempt:
-                            info = self.send(changes, there, scratch)
-                return info
+                    return retrying(also=_is_refused_copy, attempts=50)(self.send, changes, there, scratch, added)
             except Exception as error:
                 if not (_is_refused_copy(error) or _is_refused_duplicate(error)):
                     raise
@@ -380,37 +373,56 @@ class _Push:
         self.notice(
             f"the Hub does not copy ({why}): {changes.size('copy') / 1e6:,.0f} MB are fetched and sent from here"
         )
-        here = tuple(self.fetched(item) if item.action == "copy" else item for item in changes.items)
-        return self.send(replace(changes, items=here), there, self.source)
+        added |= {item.name: self.addition(self.fetched(item)) for item in changes.items if item.action == "copy"}
+        return self.send(changes, there, None, added)
 
-    def send(self, changes: Changes, there: Snapshot, source: Snapshot | None) -> CommitInfo:
+    def send(
+        self, changes: Changes, there: Snapshot, source: Snapshot | None, added: Mapping[str, CommitOperationAdd]
+    ) -> CommitInfo:
         """One commit; the library sends the files, has the others copied, and commits when all are in place."""
-        added: dict[str, CommitOperationAdd] = {}
-        copied: list[CommitOperationCopy] = []
-        with tempfile.TemporaryDirectory(prefix="emobake-") as folder:
-            for number, item in enumerate(changes.items):
-                if item.action == "copy":
-                    assert source is not None and item.remote is not None
-                    copied.append(_copy(item.name, item.remote.path, source, there.repo_id))
-                else:
-                    content = self.content(item, Path(folder, str(number)))
-                    added[item.name] = CommitOperationAdd(item.name, content)
-            gone = [CommitOperationDelete(path, is_folder=False) for path in changes.deleted]
-            with warnings.catch_warnings(record=True) as heard:
-                warnings.simplefilter("always")
-                info = self.hub.create_commit(
-                    there.repo_id,
-                    [*gone, *added.values(), *copied],
-                    commit_message=self.message,
-                    revision=self.branch,
-                    create_pr=self.target.create_pr,
-                    parent_commit=there.commit,
-                )
-            for warning in heard:
-                if _CARD in str(warning.message):  # what the Hub finds odd in it; the rest is between libraries
-                    self.notice(" ".join(str(warning.message).split()))
-            self.digests |= {name: operation.upload_info.sha256.hex() for name, operation in added.items()}
+        copied = [
+            _copy(item.name, item.remote.path, source, there.repo_id)
+            for item in changes.items
+            if item.name not in added and item.remote is not None and source is not None
+        ]
+        gone = [CommitOperationDelete(path, is_folder=False) for path in changes.deleted]
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            info = self.hub.create_commit(
+                there.repo_id,
+                [*gone, *added.values(), *copied],
+                commit_message=self.message,
+                revision=self.branch,
+                create_pr=self.target.create_pr,
+                parent_commit=there.commit,
+            )
+        for warning in heard:
+            if _CARD in str(warning.message):  # what the Hub finds odd in it; the rest is between libraries
+                self.notice(" ".join(str(warning.message).split()))
+        self.digests |= {name: operation.upload_info.sha256.hex() for name, operation in added.items()}
         return info
+
+    def addition(self, item: Item) -> CommitOperationAdd:
+        """What the commit adds for `item`. An edited file is made, sent ahead and removed: there is only ever one."""
+        if item.data is not None:
+            return CommitOperationAdd(item.name, item.data)
+        path = self.path(item)
+        if path.stat().st_size != item.size:
+            raise EmobakeError(f"{path}: changed meanwhile; run again")
+        if not item.edits:
+            return CommitOperationAdd(item.name, path)
+        with tempfile.TemporaryDirectory(prefix="emobake-") as folder:
+            place = Path(folder, path.name)
+            try:
+                carry(path, place, "auto", lambda _: None)
+                apply(item.edits, place)
+            except OSError as error:
+                raise OutputError(f"{place}: {error.strerror}; set TMPDIR to a folder with room for {path}") from None
+            operation = CommitOperationAdd(item.name, place)
+            self.hub.preupload_lfs_files(
+                self.target.repo_id, [operation], revision=self.branch, create_pr=self.target.create_pr
+            )
+        return operation
 
     def fetched(self, item: Item) -> Item:
         """The same file as one that is here."""
@@ -423,22 +435,11 @@ class _Push:
         assert local is not None
         return local
 
-    def content(self, item: Item, place: Path) -> bytes | Path:
-        """What is sent for `item`; an edited file is made at `place`."""
-        if item.data is not None:
-            return item.data
-        path = self.path(item)
-        if path.stat().st_size != item.size:
-            raise EmobakeError(f"{path}: changed meanwhile; run again")
-        return edited(path, place, item.edits) if item.edits else path
-
     @contextmanager
     def duplicate(self, source: Snapshot) -> Iterator[Snapshot]:
         """A private copy of the base's repository beside the target, removed at the end."""
         try:
-            for attempt in retrying():
-                with attempt:
-                    self.hub.duplicate_repo(source.repo_id, self.scratch, private=True)
+            retrying()(self.hub.duplicate_repo, source.repo_id, self.scratch, private=True)
         except Exception as error:
             if status(error) != 409:  # there already: the answer to an attempt was lost
                 raise
@@ -446,30 +447,22 @@ class _Push:
             yield replace(source, repo_id=self.scratch)
         finally:
             try:
-                self.hub.delete_repo(self.scratch)
+                retrying()(self.hub.delete_repo, self.scratch)
             except Exception as error:
                 self.notice(f"{self.scratch} could not be removed ({reason(error)}); remove it by hand")
 
     def read_back(self, changes: Changes, commit: str) -> None:
         """Make sure that the commit holds every file as it was meant to be, and nothing that was to go."""
-        files = take_snapshot(self.target.repo_id, commit).files
-        changed = (
-            item.name for item in changes.items if not (item.name in files and self.is_same(item, files[item.name]))
-        )
+        where = f"{self.target.repo_id}: commit {commit[:12]}"
+        try:
+            files = retrying()(take_snapshot, self.target.repo_id, commit).files
+        except Exception as error:
+            raise OutputError(f"{where} was made, but cannot be read back ({reason(error)}); run again") from None
+        changed = (i.name for i in changes.items if not (i.name in files and self.is_same(i, files[i.name])))
         missing = (name for name in changes.unchanged if name not in files)
         left = (name for name in changes.deleted if name in files)
         for name in (*changed, *missing, *left):
-            raise OutputError(
-                f"{self.target.repo_id}: {name} is not as it was sent, at commit {commit[:12]}; run again"
-            )
-
-
-def edited(path: Path, place: Path, edits: Iterable[Edit]) -> Path:
-    """The file `place`, made of that at `path` with the edits in it."""
-    place.unlink(missing_ok=True)
-    carry(path, place, "auto", lambda _: None)
-    apply(edits, place)
-    return place
+            raise OutputError(f"{where}: {name} is not as it was sent; run again")
 
 
 def _copy(name: str, path: str, source: Snapshot, repo_id: str) -> CommitOperationCopy:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -74,7 +75,13 @@ def test_each_writes_complete_adapters_and_verify_reads_them_all(tmp_path):
         format="peft",
         each=True,
     )
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["anger", "emobake.json", "joy"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["README.md", "anger", "emobake.json", "joy"]
+    # The card's own commands load them.
+    card = (tmp_path / "out" / "README.md").read_text()
+    commands = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    names = {}
+    exec(commands.replace("THIS_REPO", str(tmp_path / "out")).replace("BASE", str(base)), names)
+    assert set(names["model"].peft_config) == {"joy", "anger"} and names["model"].active_adapter == "anger"
     checks = emobake.verify(tmp_path / "out", vectors=str(tmp_path / "ev"))
     assert {c.name.split(":")[0] for c in checks} == {"anger", "joy"}
     assert all(c.ok for c in checks)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from checkpoints import edit_json, tree, write_checkpoint, write_vectors
 from conftest import Run
-from hub_server import Fault, Repo, StandInHub
+from hub_server import Fault, Repo, Sparse, StandInHub
 from test_push import BASE, JOY, addressed, without_attributes, writes
 
 TARGET = "me/joyful"
@@ -279,6 +279,30 @@ def test_what_is_no_base(over, hub, repo, sharded, broken, words):
     assert untouched(hub) and not writes(hub)
 
 
+def test_a_hostile_base(over, hub, repo, tmp_path):
+    repo.keep(repo.files() | {"../../evil.model": b"x"}, "main")
+    over().one_line(BASE, "../../evil.model", "cannot be one of its own")
+    claims = Sparse(tmp_path / "claims", "0" * 64)
+    with claims.path.open("wb") as file:
+        file.write((30_000_000).to_bytes(8, "little") + b"{")
+        file.truncate(200_000_000)
+    files = {"model.safetensors": claims, "config.json": repo.files()["config.json"]}
+    repo.keep(files, "main")
+    before = hub.sent
+    over().one_line("model.safetensors", "claims a header of 30000000 bytes")
+    assert hub.sent - before < 100_000 and untouched(hub)
+
+
+def test_a_dry_run_without_the_hub(over, online, hub, repo, vectors, tmp_path):
+    """What is in the cache will do, unless it is to be pushed."""
+    bake = ("--model", BASE, "--vectors", vectors, *JOY)
+    online(*bake, "--out", tmp_path / "out", "-q").ok()
+    with StandInHub() as other:
+        gone = {"HF_ENDPOINT": other.url}
+    assert "Planned" in online(*bake, "--dry-run", env=gone).ok().out
+    over("--dry-run", env=gone).one_line(BASE, code=1)
+
+
 def test_no_such_base(over, hub):
     over(model="owner/nothing").one_line("owner/nothing", "no such")
     over(env={"HF_HUB_OFFLINE": "1"}).one_line("HF_HUB_OFFLINE")
@@ -419,6 +443,13 @@ def test_a_pull_request_whose_answer_is_lost(over, hub, repo):
     hub.faults.append(Fault(PHASES["the commit"], "cut after"))
     over("--create-pr", mix="joy=2").one_line("pull request", f"{TARGET}/discussions", code=1)
     assert [name for name in hub.repos[TARGET].refs if name.startswith("refs/pr/")] == ["refs/pr/1"]
+
+
+def test_a_commit_that_cannot_be_read_back(over, hub, repo):
+    hub.faults.append(Fault(r"GET /api/models/me/joyful/revision/[0-9a-f]{40}", 500, times=10**6))
+    over().one_line(TARGET, "was made, but cannot be read back", code=1)
+    hub.faults.clear()
+    assert "Already the same" in over().ok().out
 
 
 def test_somebody_else_commits_meanwhile(over, hub, repo):

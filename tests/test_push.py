@@ -91,12 +91,14 @@ def test_other_weights_send_the_bias_shard_the_record_and_the_card(online, hub, 
 
 def test_shards_of_an_earlier_bake_go_and_what_is_no_models_stays(online, hub, out, sharded, vectors, tmp_path):
     online("push", out, "me/joyful").ok()
-    hub.repos["me/joyful"].put({"picture.png": b"PNG", "notes/how.txt": b"words", "mine.gguf": b"GGUF"})
+    hub.repos["me/joyful"].put(
+        {"picture.png": b"PNG", "notes/how.txt": b"words", "mine.gguf": b"GGUF", "LICENSE.txt": b"words"}
+    )
     more = tmp_path / "more"
     online("--model", sharded, "--vectors", vectors, *JOY, "--out", more, "-q").ok()
     ran = online("push", more, "me/joyful").ok()
     files = hub.repos["me/joyful"].files()
-    left = {"picture.png", "notes/how.txt", "mine.gguf"}
+    left = {"picture.png", "notes/how.txt", "mine.gguf", "LICENSE.txt"}
     assert files.keys() == tree(more).keys() | left | {".gitattributes"}
     assert "deleted" in ran.out and "model-00001-of-00002.safetensors" in ran.out
     assert "left alone" in ran.out and "mine.gguf" in ran.out
@@ -115,7 +117,7 @@ def test_what_the_base_has_is_copied_there(online, hub, sharded, vectors, tmp_pa
     # A file that is not what the record's base has is sent, whatever its name and size.
     del hub.repos[BASE].commits[commit]
     hub.repos[BASE].keep({}, "main")
-    online("push", more, "me/other").ok()
+    assert "cannot be read" in online("push", more, "me/other").ok().err
     assert len(hub.uploaded()) == 5
     assert without_attributes(hub.repos["me/other"]) == addressed(tree(more), "me/other")
 
@@ -149,9 +151,11 @@ def test_adapters(online, hub, base, vectors, tmp_path):
     online("push", tmp_path / "five", "me/five").ok()
     files = hub.repos["me/five"].files()
     assert files.keys() - {".gitattributes"} == tree(tmp_path / "five").keys()
-    assert b"me/five" in files["joy/README.md"]
-    online("push", out_of := tmp_path / "one", "me/five", "--dry-run").ok()
-    assert out_of.exists()
+    assert b'from_pretrained(base, "me/five", subfolder="joy")' in files["joy/README.md"]
+    assert b'model.load_adapter("me/five", subfolder="fear", adapter_name="fear")' in files["README.md"]
+    assert metadata_errors(files["README.md"].decode()) == []
+    shown = json.loads(online("push", tmp_path / "one", "me/five", "--dry-run", "--json").ok().out)
+    assert "joy/adapter_model.safetensors" in shown["deleted"] and files == hub.repos["me/five"].files()
 
 
 def test_links_are_followed_and_hidden_files_stay(online, hub, base, vectors, tmp_path):
