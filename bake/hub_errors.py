@@ -100,17 +100,20 @@ def sending(repo_id: str, *, source: str = "", commit: str = "") -> Iterator[Non
         raise no_token(repo_id) from None
     except HfHubHTTPError as error:
         gone = isinstance(error, RepositoryNotFoundError | RevisionNotFoundError | EntryNotFoundError)
-        if gone and source and f"/{source}/" in requested(error):
+        forbidden = status(error) in (401, 403)
+        if (gone or forbidden) and source and f"/{source}/" in requested(error):
             raise EmobakeError(
-                f"{source}: commit {commit[:12]} is no longer there; nothing was committed. Run again to start from "
-                "what is there now"
+                f"{source}: commit {commit[:12]} is no longer there, or not yours to read any more; nothing was "
+                "committed. Run again to start from what is there now"
             ) from None
-        if status(error) in (401, 403):
+        if forbidden:
             raise InputError(f"{repo_id}: {NO_RIGHT}") from None
         if gone:
             raise InputError(f"{repo_id}: no such repository, or no access to it; nothing was committed") from None
         raise _failed(repo_id, error) from None
-    except Exception as error:  # of the HTTP library
+    except Exception as error:  # of the HTTP library, beside the Hub's own
+        if isinstance(error, ValueError) and "metadata in README.md" in str(error):
+            raise InputError(f"{repo_id}: {reason(error)}; mend the card, nothing was committed") from None
         raise _failed(repo_id, error) from None
 
 
@@ -130,19 +133,32 @@ def _failed(repo_id: str, error: Exception) -> EmobakeError:
     )
 
 
-def retrying(*, also: Callable[[BaseException], bool] = lambda _: False, attempts: int = 5) -> Retrying:
+def retrying(
+    *, also: Callable[[BaseException], bool] = lambda _: False, attempts: int = 5, seconds: float = 300
+) -> Retrying:
     """Calls again, with growing pauses, what failed for a reason that may pass; the last failure comes through.
 
-    For what the library does in one try only. `also` names further failures that are worth another try.
+    For what the library does in one try only. `also` names further failures that are worth another try; no try begins
+    after so many `seconds`.
     """
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay
 
     return Retrying(
         retry=retry_if_exception(lambda error: is_passing(error) or also(error)),
-        stop=stop_after_attempt(attempts) | stop_after_delay(300),
+        stop=stop_after_attempt(attempts) | stop_after_delay(seconds),
         wait=_pause,
+        before_sleep=_say,
         reraise=True,
     )
+
+
+def _say(state: RetryCallState) -> None:
+    """As the library says of its own tries: on a terminal, beside its bars."""
+    error = state.outcome.exception() if state.outcome else None
+    if error is not None:
+        logging.getLogger("huggingface_hub.emobake").warning(
+            "%s; trying again in %.0f s", reason(error), state.upcoming_sleep
+        )
 
 
 def _pause(state: RetryCallState) -> float:
@@ -183,7 +199,7 @@ def requested(error: BaseException) -> str:
 def reason(error: BaseException) -> str:
     """`error` in one short line, without signatures of addresses and without the token, whoever repeats it."""
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-    text = " ".join(str(cause).split()) or type(cause).__name__
+    text = re.sub(r"For more information check: \S+ ?", "", " ".join(str(cause).split())) or type(cause).__name__
     token = get_token()
     if token:
         text = text.replace(token, "(token)")

@@ -365,7 +365,8 @@ class _Push:
             try:
                 with self.duplicate(self.source) as scratch:
                     # It fills up in the background.
-                    return retrying(also=_is_refused_copy, attempts=50)(self.send, changes, there, scratch, added)
+                    patient = retrying(also=_is_refused_copy, attempts=250, seconds=1800)
+                    return patient(self.send, changes, there, scratch, added)
             except Exception as error:
                 if not (_is_refused_copy(error) or _is_refused_duplicate(error)):
                     raise

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from checkpoints import tree, write_checkpoint, write_vectors
-from hub_server import StandInHub
+from hub_server import Repo, StandInHub
 
+BASE, TARGET = "owner/tiny", "me/joyful"
+"""Repositories on the stand-in for the Hub: a base that is there, and where its bakes go."""
 TIMES = ("--times", "0.5", "0", "0", "0.5", "0")
 
 
@@ -162,6 +164,31 @@ def online(hub: StandInHub, tmp_path: Path) -> Run:
     def run(*arguments: object, env: Mapping[str, str] | None = None) -> Ran:
         settings = hub.environment(tmp_path) | {"HF_TOKEN": hub.allowed, "EMOBAKE_CACHE": str(tmp_path / "cache")}
         return run_process("-c", IMPATIENT, *arguments, env=settings | dict(env or {}))
+
+    return run
+
+
+@pytest.fixture
+def repo(hub: StandInHub, sharded: Path) -> Repo:
+    """The base, in three shards."""
+    hub.repos[BASE] = Repo()
+    hub.repos[BASE].commit(sharded)
+    return hub.repos[BASE]
+
+
+@pytest.fixture
+def over(online: Run, vectors: Path, repo: Repo) -> Run:
+    """``over(*options, model=BASE, mix="joy=1")`` bakes from Hub to Hub."""
+
+    def run(
+        *options: object,
+        model: str = BASE,
+        mix: str = "joy=1",
+        target: str = TARGET,
+        env: Mapping[str, str] | None = None,
+    ) -> Ran:
+        arguments = ("--model", model, "--vectors", vectors, "--mix", mix, "--push-to-hub", target, *options)
+        return online(*arguments, env=env)
 
     return run
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from checkpoints import edit_json, tree, write_checkpoint
-from conftest import Run, run_process
+from conftest import BASE, TARGET, Run, run_process
 from hub_server import Fault, Repo, metadata_errors
 from huggingface_hub import ModelCard
 
-BASE = "owner/tiny"
 JOY = ("--mix", "joy=1")
 
 
@@ -29,6 +28,11 @@ def addressed(files, repo_id):
 
 def without_attributes(repo, ref="main"):
     return {path: data for path, data in repo.files(ref).items() if path != ".gitattributes"}
+
+
+def untouched(hub):
+    """Whether nothing steered or half steered is in the target."""
+    return TARGET not in hub.repos or not without_attributes(hub.repos[TARGET])
 
 
 def writes(hub):
@@ -311,7 +315,7 @@ def test_a_token_is_never_repeated(online, hub, out):
 
 def test_a_card_that_the_hub_does_not_take(online, hub, out):
     (out / "README.md").write_text("---\nlicense: [\n---\n# Mine\n")
-    online("push", out, "me/joyful").one_line("Invalid metadata in README.md", code=1)
+    online("push", out, "me/joyful").one_line("Invalid metadata in README.md", "mend the card")
     assert not without_attributes(hub.repos["me/joyful"])
 
 
