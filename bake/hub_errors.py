@@ -73,6 +73,8 @@ def fetching(repo_id: str, revision: str | None, missing: str) -> Iterator[None]
         raise InputError(f"{repo_id}: {missing}") from None
     except EmobakeError:
         raise
+    except UnicodeEncodeError:
+        raise _no_header() from None
     except Exception as error:  # of the HTTP library, beside the Hub's own
         raise EmobakeError(
             f"{repo_id}: could not be fetched ({reason(error)}); run again to go on where it stopped"
@@ -92,6 +94,8 @@ def sending(repo_id: str, *, source: str = "", commit: str = "") -> Iterator[Non
         yield
     except EmobakeError:
         raise
+    except UnicodeEncodeError:
+        raise _no_header() from None
     except HFValidationError:
         raise InputError(f"{repo_id}: is not a valid Hub id (owner/name)") from None
     except OfflineModeIsEnabled:
@@ -120,6 +124,10 @@ def sending(repo_id: str, *, source: str = "", commit: str = "") -> Iterator[Non
 def no_token(repo_id: str) -> InputError:
     """What to say when there is no token to write with."""
     return InputError(f"{repo_id}: no token; run hf auth login, or set HF_TOKEN, with a right to write")
+
+
+def _no_header() -> InputError:
+    return InputError("HF_TOKEN, or what hf auth login has stored, holds characters that no token has; set it anew")
 
 
 def _failed(repo_id: str, error: Exception) -> EmobakeError:

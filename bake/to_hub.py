@@ -264,6 +264,9 @@ class _Push:
                 f"{self.target.repo_id}: holds {min(foreign)}, which is not emobake's; give --overwrite to replace "
                 "the model there, or push to another repository"
             )
+        if ".gitignore" in files:
+            # The library leaves out of a commit, without a word, what the repository ignores.
+            raise InputError(f"{self.target.repo_id}: has a .gitignore, which may keep the model out; remove it there")
         wanted = {item.name: item for item in self.items}
         stale = is_of_a_model if foreign else is_ours
         rest = [path for path in besides if path not in wanted]

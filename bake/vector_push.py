@@ -34,10 +34,12 @@ def push(vectors: VectorSet, repo_id: str, *, private: bool = False, commit_mess
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    from .hub_errors import sending
+    from .hub_errors import retrying, sending
 
     api = HfApi(library_name="emobake", library_version=__version__)
-    with sending(repo_id):
+    message = commit_message or f"Vectors for {', '.join(vectors.emotions[:8])}"
+
+    def attempt() -> Pushed:
         url = str(api.create_repo(repo_id, private=private, exist_ok=True))
         before = api.model_info(repo_id)
         names = {file.rfilename for file in before.siblings or ()}
@@ -46,9 +48,11 @@ def push(vectors: VectorSet, repo_id: str, *, private: bool = False, commit_mess
         operations = [CommitOperationAdd(FILE, to_single_file(vectors))]
         if "README.md" not in names:
             operations.append(CommitOperationAdd("README.md", vector_card(vectors, repo_id).encode()))
-        message = commit_message or f"Vectors for {', '.join(vectors.emotions[:8])}"
         after = api.create_commit(repo_id, operations, commit_message=message)
-    return Pushed(url, after.oid != before.sha)
+        return Pushed(url, after.oid != before.sha)
+
+    with sending(repo_id):
+        return retrying()(attempt)
 
 
 def vector_card(vectors: VectorSet, repo_id: str) -> str:

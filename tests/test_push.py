@@ -232,6 +232,13 @@ def test_a_foreign_model_is_replaced_only_on_request(online, hub, out, base):
     assert "pytorch_model.bin" in ran.out
 
 
+def test_what_a_repository_ignores_would_be_left_out(online, hub, out):
+    hub.repos["me/joyful"] = Repo()
+    hub.repos["me/joyful"].put({".gitignore": b"*.safetensors\n"})
+    online("push", out, "me/joyful").one_line("me/joyful", ".gitignore", "remove it")
+    assert not [name for name in hub.repos["me/joyful"].files() if name != ".gitignore"]
+
+
 def test_an_empty_repository_with_a_card(online, hub, out):
     hub.repos["me/joyful"] = Repo()
     hub.repos["me/joyful"].put({"README.md": b"---\nlicense: mit\n---\n", ".gitattributes": b""})
@@ -246,6 +253,9 @@ def test_what_the_hub_refuses(online, hub, out):
     push = ("push", out, "me/joyful")
     online(*push, env={"HF_TOKEN": ""}).one_line("me/joyful", "no token", "hf auth login", "HF_TOKEN")
     online(*push, env={"HF_TOKEN": "hf_stranger"}).one_line("me/joyful", "refuses", "right to write")
+    for given in (push, ("--model", "me/model", "--mix", "joy=1", "--push-to-hub", "me/x")):
+        line = online(*given, env={"HF_TOKEN": "hf_t\u00f6ken1234"}).one_line("HF_TOKEN", "characters")
+        assert "1234" not in line
     online("push", out, "others/joyful").one_line("others/joyful", "refuses", "right to write")
     online(*push, env={"HF_HUB_OFFLINE": "1"}).one_line("me/joyful", "HF_HUB_OFFLINE")
     for name in ("not a name", "a/b/c", "me/-x-", "me/joyful@"):
