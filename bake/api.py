@@ -24,8 +24,8 @@ from .vector_sets import find_vectors
 from .vectors import EMOTIONS, Steering, VectorSet, steering
 
 if TYPE_CHECKING:
+    from .hub_changes import Pushed, Target
     from .hub_files import Snapshot
-    from .to_hub import Pushed, Target
 
 Format = Literal["checkpoint", "peft"]
 
@@ -197,7 +197,8 @@ def _goal(
         if private is not None or create_pr or commit_message:
             raise InputError("--private, --public, --create-pr and --commit-message go with --push-to-hub")
         return None
-    from .to_hub import parse_target, settle
+    from .hub_changes import parse_target
+    from .to_hub import settle
 
     return settle(
         parse_target(push_to_hub, None, private, create_pr, commit_message, overwrite), need_token=not dry_run

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from .checks import verify
 from .errors import InputError
+from .hub_changes import Item, Pushed, Target, addressed, items_of, parse_target
 from .hub_errors import reason, retrying
 from .hub_files import Snapshot, take_snapshot
 from .plan import BakePlan
 from .record import Record, read_record
 from .sources import read_small, reading, sha256_of
-from .to_hub import Item, Notice, Pushed, Target, addressed, items_of, parse_target, push_items, settle
+from .to_hub import Notice, push_items, settle
 
 
 def push(

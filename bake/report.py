@@ -16,7 +16,7 @@ from .plan import BakePlan, Carry, Patch, Write
 from .routes import describe
 
 if TYPE_CHECKING:
-    from .to_hub import Action, Pushed
+    from .hub_changes import Action, Pushed
 
 _ROUTES = {
     "flag": "a config field gives the projection a bias",
