@@ -24,6 +24,9 @@ _ROUTES = {
     "llama": "saved as the LlamaForCausalLM that it exactly is, with attention_bias",
     "adapter": "a PEFT adapter: rank 1, zero matrices, lora_bias",
 }
+_ACTIONS: dict[Action, str] = {"copy": "copied by the Hub", "send": "sent from here", "relay": "fetched and sent"}
+_SHOWN = 8
+"""Names of a kind that are shown without -v."""
 _STYLES = {"steered": "green", "option": "yellow", "unsteered": "bold red", "refuses": "dim"}
 
 
@@ -129,15 +132,10 @@ def show_push(console: Console, pushed: Pushed, *, verbose: bool = False) -> Non
     console.print(Text(f"{done} {pushed.pr_url or pushed.url}{new}", style="bold"))
     table = Table.grid(padding=(0, 2))
     table.add_row("branch", pushed.branch + (f", commit {pushed.commit[:12]}" if pushed.commit else ""))
-    rows: tuple[tuple[str, Action], ...] = (
-        ("copied by the Hub", "copy"),
-        ("sent from here", "send"),
-        ("fetched and sent", "relay"),
-    )
-    for title, action in rows:
-        names = [item.name for item in changes.items if item.action == action]
-        if names:
-            table.add_row(title, f"{_count(names)}, {changes.size(action) / 1e6:,.2f} MB")
+    groups = {title: [i for i in changes.items if i.action == action] for action, title in _ACTIONS.items()}
+    for title, items in groups.items():
+        if items:
+            table.add_row(title, f"{_count(items)}, {sum(i.size for i in items) / 1e6:,.2f} MB")
     for title, paths in (("deleted", changes.deleted), ("left alone", changes.left_alone)):
         if paths:
             table.add_row(title, Text(_some(paths, verbose=verbose)))
@@ -146,17 +144,21 @@ def show_push(console: Console, pushed: Pushed, *, verbose: bool = False) -> Non
     if pushed.changed:
         table.add_row("over this network", f"about {changes.bytes_travelling / 1e6:,.2f} MB")
     console.print(table)
-    if verbose:
-        for item in changes.items:
-            console.print(Text(f"  {item.action:9} {item.name}"))
+    if verbose or not pushed.commit:
+        for items in groups.values():
+            shown = items if verbose else items[:_SHOWN]
+            for item in shown:
+                console.print(Text(f"  {item.action:6} {item.name} ({item.size:,} bytes)"))
+            if len(shown) < len(items):
+                console.print(Text(f"  ... and {len(items) - len(shown)} more (-v names them)"))
 
 
-def _count(files: Sequence[str]) -> str:
+def _count(files: Sequence[object]) -> str:
     return f"{len(files)} file{'s' * (len(files) != 1)}"
 
 
 def _some(names: Sequence[str], *, verbose: bool) -> str:
-    shown = names if verbose else names[:8]
+    shown = names if verbose else names[:_SHOWN]
     more = "" if len(shown) == len(names) else f" and {len(names) - len(shown)} more (-v names them)"
     return ", ".join(shown) + more
 

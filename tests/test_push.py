@@ -212,6 +212,9 @@ def test_the_branch_to_push_to_as_revision(online, hub, base, vectors):
 def test_a_dry_run_changes_nothing(online, hub, out):
     ran = online("push", out, "me/joyful", "--dry-run", env={"HF_TOKEN": ""}).ok()
     assert f"Would push to {hub.url}/me/joyful (a new repository)" in ran.out and "sent from here" in ran.out
+    size = (out / "config.json").stat().st_size
+    assert "send   config.json" in online("push", out, "me/joyful", "--dry-run", "-v").ok().out
+    assert f"({size:,} bytes)" in ran.out and "more (-v names them)" in ran.out
     assert not writes(hub) and not hub.repos
     online("push", out, "me/joyful").ok()
     known = len(writes(hub))
