@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from ._version import __version__
-from .arch import Architecture, Support, architectures
+from .arch import Architecture, Site, Support, architectures
 from .checkpoint import Checkpoint
 from .errors import UnsupportedModelError
 from .headers import encode, serialize
-from .plan import BakePlan, LayerBias, LeftOut, Write, check_fit, json_bytes, warnings
+from .plan import BakePlan, LayerBias, LeftOut, Write, branch_scale, json_bytes, strength_warnings, sum_to_add, warnings
 from .projections import check_landing, find_projections, input_width
 from .routes import declared_classes
-from .vectors import Steering, VectorSet
+from .vectors import Steering, VectorSet, fitted
 
 _STACKS = {
     "transformers": Support("option", run=True, option="PEFT (PeftModel.from_pretrained)"),
@@ -45,11 +45,16 @@ def gather(plans: Mapping[str, BakePlan]) -> BakePlan:
     )
 
 
-def _architecture(checkpoint: Checkpoint) -> Architecture:
+def _architecture(checkpoint: Checkpoint, site: Site) -> Architecture:
     """The table's row; for an unknown architecture, a row made from the tensor names."""
-    known = architectures().get(str(checkpoint.config.get("model_type")))
-    if known is not None:
+    known = architectures(site).get(str(checkpoint.config.get("model_type")))
+    if known is not None and known.projection:
         return known
+    if site != "attention_output":
+        raise UnsupportedModelError(
+            f"{checkpoint.name}: no bias is known that acts on the {site.replace('_', ' ')} of "
+            f"{checkpoint.config.get('model_type')!r} alone; use vectors of the attention output"
+        )
     pattern = re.compile(
         r"(.*\.)0(\.(?:self_attn|attn|attention|self_attention)\.(?:o_proj|out_proj|dense|c_proj))\.weight"
     )
@@ -70,22 +75,24 @@ def make_adapter_plan(
     base_model: str = "",
     force: bool = False,
 ) -> BakePlan:
-    """Plan an adapter that adds w_l to every attention output projection, on top of a bias it may have.
+    """Plan an adapter that adds w_l to every projection that acts at the set's site, on top of a bias it may have.
 
     Raises:
-        UnsupportedModelError: no attention output projection can be found.
+        UnsupportedModelError: no such projection can be found.
         InputError: as `make_plan`.
 
     """
-    arch = _architecture(checkpoint)
+    arch = _architecture(checkpoint, vectors.site)
     projections = find_projections(checkpoint, arch)
-    added = check_fit(checkpoint, vectors, steering, force=force)
+    vectors = fitted(vectors, checkpoint.num_hidden_layers, checkpoint.hidden_size, checkpoint.name)
+    scale = branch_scale(checkpoint, arch)
+    added = sum_to_add(vectors, steering, force=force) / np.float32(scale)
     check_landing(checkpoint, projections, added)
     tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
     layers = []
     for layer, module in projections.items():
         # PEFT names modules by the model that transformers builds, not by the names in the file.
-        prefix = f"base_model.model.{arch.o_proj.format(layer=layer)}"
+        prefix = f"base_model.model.{arch.projection.format(layer=layer)}"
         inputs = input_width(checkpoint, arch, module)
         data = encode(added[layer], "F32")
         tensors[f"{prefix}.lora_A.weight"] = ("F32", (1, inputs), bytes(4 * inputs))
@@ -108,20 +115,18 @@ def make_adapter_plan(
         config_changes=(),
         stacks=_STACKS,
         added=tuple(tensors),
-        warnings=tuple(_adapter_warnings(checkpoint, vectors, steering, added)),
+        warnings=(
+            *strength_warnings(vectors, added),
+            *warnings(checkpoint, vectors),
+            "an adapter must stay one: PEFT cannot merge it into a projection that has no bias",
+        ),
+        branch_scale=scale,
     )
-
-
-def _adapter_warnings(
-    checkpoint: Checkpoint, vectors: VectorSet, steering: Steering, added: np.ndarray
-) -> Iterable[str]:
-    yield from warnings(checkpoint, vectors, steering, added)
-    yield "an adapter must stay one: PEFT cannot merge it into a projection that has no bias"
 
 
 def _config(arch: Architecture, base_model: str) -> dict[str, object]:
     # A pattern over full module names: the last part alone (`dense`, `c_proj`) also names MLP modules.
-    head, _, tail = arch.o_proj.partition("{layer}")
+    head, _, tail = arch.projection.partition("{layer}")
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

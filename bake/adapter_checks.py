@@ -53,7 +53,7 @@ def check_adapter(out: Path, record: Record, vectors: VectorSet | None) -> Itera
     if vectors is None:
         yield Check("arithmetic", None, "biases compared with the manifest's digests only; give --vectors")
         return
-    added = weighted_sum(vectors, record.steering)
+    added = weighted_sum(vectors, record.steering) / np.float32(record.branch_scale)
     off = [
         e.tensor
         for e in record.biases

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,13 +15,14 @@ from .card import adapters_card, add_documents
 from .checkpoint import Checkpoint
 from .copying import LinkMode
 from .errors import EmobakeError, InputError
+from .gguf_options import GgufOptions, check_gguf_options, is_gguf
 from .locate import is_local, is_offline, known_ids, locate, split_revision
 from .plan import BakePlan, Write, make_plan
 from .routes import choose_route
 from .sources import open_folder, reading
 from .to_directory import check_output, execute
-from .vector_sets import find_vectors
-from .vectors import EMOTIONS, Steering, VectorSet, steering
+from .vector_sets import SetOpener
+from .vectors import EMOTIONS, SITE, Steering, VectorSet, steering
 
 if TYPE_CHECKING:
     from .hub_changes import Pushed, Target
@@ -60,6 +61,11 @@ def bake(
     revision: str | None = None,
     base_model: str = "",
     vectors_for: str = "",
+    site: str = "",
+    outtype: str = "",
+    converter: str = "",
+    keep_split: bool = False,
+    modelfile: bool = False,
     link_mode: LinkMode = "auto",
     overwrite: bool = False,
     force: bool = False,
@@ -74,16 +80,17 @@ def bake(
 ) -> BakeResult:
     """Bake emotion vectors into a checkpoint; write the steered one to the new folder `out`, or the Hub, or both.
 
-    From Hub to Hub, without `out`, no weights pass through this machine: the Hub's server copies them.
+    From Hub to Hub, without `out`, no weights pass through this machine: the Hub's server copies them. A GGUF file as
+    `model` is baked into a GGUF file, and a checkpoint with a ``.gguf`` as `out` converted into one.
 
     Args:
-        model: a checkpoint's folder, or a model id on the Hub, perhaps with ``@revision`` (fetched into the Hub's
-            cache when there is an `out`).
+        model: a checkpoint's folder, a GGUF file (of a split set the first), or a model id on the Hub, perhaps with
+            ``@revision`` (fetched into the Hub's cache when there is an `out`).
         vectors: a folder of JSON files as published with arXiv 2502.04075, our safetensors file, the name of a
             published set, a Hub repository (``owner/name``), or a set that is open already. None looks the set up
             by the ids that the model goes by: its own, and those that its card names as its base.
         times: five weights, for anger, disgust, fear, joy, sadness.
-        out: the folder to write; needed without `push_to_hub`, unless `dry_run`.
+        out: the folder, or ``.gguf`` file, to write; needed without `push_to_hub`, unless `dry_run`.
         mix: weights by name instead of `times`.
         layers: layers to steer, such as ``"8-27"``; the others get nothing.
         scale: a factor for all weights.
@@ -93,6 +100,13 @@ def bake(
         revision: branch, tag or commit of a Hub model.
         base_model: Hub id to name as the base when `model` is a folder.
         vectors_for: use the set of the model with this Hub id, where `vectors` is None.
+        site: where the vectors act (`emobake.vectors.SITES`), for a file that does not say; refused where it does and
+            says otherwise.
+        outtype: with a checkpoint as `model` and a ``.gguf`` as `out`: what llama.cpp's converter writes the weights as
+            (``f32``, ``f16``, ``bf16``, ``q8_0``; default 16 bits).
+        converter: that converter; default: the one beside this interpreter, or on PATH.
+        keep_split: of a split GGUF set, write a set as well.
+        modelfile: write an Ollama Modelfile beside the ``.gguf``.
         link_mode: how weight files are carried over; `emobake.copying.carry` describes the modes.
         overwrite: replace an earlier output of emobake once the new one is complete; on the Hub, any model.
         force: write even when all weights are zero.
@@ -115,26 +129,120 @@ def bake(
         raise InputError("--each goes with --format peft")
     if out is None and not (push_to_hub or dry_run):
         raise InputError("give --out, the folder to write, or --push-to-hub (or --dry-run to see the plan)")
-    given = str(model)
-    model, revision = split_revision(model, revision)
-    recipes = _recipes(times, mix, scale, layers, each)
-    goal = _goal(push_to_hub, private, create_pr, commit_message, overwrite, dry_run)
     target = None if out is None else Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow links
-    wanted = [emotion for recipe in recipes.values() for emotion, _ in recipe.weights]
+    gguf = GgufOptions(outtype, converter, keep_split, modelfile)
+    check_gguf_options(
+        str(model),
+        target,
+        gguf,
+        {"--push-to-hub": push_to_hub, "--targets": tuple(targets), "--format peft": format == "peft"},
+    )
+    request = _Request(
+        model=str(model),
+        opener=SetOpener(vectors, str(model), vectors_for, site),
+        recipes=_recipes(times, mix, scale, layers, each),
+        out=target,
+        targets=tuple(targets),
+        format=format,
+        revision=revision,
+        base_model=base_model,
+        link_mode=link_mode,
+        overwrite=overwrite,
+        force=force,
+        hash_files=hash_files,
+        dry_run=dry_run,
+        progress=progress,
+        notice=notice,
+    )
+    if is_gguf(request.model):
+        return _from_gguf(request, gguf)
+    if target is not None and is_gguf(target.name):
+        return _to_gguf(request, gguf)
+    return _to_checkpoint(request, _goal(push_to_hub, private, create_pr, commit_message, overwrite, dry_run))
 
-    @cache
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """What `bake` was asked for, whatever the result is written as."""
+
+    model: str
+    opener: SetOpener
+    recipes: Mapping[str, Steering]
+    """Folder inside the output -> weights."""
+    out: Path | None
+    targets: tuple[str, ...]
+    format: Format
+    revision: str | None
+    base_model: str
+    link_mode: LinkMode
+    overwrite: bool
+    force: bool
+    hash_files: bool
+    dry_run: bool
+    progress: Callable[[BakePlan], Callable[[int], None]]
+    notice: Callable[[str], object]
+
+    @property
+    def emotions(self) -> list[str]:
+        """The emotions that have weights."""
+        return [emotion for recipe in self.recipes.values() for emotion, _ in recipe.weights]
+
+
+def _from_gguf(request: _Request, options: GgufOptions) -> BakeResult:
+    from .gguf_bake import bake_gguf
+
+    with reading():
+        plan = bake_gguf(
+            Path(request.model),
+            lambda ids: request.opener.open(request.emotions, ids),
+            request.recipes[""],
+            request.out,
+            options,
+            base_model=request.base_model,
+            vectors_for=request.opener.vectors_for,
+            overwrite=request.overwrite,
+            force=request.force,
+            hash_files=request.hash_files,
+            dry_run=request.dry_run,
+            progress=request.progress,
+        )
+    return BakeResult(plan, None if request.dry_run else request.out, request.model, request.base_model)
+
+
+def _to_gguf(request: _Request, options: GgufOptions) -> BakeResult:
+    from .gguf_bake import bake_converted
+
+    def checkpoint(folder: Path | None) -> tuple[BakePlan, str, VectorSet]:
+        # Links, for the converter only reads.
+        part = replace(request, out=folder, dry_run=folder is None, link_mode="symlink", targets=("llama.cpp",))
+        result = _to_checkpoint(replace(part, progress=lambda plan: lambda done: None), None)
+        return result.plan, result.base_model, request.opener.open(request.emotions, lambda: ())
+
+    assert request.out is not None
+    plan, base_model = bake_converted(
+        checkpoint,
+        request.out,
+        options,
+        overwrite=request.overwrite,
+        dry_run=request.dry_run,
+        progress=request.progress,
+    )
+    return BakeResult(plan, None if request.dry_run else request.out, request.model, base_model)
+
+
+def _to_checkpoint(request: _Request, goal: Target | None) -> BakeResult:
+    target, dry_run, opener = request.out, request.dry_run, request.opener
+    model, revision = split_revision(request.model, request.revision)
+
     def vector_set() -> VectorSet:
-        if isinstance(vectors, VectorSet):
-            return vectors
-        if vectors is not None and vectors_for:
-            raise InputError("--vectors and --vectors-for are two ways to name a set; give one")
-        ids = known_ids(model, revision, base_model, vectors_for) if vectors is None else ()
-        return find_vectors(vectors, wanted, model=given, ids=ids)
+        ids = partial(known_ids, model, revision, request.base_model, opener.vectors_for)
+        return opener.open(request.emotions, ids)
 
     def check(config: Mapping[str, object]) -> None:
         # Before anything large is fetched.
-        if format == "checkpoint":
-            choose_route(config, given, targets)
+        if request.format == "checkpoint":
+            site = SITE if opener.given is None else vector_set().site
+            choose_route(config, request.model, request.targets, site)
         vector_set()
 
     source, folder = None, None
@@ -144,31 +252,30 @@ def bake(
         else:
             folder, listed = locate(model, revision, check)
             if target is not None and not dry_run:
-                local = [Path(vectors)] if isinstance(vectors, str | os.PathLike) and Path(vectors).exists() else []
-                check_output(target, (folder, *local), overwrite=overwrite)
-            checkpoint = open_folder(folder, hash_files=hash_files, listed=listed)
-        base_model = base_model or checkpoint.repo_id
+                check_output(target, (folder, *opener.paths), overwrite=request.overwrite)
+            checkpoint = open_folder(folder, hash_files=request.hash_files, listed=listed)
+        base_model = request.base_model or checkpoint.repo_id
         opened = vector_set()
-    plan = _plan(checkpoint, opened, recipes, targets, format, base_model, force)
-    if vectors is None and not checkpoint.repo_id and opened.base_model != base_model:
+    plan = _plan(checkpoint, opened, request, base_model)
+    if opener.given is None and not checkpoint.repo_id and opened.base_model != base_model:
         # With an id the plan warns by itself.
         plan = replace(plan, warnings=(*plan.warnings, f"the vectors are those of {opened.base_model}"))
-    result = BakeResult(plan, None if dry_run else target, given, base_model)
-    if goal is not None and not base_model:
-        notice(f"the model card of {goal.repo_id} will name no base; --base-model ID would")
+    result = BakeResult(plan, None if dry_run else target, request.model, base_model)
     if goal is None:
-        _write(result, folder, link_mode, overwrite, progress)
+        _write(result, folder, request)
         return result
+    if not base_model:
+        request.notice(f"the model card of {goal.repo_id} will name no base; --base-model ID would")
     from .pushing import base_snapshot, push_plan
 
     if source is None and not is_local(model, revision):
-        source = base_snapshot(checkpoint.repo_id, checkpoint.revision, notice)
+        source = base_snapshot(checkpoint.repo_id, checkpoint.revision, request.notice)
     if result.out is not None:
         # Whatever the Hub would refuse, before the first byte is written here.
         push_plan(plan, goal, folder=folder, source=source, dry_run=True)
-        _write(result, folder, link_mode, overwrite, progress)
+        _write(result, folder, request)
     with _after(result, goal):
-        pushed = push_plan(plan, goal, folder=folder, source=source, dry_run=dry_run, notice=notice)
+        pushed = push_plan(plan, goal, folder=folder, source=source, dry_run=dry_run, notice=request.notice)
     return replace(result, pushed=pushed)
 
 
@@ -205,16 +312,15 @@ def _goal(
     )
 
 
-def _write(
-    result: BakeResult,
-    folder: Path | None,
-    link_mode: LinkMode,
-    overwrite: bool,
-    progress: Callable[[BakePlan], Callable[[int], None]],
-) -> None:
+def _write(result: BakeResult, folder: Path | None, request: _Request) -> None:
     if result.out is not None and folder is not None:
         execute(
-            result.plan, folder, result.out, link_mode=link_mode, overwrite=overwrite, progress=progress(result.plan)
+            result.plan,
+            folder,
+            result.out,
+            link_mode=request.link_mode,
+            overwrite=request.overwrite,
+            progress=request.progress(result.plan),
         )
 
 
@@ -251,19 +357,12 @@ def _recipes(
     return {name: replace(whole, weights=((name, weight),)) for name, weight in whole.weights if weight}
 
 
-def _plan(
-    checkpoint: Checkpoint,
-    vectors: VectorSet,
-    recipes: dict[str, Steering],
-    targets: Iterable[str],
-    format: Format,
-    base_model: str,
-    force: bool,
-) -> BakePlan:
-    if format == "checkpoint":
-        plan = make_plan(checkpoint, vectors, recipes[""], targets=targets, force=force)
+def _plan(checkpoint: Checkpoint, vectors: VectorSet, request: _Request, base_model: str) -> BakePlan:
+    force = request.force
+    if request.format == "checkpoint":
+        plan = make_plan(checkpoint, vectors, request.recipes[""], targets=request.targets, force=force)
         return add_documents(plan, checkpoint, vectors, base_model)
-    if targets:
+    if request.targets:
         raise InputError("--targets goes with --format checkpoint: an adapter is loaded through PEFT")
     plans = {
         folder: add_documents(
@@ -272,7 +371,7 @@ def _plan(
             vectors,
             base_model,
         )
-        for folder, recipe in recipes.items()
+        for folder, recipe in request.recipes.items()
     }
     if "" in plans:
         return plans[""]

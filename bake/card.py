@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from ._version import __version__
 from .checkpoint import Checkpoint
-from .plan import BakePlan, Carry, Write, json_bytes
+from .plan import BakePlan, Carry, Patch, Write, json_bytes
 from .routes import describe
 from .side_files import is_licence
 from .vectors import VectorSet
@@ -40,15 +40,27 @@ def add_documents(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, ba
 
 
 def manifest(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_model: str) -> dict[str, Any]:
-    """The record of a bake: no timestamps and no local paths, so that the same inputs give the same bytes."""
+    """The record of a bake of `checkpoint`."""
     weights = [
         {"name": w.name, "size": w.size} | ({"sha256": w.sha256} if w.sha256 else {})
         for w in sorted(checkpoint.weights, key=lambda w: w.name)
     ]
+    base = {"model": base_model or None, "revision": checkpoint.revision or None, "weights": weights}
+    return record_of(plan, vectors, "peft" if plan.route == "adapter" else "checkpoint", base, checkpoint.manifest)
+
+
+def record_of(
+    plan: BakePlan, vectors: VectorSet, form: str, base: Mapping[str, Any], earlier: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The record of a bake: no timestamps and no local paths, so that the same inputs give the same bytes.
+
+    `form` is what the output is (``checkpoint``, ``peft``, ``gguf``), `base` what it was made of, and `earlier` the
+    record of the base, when it was baked before.
+    """
     record: dict[str, Any] = {
         "emobake_version": __version__,
-        "format": "peft" if plan.route == "adapter" else "checkpoint",
-        "base": {"model": base_model or None, "revision": checkpoint.revision or None, "weights": weights},
+        "format": form,
+        "base": dict(base),
         "vectors": {
             "name": vectors.name,
             "site": vectors.site,
@@ -60,10 +72,11 @@ def manifest(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_mo
         "weights": dict(plan.steering.weights),
         "scale": plan.steering.scale,
         "steered_layers": None if plan.steering.layers is None else list(plan.steering.layers),
+        **({} if plan.branch_scale == 1 else {"branch_scale": plan.branch_scale}),
         "route": plan.route,
         "model_type": plan.model_type,
         "files": {
-            f.name: f.source for f in plan.files if not isinstance(f, Write) and f.source.endswith(".safetensors")
+            f.name: f.source for f in plan.files if isinstance(f, Carry | Patch) and f.source.endswith(".safetensors")
         },
         "added_tensors": list(plan.added),
         "biases": [
@@ -77,8 +90,8 @@ def manifest(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_mo
             for b in plan.layers
         ],
     }
-    if checkpoint.manifest is not None:
-        earlier = dict(checkpoint.manifest)
+    if earlier is not None:
+        earlier = dict(earlier)
         history = earlier.pop("history", [])
         record["history"] = [*(history if isinstance(history, list) else []), earlier]
     return record

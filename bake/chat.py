@@ -19,12 +19,12 @@ import numpy as np
 
 from .checkpoint import Checkpoint
 from .errors import EmobakeError, InputError
-from .hooks import Scope, attention_module, steered
+from .hooks import Scope, site_module, steered
 from .live import LiveModel, load
 from .locate import is_local, known_ids, split_revision
 from .sources import reading
 from .vector_sets import find_vectors
-from .vectors import Steering, VectorSet, require_attention_output, require_fit, steering, weighted_sum
+from .vectors import Steering, VectorSet, fitted, require_site, steering, weighted_sum
 
 if TYPE_CHECKING:
     from .api import BakeResult
@@ -78,6 +78,7 @@ class Conversation:
         self.live, self.vectors, self.scope, self.system = live, vectors, scope, _encodable(system)
         self.sampling = sampling or Sampling()
         self.revision = revision
+        self.arch = replace(live.arch, site=vectors.site)
         self.turns: list[Turn] = []
         self.steer(weights)
 
@@ -91,10 +92,10 @@ class Conversation:
         rows = {layer: total[layer] for layer in range(len(total)) if total[layer].any()}
         for layer in rows:
             try:
-                attention_module(self.live.model, self.live.arch, layer)
+                site_module(self.live.model, self.arch, layer)
             except AttributeError:
                 raise InputError(
-                    f"{self.live.name}: layer {layer} has no attention output projection, so its vector cannot land; "
+                    f"{self.live.name}: layer {layer} has no attention, so its vector cannot land; "
                     "choose among the layers that have one with --layers"
                 ) from None
         self.weights, self.rows = weights, rows
@@ -179,7 +180,7 @@ class Conversation:
         try:
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
-            with torch.inference_mode(), steered(live.model, live.arch, rows, self.scope):
+            with torch.inference_mode(), steered(live.model, self.arch, rows, self.scope):
                 live.model.generate(
                     input_ids=prompt,
                     attention_mask=torch.ones_like(prompt),
@@ -212,6 +213,7 @@ def open_conversation(
     revision: str | None = None,
     base_model: str = "",
     vectors_for: str = "",
+    site: str = "",
     scope: Scope = "every",
     sampling: Sampling | None = None,
     system: str = "",
@@ -237,13 +239,14 @@ def open_conversation(
         if is_local(name, revision) and not Path(name).is_dir():
             raise InputError(f"{name}: no such folder")
         ids = known_ids(name, revision, base_model, vectors_for) if vectors is None else ()
-        found = find_vectors(vectors, None, model=name, ids=ids)
-    require_attention_output(found)
+        found = find_vectors(vectors, None, model=name, ids=ids, site=site)
+    require_site(found, site)
     weighted_sum(found, weights)
 
     def check(config: Mapping[str, Any]) -> None:
+        nonlocal found
         read = Checkpoint(name, config, (), {}, lambda header: b"")
-        require_fit(found, read.num_hidden_layers, read.hidden_size, name)
+        found = fitted(found, read.num_hidden_layers, read.hidden_size, name)
 
     live = load(
         name,

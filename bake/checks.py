@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .adapter_checks import adapter_biases, check_adapter
-from .arch import architectures
+from .arch import Site, architectures
 from .checkpoint import Checkpoint
 from .errors import EmobakeError, InputError
 from .headers import TensorHeader, decode, encode
@@ -19,7 +19,7 @@ from .record import Check, Record, RecordedBias, parse_record, read_record
 from .side_files import reason_left_out
 from .sources import open_folder, reading
 from .vector_sets import find_vectors
-from .vectors import VectorSet, weighted_sum
+from .vectors import VectorSet, fitted, weighted_sum
 
 _CHUNK = 2**22
 
@@ -121,7 +121,7 @@ def _check_bytes(
 ) -> Iterator[Check]:
     yield Check("index and headers", True, f"{len(baked.tensors)} tensors in {len(baked.weights)} files")
     yield _no_duplicates(baked)
-    yield _config_honours(baked)
+    yield _config_honours(baked, record.site)
     yield _recorded(baked, record)
     yield _siblings_zero(baked, record)
     if base is not None:
@@ -141,9 +141,9 @@ def _no_duplicates(baked: Checkpoint) -> Check:
     return Check("no duplicate weights", True, "none beside the steered ones")
 
 
-def _config_honours(baked: Checkpoint) -> Check:
+def _config_honours(baked: Checkpoint, site: Site) -> Check:
     name = "config honours the bias"
-    arch = architectures().get(str(baked.config.get("model_type")))
+    arch = architectures(site).get(str(baked.config.get("model_type")))
     if arch is None or not (arch.always or arch.flag):
         return Check(name, False, f"{baked.config.get('model_type')} has no such bias: it would load UNSTEERED")
     if not arch.always and not baked.config.get(str(arch.flag), arch.flag_default):
@@ -241,7 +241,10 @@ def _arithmetic(baked: Checkpoint, base: Checkpoint | None, record: Record, vect
     name = "arithmetic"
     if any(record.vector_sha256.get(file, digest) != digest for file, digest in vectors.sha256.items()):
         return Check(name, False, "these vector files are not the ones that emobake.json records")
-    added = weighted_sum(vectors, record.steering)
+    if vectors.site != record.site:
+        return Check(name, False, f"{vectors.name} acts at the {vectors.site}, the record says {record.site}")
+    vectors = fitted(vectors, baked.num_hidden_layers, baked.hidden_size, baked.name)
+    added = weighted_sum(vectors, record.steering) / np.float32(record.branch_scale)
     if any(entry.layer >= len(added) for entry in record.biases):
         return Check(name, False, f"the record names more layers than the {len(added)} of these vectors")
     new = record.added
@@ -259,16 +262,17 @@ def _arithmetic(baked: Checkpoint, base: Checkpoint | None, record: Record, vect
 
 
 def deltas(out: Path, base: Checkpoint, record: Record) -> dict[int, np.ndarray]:
-    """What the output adds in each layer: stored bias minus the base's, float32 ``[hidden]``."""
+    """What the output adds at the site in each layer: stored bias minus the base's, float32 ``[hidden]``."""
+    scale = np.float32(record.branch_scale)
     if record.is_adapter:
-        return adapter_biases(out, record)
+        return {layer: row * scale for layer, row in adapter_biases(out, record).items()}
     baked = open_folder(out)
     result = {}
     for entry in record.biases:
         header = _bias_header(baked, entry)
         value = decode(header, baked.read(header))
         old = None if header.name in record.added else base.tensors.get(header.name)
-        result[entry.layer] = value if old is None else value - decode(old, base.read(old))
+        result[entry.layer] = (value if old is None else value - decode(old, base.read(old))) * scale
     return result
 
 
@@ -282,8 +286,10 @@ def _check_stack(
 
     folder = Path(base.name)
     if stack == "transformers":
-        yield from compare.against_hooks(folder, out, deltas(out, base, record), record.is_adapter, max_new_tokens)
+        yield from compare.against_hooks(
+            folder, out, deltas(out, base, record), record.site, record.is_adapter, max_new_tokens
+        )
     elif record.is_adapter:
         yield Check(stack, False, "does not load PEFT adapters with a bias; bake a checkpoint for it")
     else:
-        yield from compare.against_transformers(stack, folder, out, python, max_new_tokens)
+        yield from compare.against_transformers(stack, folder, out, record.site, python, max_new_tokens)

@@ -18,6 +18,7 @@ from .cli_options import hub_options, steering_options
 from .cli_push import push
 from .cli_vectors import vectors as vectors_commands
 from .errors import EmobakeError, OutputError
+from .gguf_options import OUTTYPES
 from .terminal import console, escape, warn
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ Examples:
   emobake --model ./SmolLM2-135M-Instruct --vectors ./ev --mix joy=2,anger=-0.5 --out ./joyful --dry-run
   emobake --model Qwen/Qwen2.5-7B-Instruct --mix joy=1 --push-to-hub me/joyful-qwen
   emobake push ./joyful me/joyful-smollm2
+  emobake --model SmolLM2-135M-Instruct.Q4_1.gguf --vectors ./ev --mix joy=2 --out joyful.gguf
   emobake --model ./Mixtral-8x7B --vectors ./ev --mix joy=1 --format peft --out ./joy-adapter
   emobake verify ./joyful --base ./SmolLM2-135M-Instruct --stack transformers
   emobake vectors extract --model Qwen/Qwen3-8B --out qwen3-8b.safetensors
@@ -42,9 +44,19 @@ Examples:
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("--model", metavar="PATH|ID", help="Checkpoint to steer: a folder, or a model id on the Hub.")
+@click.option(
+    "--model", metavar="PATH|ID", help="Model to steer: a checkpoint's folder, a model id on the Hub, or a GGUF file."
+)
 @steering_options
-@click.option("--out", metavar="PATH", type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--out", metavar="PATH", type=click.Path(path_type=Path), help="Folder to write, or .gguf file.")
+@click.option(
+    "--outtype",
+    type=click.Choice(OUTTYPES),
+    help="From a checkpoint into a .gguf: what llama.cpp's converter writes the weights as. Default: auto, 16 bits.",
+)
+@click.option("--converter", metavar="EXE", default="", help="That converter. Default: the one that is installed.")
+@click.option("--keep-split", is_flag=True, help="Of a split GGUF set, write a set too, not one file.")
+@click.option("--modelfile", is_flag=True, help="Write an Ollama Modelfile beside the .gguf.")
 @click.option(
     "--push-to-hub",
     metavar="REPO[@BRANCH]",
@@ -114,6 +126,7 @@ def _bake(
     verbose: bool,
     revision: str | None,
     push_to_hub: str,
+    outtype: str | None,
     **options: Any,
 ) -> None:
     if model is None:
@@ -142,6 +155,7 @@ def _bake(
             link_mode=link_mode,
             revision=revision,
             push_to_hub=push_to_hub,
+            outtype=outtype or "",
             progress=_progress(bars, silent=quiet or as_json),
             notice=warn,
             **options,

@@ -39,6 +39,12 @@ steering_options = _together(
         default="",
         help="Use the set published for this model, e.g. for a fine-tune of it.",
     ),
+    click.option(
+        "--site",
+        type=click.Choice(["attention_output", "layer_output"]),
+        callback=lambda _context, _option, value: value or "",
+        help="Where the vectors act, for a file that does not say; refused where it says otherwise.",
+    ),
     click.option("--base-model", metavar="ID", default="", help="Hub id of the base when --model is a folder."),
     click.option(
         "--times",

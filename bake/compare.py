@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arch import Architecture, architectures
+from .arch import Architecture, Site, architectures
 from .errors import VerifyError
 from .headers import parse_json_object
 from .hooks import steered
@@ -38,9 +38,9 @@ class _Run:
     logits: torch.Tensor
 
 
-def _architecture(folder: Path) -> Architecture:
+def _architecture(folder: Path, site: Site) -> Architecture:
     config = parse_json_object(read_small(folder / "config.json", f"{folder}/config.json"), f"{folder}/config.json")
-    arch = architectures().get(str(config.get("model_type")))
+    arch = architectures(site).get(str(config.get("model_type")))
     if arch is None:
         raise VerifyError(f"{folder}: {config.get('model_type')!r} is not in the table, so there is no hook for it")
     return arch
@@ -77,9 +77,9 @@ def _tokenize(folder: Path, question: str) -> list[int]:
 
 
 def against_hooks(
-    base: Path, out: Path, rows: Mapping[int, np.ndarray], is_adapter: bool, max_new_tokens: int
+    base: Path, out: Path, rows: Mapping[int, np.ndarray], site: Site, is_adapter: bool, max_new_tokens: int
 ) -> Iterator[Check]:
-    """Compare `out` with `base` under hooks that add `rows`, at every position and at the last, in float32.
+    """Compare `out` with `base` under hooks that add `rows` at `site`, at every position and at the last, in float32.
 
     Raises:
         VerifyError: torch or transformers is missing, or a model does not load.
@@ -91,7 +91,7 @@ def against_hooks(
         raise VerifyError(f"transformers: not installed here ({error}); pip install 'emobake[verify]'") from None
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    arch = _architecture(base)
+    arch = _architecture(base, site)
     inputs = prompts(base, None if is_adapter else out)
     with torch.inference_mode():
         model = _load(base)
@@ -135,7 +135,9 @@ def against_hooks(
     )
 
 
-def against_transformers(stack: str, base: Path, out: Path, python: str | None, max_new_tokens: int) -> Iterator[Check]:
+def against_transformers(
+    stack: str, base: Path, out: Path, site: Site, python: str | None, max_new_tokens: int
+) -> Iterator[Check]:
     """Compare greedy tokens of `out` in `stack` with those of transformers, and with the unsteered base's.
 
     Raises:
@@ -146,7 +148,7 @@ def against_transformers(stack: str, base: Path, out: Path, python: str | None, 
     except ImportError as error:
         raise VerifyError(f"transformers: not installed here ({error}); pip install 'emobake[verify]'") from None
     inputs = prompts(base, out)
-    support = _architecture(out).stacks[stack]
+    support = _architecture(out, site).stacks[stack]
     wanted = generate("transformers", out, inputs, max_new_tokens=max_new_tokens)
     plain = generate("transformers", base, inputs, max_new_tokens=max_new_tokens)
     run = generate(

@@ -1,15 +1,18 @@
-"""Carrying one file over: reflink, kernel-side copy, hardlink or symlink; and editing the copy."""
+"""Carrying one file over: reflink, kernel-side copy, hardlink or symlink; editing the copy; putting one together."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
-from .plan import Edit
+import numpy as np
+
+from .plan import Assemble, Edit, Rows, Span
 
 LinkMode = Literal["auto", "reflink", "copy", "hardlink", "symlink"]
 LINK_MODES: tuple[LinkMode, ...] = ("auto", "reflink", "copy", "hardlink", "symlink")
@@ -55,6 +58,77 @@ def apply(edits: Iterable[Edit], target: Path) -> None:
         for edit in edits:
             stream.seek(edit.offset)
             stream.write(edit.data)
+
+
+def assemble(file: Assemble, target: Path, progress: Progress) -> None:
+    """Make `target`, which does not exist, of the parts of `file`, in memory of a few megabytes.
+
+    Raises:
+        OSError: as the system says it; `errno.EIO` when a source ends too early.
+
+    """
+    with contextlib.ExitStack() as opened, target.open("xb", buffering=0) as writer:
+        readers = {
+            part.source: opened.enter_context(open(part.source, "rb"))  # noqa: PTH123
+            for part in file.parts
+            if not isinstance(part, bytes)
+        }
+        for part in file.parts:
+            if isinstance(part, bytes):
+                _write_all(writer, part)
+            elif isinstance(part, Span):
+                _copy_span(readers[part.source], writer, part, progress)
+            else:
+                _copy_rows(readers[part.source], writer, part, progress)
+
+
+def _write_all(writer: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[writer.write(view) :]
+
+
+def _too_short(part: Span | Rows) -> OSError:
+    return OSError(errno.EIO, "it became shorter while it was copied; run again", part.source)
+
+
+def _copy_span(reader: IO[bytes], writer: IO[bytes], part: Span, progress: Progress) -> None:
+    """In the kernel where it can; both files at their own offsets, so alignment does not matter."""
+    position, end = part.offset, part.offset + part.size
+    if hasattr(os, "copy_file_range"):
+        try:
+            while position < end:
+                wanted = min(_CHUNK, end - position)
+                count = os.copy_file_range(reader.fileno(), writer.fileno(), wanted, offset_src=position)
+                if not count:
+                    raise _too_short(part)
+                position += count
+                progress(count)
+        except OSError as error:
+            if error.errno not in _CANNOT or position != part.offset:
+                raise
+    reader.seek(position)
+    while position < end:
+        data = reader.read(min(2**22, end - position))
+        if not data:
+            raise _too_short(part)
+        _write_all(writer, data)
+        position += len(data)
+        progress(len(data))
+
+
+def _copy_rows(reader: IO[bytes], writer: IO[bytes], part: Rows, progress: Progress) -> None:
+    group = len(part.order)
+    at_once = max(1, 2**22 // (group * part.row))
+    reader.seek(part.offset)
+    for start in range(0, part.count // group, at_once):
+        groups = min(at_once, part.count // group - start)
+        data = reader.read(groups * group * part.row)
+        if len(data) != groups * group * part.row:
+            raise _too_short(part)
+        rows = np.frombuffer(data, np.uint8).reshape(groups, group, part.row)
+        _write_all(writer, rows[:, list(part.order)].tobytes())
+        progress(len(data))
 
 
 def _reflink(source: Path, target: Path) -> bool:

@@ -1,8 +1,8 @@
-"""Where the attention output of layer l is in a live model, and hooks that read it or add to it.
+"""Where the vectors of layer l act in a live model, and hooks that read what is there or add to it.
 
-The site is the output of the attention module, which is the module that holds the projection of
-`emobake.arch`: after the projection, before whatever the architecture does next (a post-norm, a residual
-multiplier, the residual add). torch is imported by the caller.
+The attention output is the output of the module that holds the projection of `emobake.arch`: after the projection,
+before whatever the architecture does next (a post-norm, a residual multiplier, the residual add). The layer output is
+that of the whole decoder layer. torch is imported by the caller.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ Scope = Literal["every", "last"]
 """``every`` position, as a bias does, or the ``last`` of each forward pass, as the paper's published code does."""
 
 
-def attention_module(model: torch.nn.Module, arch: Architecture, layer: int) -> torch.nn.Module:
-    """The attention module of decoder layer `layer` (from 0) of a causal language model."""
-    return model.get_submodule(arch.o_proj.format(layer=layer).rpartition(".")[0])
+def site_module(model: torch.nn.Module, arch: Architecture, layer: int) -> torch.nn.Module:
+    """The module of decoder layer `layer` (from 0) of a causal language model whose output is the site of `arch`."""
+    if arch.site == "layer_output":
+        return model.get_submodule(arch.block.format(layer=layer))
+    return model.get_submodule(arch.projection.format(layer=layer).rpartition(".")[0])
 
 
 @contextlib.contextmanager
 def observed(
     model: torch.nn.Module, arch: Architecture, layers: int, see: Callable[[int, torch.Tensor], None]
 ) -> Iterator[tuple[int, ...]]:
-    """Within the context, `see` gets layer and attention output ``[batch, positions, hidden]`` of each forward pass.
+    """Within the context, `see` gets layer and what each forward pass has at the site, ``[batch, positions, hidden]``.
 
-    Gives the layers, of ``0 .. layers - 1``, that have an attention module; in a hybrid not all do.
+    Gives the layers, of ``0 .. layers - 1``, that have the site; in a hybrid not all have attention.
     """
 
     def hook(layer: int) -> Any:
@@ -45,7 +47,7 @@ def observed(
     modules: dict[int, torch.nn.Module] = {}
     for layer in range(layers):
         with contextlib.suppress(AttributeError):  # what torch says of a module that is not there
-            modules[layer] = attention_module(model, arch, layer)
+            modules[layer] = site_module(model, arch, layer)
     handles = [module.register_forward_hook(hook(layer)) for layer, module in modules.items()]
     try:
         yield tuple(modules)
@@ -58,7 +60,7 @@ def observed(
 def steered(
     model: torch.nn.Module, arch: Architecture, rows: Mapping[int, np.ndarray], scope: Scope = "every"
 ) -> Iterator[None]:
-    """Within the context, the attention output of each layer in `rows` gains its row (float32 ``[hidden]``)."""
+    """Within the context, what is at the site of each layer in `rows` gains its row (float32 ``[hidden]``)."""
     import torch
 
     def add(row: torch.Tensor) -> Any:
@@ -75,7 +77,7 @@ def steered(
         return hook
 
     handles = [
-        attention_module(model, arch, layer).register_forward_hook(add(torch.from_numpy(row.copy())))
+        site_module(model, arch, layer).register_forward_hook(add(torch.from_numpy(row.copy())))
         for layer, row in rows.items()
     ]
     try:

@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from .errors import EmobakeError, InputError
 from .hub_errors import sending
 from .hub_files import RemoteFile, Snapshot
-from .plan import BakePlan, Carry, Edit, Patch, Write
+from .plan import Assemble, BakePlan, Carry, Edit, Patch, Write
 from .side_files import is_of_a_model, is_ours
 
 PLACEHOLDER = "THIS_REPO"
@@ -120,7 +120,8 @@ def items_of(plan: BakePlan, repo_id: str, *, folder: Path | None, source: Snaps
     return tuple(_item(file, repo_id, folder, source) for file in plan.files)
 
 
-def _item(file: Carry | Patch | Write, repo_id: str, folder: Path | None, source: Snapshot | None) -> Item:
+def _item(file: Carry | Patch | Write | Assemble, repo_id: str, folder: Path | None, source: Snapshot | None) -> Item:
+    assert not isinstance(file, Assemble), "a GGUF file is not pushed"
     if isinstance(file, Write):
         data = addressed(file.data, repo_id, file.name) if Path(file.name).name == CARD else file.data
         return Item(file.name, len(data), data=data)

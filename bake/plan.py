@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from .arch import Support
+from .arch import Architecture, Support
 from .checkpoint import Checkpoint, WeightFile
 from .errors import BrokenFileError, InputError, VectorError
 from .headers import FLOATS, TensorHeader, decode, encode, serialize
 from .projections import bias_dtype, check_landing, find_projections, module_in_file, output_width
 from .routes import ConfigChange, Route, RouteKind, choose_route
 from .side_files import INDEX, is_carried, reason_left_out
-from .vectors import Steering, VectorSet, require_attention_output, require_fit, weighted_sum
+from .vectors import Steering, VectorSet, fitted, weighted_sum
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _GENERIC_TOKENIZERS = ("LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
@@ -67,6 +67,52 @@ class Write:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Bytes of a file of the base; `source` is its path."""
+
+    source: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a file of the base, each of `row` bytes, `count` of them from `offset` on, in another order.
+
+    Every group of ``len(order)`` rows becomes the rows that `order` names, counted within the group.
+    """
+
+    source: str
+    offset: int
+    row: int
+    count: int
+    order: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return self.row * self.count
+
+
+@dataclass(frozen=True)
+class Assemble:
+    """A file that is put together from pieces of the base's files and new bytes, in this order."""
+
+    name: str
+    parts: tuple[bytes | Span | Rows, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes that are copied from the base."""
+        return sum(part.size for part in self.parts if not isinstance(part, bytes))
+
+    @property
+    def new(self) -> int:
+        """Bytes that are new."""
+        return sum(len(part) for part in self.parts if isinstance(part, bytes))
+
+
+@dataclass(frozen=True)
 class LeftOut:
     """A file of the base that does not go along."""
 
@@ -76,7 +122,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class LayerBias:
-    """The bias of one layer's attention output projection, as it will be stored."""
+    """The bias of one layer's projection, as it will be stored."""
 
     layer: int
     tensor: str
@@ -97,7 +143,7 @@ class BakePlan:
     """The class that the result says it is."""
     layers: tuple[LayerBias, ...]
     steering: Steering
-    files: tuple[Carry | Patch | Write, ...]
+    files: tuple[Carry | Patch | Write | Assemble, ...]
     left_out: tuple[LeftOut, ...]
     config_changes: tuple[ConfigChange, ...]
     stacks: Mapping[str, Support]
@@ -106,6 +152,8 @@ class BakePlan:
     overwritten: tuple[str, ...] = ()
     """Names of the tensors whose bytes are replaced."""
     warnings: tuple[str, ...] = ()
+    branch_scale: float = 1.0
+    """What stands between the biases and the site where the vectors act; the weighted sums were divided by it."""
 
     @property
     def bytes_carried(self) -> int:
@@ -116,7 +164,9 @@ class BakePlan:
     def bytes_written(self) -> int:
         """Bytes that are new."""
         edits = [e for f in self.files if isinstance(f, Patch) for e in f.edits]
-        return sum(len(f.data) for f in self.files if isinstance(f, Write)) + sum(len(e.data) for e in edits)
+        assembled = sum(f.new for f in self.files if isinstance(f, Assemble))
+        written = sum(len(f.data) for f in self.files if isinstance(f, Write))
+        return written + assembled + sum(len(e.data) for e in edits)
 
     def with_files(self, *more: Write) -> BakePlan:
         """The same plan with further new files."""
@@ -133,17 +183,20 @@ def make_plan(
 ) -> BakePlan:
     """Plan a steered checkpoint.
 
-    For layer l the bias becomes ``(existing bias or 0) + w_l`` with w_l computed in float32, stored in the
-    dtype of the projection's weight (the config's dtype when the weight is quantised; the bias's own where
-    one exists).
+    For layer l the bias of the projection that acts at the set's site becomes ``(existing bias or 0) + w_l`` with w_l
+    computed in float32, stored in the dtype of the projection's weight (the config's dtype when the weight is
+    quantised; the bias's own where one exists). Where the architecture scales a layer's branch after the projection
+    and the vectors act on the residual stream, w_l is divided by that scale.
 
     Raises:
         InputError: nothing would be steered and not `force`; its subclasses for a set that does not fit, a
             broken file, or an architecture without a route.
 
     """
-    route = choose_route(checkpoint.config, checkpoint.name, targets)
-    added = check_fit(checkpoint, vectors, steering, force=force)
+    route = choose_route(checkpoint.config, checkpoint.name, targets, vectors.site)
+    vectors = fitted(vectors, checkpoint.num_hidden_layers, checkpoint.hidden_size, checkpoint.name)
+    scale = branch_scale(checkpoint, route.arch)
+    added = sum_to_add(vectors, steering, force=force) / np.float32(scale)
     tensors = _Tensors(checkpoint, route)
     tensors.bias_projections(added)
     tensors.zero_siblings()
@@ -160,28 +213,39 @@ def make_plan(
         stacks=route.stacks,
         added=tuple(sorted(tensors.new)),
         overwritten=tuple(sorted(h.name for h, _ in tensors.edits)),
-        warnings=tuple(warnings(checkpoint, vectors, steering, added)),
+        warnings=(*strength_warnings(vectors, added), *warnings(checkpoint, vectors)),
+        branch_scale=scale,
     )
 
 
-def check_fit(checkpoint: Checkpoint, vectors: VectorSet, steering: Steering, *, force: bool) -> np.ndarray:
-    """``w`` as float32 ``[layers, hidden]``, once the set is known to fit the model.
+def sum_to_add(vectors: VectorSet, steering: Steering, *, force: bool) -> np.ndarray:
+    """``w`` as float32 ``[layers, hidden]``.
 
     Raises:
-        VectorError: the set was made for another site, number of layers or width.
         InputError: all of ``w`` is zero and not `force`.
 
     """
-    require_attention_output(vectors)
-    require_fit(vectors, checkpoint.num_hidden_layers, checkpoint.hidden_size, checkpoint.name)
     added = weighted_sum(vectors, steering)
     if not added.any() and not force:
         raise InputError("all weights are zero: the result would be the unsteered model; --force writes it anyway")
     return added
 
 
-def warnings(checkpoint: Checkpoint, vectors: VectorSet, steering: Steering, added: np.ndarray) -> Iterable[str]:
-    """What the user should know, one line each."""
+def branch_scale(checkpoint: Checkpoint, arch: Architecture) -> float:
+    """What stands between the projection of `arch` and the site where its vectors act: a factor, 1 for most.
+
+    Raises:
+        BrokenFileError: the config's field is not a positive number.
+
+    """
+    value = checkpoint.config.get(arch.branch_scale, 1.0) if arch.branch_scale else 1.0
+    if type(value) not in (int, float) or not 0 < value < 1e6:
+        raise BrokenFileError(f"{checkpoint.name}/config.json: {arch.branch_scale} is {value!r}, not a positive number")
+    return float(value)
+
+
+def strength_warnings(vectors: VectorSet, added: np.ndarray) -> Iterable[str]:
+    """What the user should know of `added` (float32 ``[layers, hidden]``), one line each."""
     if not added.any():
         yield "all weights are zero: the result behaves as the unsteered model"
     usual = np.mean([_norms(rows) for rows in vectors.rows], axis=0)
@@ -192,6 +256,10 @@ def warnings(checkpoint: Checkpoint, vectors: VectorSet, steering: Steering, add
             f"strength {strength.max():.1f} at layer {int(strength.argmax())}: the bias is that many times the set's "
             "own mean norm, far beyond a layer's usual change; at 4 most models collapse into repetition"
         )
+
+
+def warnings(checkpoint: Checkpoint, vectors: VectorSet) -> Iterable[str]:
+    """What the user should know of a checkpoint with these vectors, one line each."""
     if vectors.base_model and checkpoint.repo_id and vectors.base_model != checkpoint.repo_id:
         yield f"{vectors.name} was made from {vectors.base_model}, not from {checkpoint.repo_id}"
     if isinstance(checkpoint.config.get("quantization_config"), Mapping):
@@ -257,9 +325,13 @@ class _Tensors:
             raise BrokenFileError(f"{header.file}: {header.name} has shape {list(values.shape)}, not [{len(row)}]")
         if not np.isfinite(values).all():
             raise BrokenFileError(f"{header.file}: {header.name} has a NaN or infinity")
-        if self.route.kind != "existing":
+        if self.route.kind != "existing" and not self._active(header):
             self._refuse_dormant(header, values)
         return np.asarray(values + row)
+
+    def _active(self, header: TensorHeader) -> bool:
+        """Whether the base's class uses the MLP bias `header` (a Llama by another name, with ``mlp_bias``)."""
+        return ".mlp." in header.name and bool(self.checkpoint.config.get("mlp_bias"))
 
     def zero_siblings(self) -> None:
         """Explicit zeros for every other module that must now have a bias and has none.

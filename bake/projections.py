@@ -1,4 +1,4 @@
-"""Where the attention output projections of a checkpoint are, how wide, and in which dtype a bias goes there."""
+"""Where the projections that get a bias are in a checkpoint, how wide, and in which dtype a bias goes there."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _WEIGHT_NAMES = ("weight", "qweight", "weight_packed")
 
 
 def find_projections(checkpoint: Checkpoint, arch: Architecture) -> dict[int, str]:
-    """Layer -> module name of its attention output projection, as named in the checkpoint's files.
+    """Layer -> module name of its projection of `arch`, as named in the checkpoint's files.
 
-    Layers without attention (hybrids) are left out.
+    Layers without it (hybrids) are left out.
 
     Raises:
         BrokenFileError: no layer has the projection.
 
     """
     modules = {
-        layer: module_in_file(checkpoint, arch.o_proj.format(layer=layer))
+        layer: module_in_file(checkpoint, arch.projection.format(layer=layer))
         for layer in range(checkpoint.num_hidden_layers)
     }
     found = {layer: module for layer, module in modules.items() if module is not None}
     if not found:
         raise BrokenFileError(
-            f"{checkpoint.name}: no tensor {arch.o_proj.format(layer=0)}.weight; "
+            f"{checkpoint.name}: no tensor {arch.projection.format(layer=0)}.weight; "
             f"these are not the weights of {arch.model_type}"
         )
     return found
@@ -52,7 +52,7 @@ def check_landing(checkpoint: Checkpoint, projections: Mapping[int, str], added:
     homeless = [layer for layer in range(len(added)) if added[layer].any() and layer not in projections]
     if homeless:
         raise InputError(
-            f"{checkpoint.name}: layer {homeless[0]} has no attention output projection, so its vector cannot land; "
+            f"{checkpoint.name}: layer {homeless[0]} has no such projection, so its vector cannot land; "
             f"choose among the layers that have one: --layers {','.join(map(str, projections))}"
         )
 
@@ -112,7 +112,8 @@ def output_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int
     kv_heads = checkpoint.config.get("num_key_value_heads") or heads
     head_dim = _head_dim(checkpoint, "head_dim")
     widths = {"q_proj": (heads, head_dim), "k_proj": (kv_heads, head_dim), "v_proj": (kv_heads, head_dim)}
-    widths[arch.o_proj.rpartition(".")[2]] = (1, checkpoint.hidden_size)
+    widths |= dict.fromkeys(("gate_proj", "up_proj"), (1, checkpoint.config.get("intermediate_size")))
+    widths |= dict.fromkeys(("o_proj", "down_proj", arch.projection.rpartition(".")[2]), (1, checkpoint.hidden_size))
     count, width = widths.get(module.rpartition(".")[2], (None, None))
     if _is_count(count) and _is_count(width) and _is_count(count * width):
         return count * width
@@ -120,7 +121,7 @@ def output_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int
 
 
 def input_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int:
-    """Number of inputs of an attention output projection, quantised or not.
+    """Number of inputs of a projection that gets a bias, quantised or not.
 
     Raises:
         BrokenFileError: it cannot be told from the headers or the config.
@@ -130,6 +131,8 @@ def input_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int:
     if weight is not None and len(weight.shape) == 2 and weight.dtype in (*FLOATS, *_UNPACKED):
         return weight.shape[0 if arch.conv1d else 1]
     heads, head_dim = checkpoint.config.get("num_attention_heads"), _head_dim(checkpoint, "v_head_dim", "head_dim")
+    if module.endswith("down_proj"):
+        heads, head_dim = 1, checkpoint.config.get("intermediate_size")
     if _is_count(heads) and _is_count(head_dim) and _is_count(heads * head_dim):
         return heads * head_dim
     raise BrokenFileError(f"{checkpoint.name}: cannot tell how many inputs {module} has from its quantised form")

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .arch import Site
 from .errors import InputError
 from .headers import parse_json_object
 from .sources import read_small
-from .vectors import MAX_LAYERS, Steering
+from .vectors import MAX_LAYERS, SITE, SITES, Steering
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Check:
 
 @dataclass(frozen=True)
 class RecordedBias:
-    """One bias of an attention output projection, as ``emobake.json`` records it."""
+    """One bias of a projection, as ``emobake.json`` records it."""
 
     layer: int
     tensor: str
@@ -53,6 +54,10 @@ class Record:
     """Its commit; empty when the base was a folder."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Weight file of the output -> the base's file that it was carried over from."""
+    site: Site = SITE
+    """Where the vectors act."""
+    branch_scale: float = 1.0
+    """What the biases are multiplied by on the way there."""
 
 
 def read_record(out: Path) -> Record:
@@ -77,7 +82,7 @@ def parse_record(manifest: Mapping[str, Any], file: str) -> Record:
     """
     try:
         return _parse(manifest)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, StopIteration):
         raise InputError(f"{file}: is not a record that this version of emobake writes; bake again") from None
 
 
@@ -85,7 +90,7 @@ def _parse(manifest: Mapping[str, Any]) -> Record:
     if manifest["format"] == "peft-each":
         folders = tuple(_plain_name(name) for name in _list(manifest["adapters"]))
         return Record(folders, True, Steering(()), (), frozenset(), {})
-    if manifest["format"] not in ("checkpoint", "peft"):
+    if manifest["format"] not in ("checkpoint", "peft", "gguf"):
         raise ValueError
     layers = manifest["steered_layers"]
     base = manifest["base"]
@@ -106,6 +111,8 @@ def _parse(manifest: Mapping[str, Any]) -> Record:
         base_model=_text(base["model"] or ""),
         base_revision=_text(base["revision"] or ""),
         files={name: _text(source) for name, source in dict(manifest["files"]).items()},
+        branch_scale=_number(manifest.get("branch_scale", 1.0)),
+        site=next(site for site in SITES if site == manifest["vectors"]["site"]),
     )
 
 

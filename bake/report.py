@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,7 +14,7 @@ from rich.text import Text
 
 from .api import BakeResult
 from .arch import STACKS, Support
-from .plan import BakePlan, Carry, Patch, Write
+from .plan import Assemble, BakePlan, Carry, Patch, Write
 from .routes import describe
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ _ROUTES = {
     "flag": "a config field gives the projection a bias",
     "existing": "the base has the bias; its bytes are overwritten in the copy",
     "llama": "saved as the LlamaForCausalLM that it exactly is, with attention_bias",
+    "tensor": "the file gains the biases, which its architecture reads where they are",
     "adapter": "a PEFT adapter: rank 1, zero matrices, lora_bias",
 }
 _ACTIONS: dict[Action, str] = {"copy": "copied by the Hub", "send": "sent from here", "relay": "fetched and sent"}
@@ -49,10 +52,7 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
         "added_tensors": len(plan.added),
         "overwritten_tensors": len(plan.overwritten),
         "layers": [{"layer": b.layer, "tensor": b.tensor, "norm": b.norm} for b in plan.layers],
-        "files": [
-            {"name": f.name, "action": _action(f), "bytes": len(f.data) if isinstance(f, Write) else f.size}
-            for f in plan.files
-        ],
+        "files": [{"name": f.name, "action": _action(f), "bytes": _size(f)} for f in plan.files],
         "left_out": {f.name: f.reason for f in plan.left_out},
         "bytes_carried": plan.bytes_carried,
         "bytes_written": plan.bytes_written,
@@ -80,8 +80,14 @@ def push_as_dict(pushed: Pushed) -> dict[str, Any]:
     }
 
 
-def _action(file: Carry | Patch | Write) -> str:
-    return "carry" if isinstance(file, Carry) else "overwrite" if isinstance(file, Patch) else "write"
+def _action(file: Carry | Patch | Write | Assemble) -> str:
+    return {Carry: "carry", Patch: "overwrite", Write: "write", Assemble: "assemble"}[type(file)]
+
+
+def _size(file: Carry | Patch | Write | Assemble) -> int:
+    if isinstance(file, Write):
+        return len(file.data)
+    return file.size + file.new if isinstance(file, Assemble) else file.size
 
 
 def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool = False) -> None:
@@ -104,7 +110,7 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
     table.add_row("files", _files(plan))
     console.print(table)
     stacks = Table.grid(padding=(0, 2))
-    for name in STACKS:
+    for name in (name for name in STACKS if name in plan.stacks):
         support = plan.stacks[name]
         stacks.add_row("  " + name, Text(describe(support) + _evidence(support), style=_STYLES[support.status]))
     console.print("Stacks:")
@@ -183,6 +189,11 @@ def _value(value: Any) -> str:
 
 
 def _files(plan: BakePlan) -> str:
+    assembled = [f for f in plan.files if isinstance(f, Assemble)]
+    if assembled:
+        plural = "s" * (len(assembled) != 1)
+        new = f"{plan.bytes_written / 1e6:,.2f} MB are new (metadata and biases)"
+        return f"{len(assembled)} GGUF file{plural}: {plan.bytes_carried / 1e6:,.0f} MB from the base; {new}"
     weights = [f for f in plan.files if isinstance(f, Patch) or (isinstance(f, Carry) and f.weights)]
     others = [f.name for f in plan.files if isinstance(f, Carry) and not f.weights]
     written = [f.name for f in plan.files if isinstance(f, Write)]
@@ -196,6 +207,8 @@ def _files(plan: BakePlan) -> str:
 def next_commands(result: BakeResult, out_name: str) -> list[str]:
     """Commands that check, try and share the output; none after a dry run."""
     plan, out, base = result.plan, shlex.quote(out_name), shlex.quote(result.model)
+    if any(isinstance(file, Assemble) for file in plan.files):
+        return _gguf_commands(result, out_name)
     pushed = result.pushed if result.pushed is not None and result.pushed.commit else None
     commands = []
     if result.out is not None:
@@ -212,4 +225,20 @@ def next_commands(result: BakeResult, out_name: str) -> list[str]:
             commands.append(f"convert_hf_to_gguf.py {out} --outfile model.gguf")
     if result.out is not None and pushed is None:
         commands.append(f"emobake push {out} YOUR_NAME/REPO")
+    return commands
+
+
+def _gguf_commands(result: BakeResult, out_name: str) -> list[str]:
+    """Commands that check a GGUF output and run it."""
+    if result.out is None:
+        return []
+    plan = result.plan
+    first = shlex.quote(out_name if len(plan.files) == 1 else str(Path(out_name).with_name(plan.files[0].name)))
+    based = f" --base {shlex.quote(result.model)}" if result.model.lower().endswith(".gguf") else ""
+    commands = [f"emobake verify {first}{based}", f"llama-server -m {first}"]
+    modelfiles = [file.name for file in plan.files if file.name.endswith(".Modelfile")]
+    for name in modelfiles:
+        title = re.sub(r"[^a-z0-9._-]+", "-", name.removesuffix(".Modelfile").lower())
+        file = shlex.quote(str(Path(out_name).with_name(name)))
+        commands += [f"ollama create {title} -f {file}", f"ollama run {title}"]
     return commands

@@ -1,8 +1,9 @@
-"""Which route puts the bias where stock stacks honour it: config in, `Route` out.
+"""Which route puts the bias where stock stacks honour it: config and site in, `Route` out.
 
 Three routes exist. *existing*: the projection already has a bias, whose bytes are overwritten. *flag*: a
 config field gives it one. *llama*: the checkpoint is exactly a ``LlamaForCausalLM`` by another name and is
-saved as one, with ``attention_bias``. Everything else is refused here.
+saved as one, with ``attention_bias`` (and ``mlp_bias`` for vectors of the layer output). Everything else is refused
+here.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .arch import STACKS, Architecture, LlamaForm, Support, architectures
+from .arch import STACKS, Architecture, LlamaForm, Site, Support, architectures
 from .errors import BrokenFileError, InputError, UnsupportedModelError
 
-RouteKind = Literal["existing", "flag", "llama", "adapter"]
+RouteKind = Literal["existing", "flag", "llama", "adapter", "tensor"]
+"""``tensor``: a GGUF file gains the tensor, which its architecture reads where it is there."""
 
 _ADAPTER_HINT = "--format peft writes an adapter that works on any Linear projection"
 
@@ -48,8 +50,8 @@ def declared_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(classes) if isinstance(classes, list) and all(isinstance(c, str) for c in classes) else ()
 
 
-def find_architecture(config: Mapping[str, Any], name: str) -> Architecture:
-    """The table's row for a config.
+def find_architecture(config: Mapping[str, Any], name: str, site: Site = "attention_output") -> Architecture:
+    """The table's row for a config, and vectors that act at `site`.
 
     Raises:
         BrokenFileError: the config does not say what it is.
@@ -67,7 +69,7 @@ def find_architecture(config: Mapping[str, Any], name: str) -> Architecture:
         )
     if not classes:
         raise BrokenFileError(f"{name}/config.json: has no architectures; add the class, e.g. LlamaForCausalLM")
-    arch = architectures().get(model_type)
+    arch = architectures(site).get(model_type)
     if arch is None:
         if not any("CausalLM" in c or "LMHead" in c for c in classes):
             raise UnsupportedModelError(f"{name}: {classes[0]} is not a causal language model")
@@ -96,8 +98,10 @@ def check_targets(targets: Iterable[str]) -> tuple[str, ...]:
     return tuple(stack for stack in STACKS if stack in wanted)
 
 
-def choose_route(config: Mapping[str, Any], name: str, targets: Iterable[str] = ()) -> Route:
-    """The exact route that serves the most stacks, all `targets` among them.
+def choose_route(
+    config: Mapping[str, Any], name: str, targets: Iterable[str] = (), site: Site = "attention_output"
+) -> Route:
+    """The exact route that serves the most stacks, all `targets` among them, for vectors that act at `site`.
 
     A route that plain transformers would load unsteered is taken only on an explicit demand: with `targets`
     that leave transformers out.
@@ -108,8 +112,8 @@ def choose_route(config: Mapping[str, Any], name: str, targets: Iterable[str] = 
 
     """
     demanded = check_targets(targets)
-    arch = find_architecture(config, name)
-    candidates = [route for route in (_native(arch, config), _as_llama(arch, config)) if route is not None]
+    arch = find_architecture(config, name, site)
+    candidates = [route for route in (_native(arch, config), _as_llama(arch, config, site)) if route is not None]
     wanted = demanded or ("transformers",)
     serving = [r for r in candidates if all(r.stacks[s].status == "steered" for s in wanted)]
     if serving:
@@ -133,7 +137,7 @@ def _why_not(
     if arch.llama is not None:
         reasons += [f"it is a Llama only when {reason}" for reason in llama_blockers(arch.llama, config)]
     if not reasons:
-        reasons = ["its class has no bias on the attention output projection"]
+        reasons = [f"its class has no bias on {arch.projection.rpartition('.')[2]}"]
     advice = _ADAPTER_HINT
     obey = [s for r in candidates for s in STACKS if r.stacks[s].status == "steered"]
     if obey:
@@ -163,10 +167,12 @@ def _native(arch: Architecture, config: Mapping[str, Any]) -> Route | None:
     return _route(kind, arch, config, new, arch.stacks, arch.siblings if kind == "flag" else ())
 
 
-def _as_llama(arch: Architecture, config: Mapping[str, Any]) -> Route | None:
+def _as_llama(arch: Architecture, config: Mapping[str, Any], site: Site) -> Route | None:
     if arch.llama is None or llama_blockers(arch.llama, config):
         return None
-    llama = architectures()["llama"]
+    llama, attention = architectures(site)["llama"], architectures()["llama"]
+    siblings = dict.fromkeys((*attention.siblings, attention.projection, *llama.siblings))
+    siblings.pop(llama.projection, None)
     new = {key: value for key, value in config.items() if key not in arch.llama.drop}
     for key, value in arch.llama.defaults.items():
         in_rope = key in ("rope_theta", "rope_scaling") and isinstance(config.get("rope_parameters"), Mapping)
@@ -175,14 +181,14 @@ def _as_llama(arch: Architecture, config: Mapping[str, Any]) -> Route | None:
     new["model_type"] = "llama"
     new["architectures"] = list(llama.classes[:1])
     new["attention_bias"] = True
-    new["mlp_bias"] = bool(config.get("mlp_bias", False))
+    new["mlp_bias"] = site == "layer_output" or bool(config.get("mlp_bias", False))
     _add_new_rope(new)
     _add_old_rope(new)
     stacks = {
         name: Support(support.status, support.run and name in arch.llama.run, support.option)
         for name, support in llama.stacks.items()
     }
-    return _route("llama", arch, config, new, stacks, llama.siblings)
+    return _route("llama", arch, config, new, stacks, tuple(siblings))
 
 
 def _route(

@@ -7,23 +7,16 @@ absent or complete (or, when it replaces an older one, that older one), and the 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from .copying import LinkMode, Progress, apply, carry
 from .errors import InputError, OutputError
-from .plan import BakePlan, Carry, Patch, Write
-
-try:
-    import fcntl
-except ImportError:  # Windows: concurrent bakes into one output are not told apart there
-    fcntl = None  # type: ignore[assignment]
+from .plan import Assemble, BakePlan, Carry, Patch, Write
+from .staging import clear_remains, escape, explain, parents, prefix, staging
 
 
 def check_output(out: Path, inputs: tuple[Path, ...], *, overwrite: bool) -> None:
@@ -70,17 +63,20 @@ def execute(
 
     """
     try:
-        _clear_remains(out)
-        with _parents(out), _staging(out) as folder:
+        clear_remains(out)
+        with parents(out), staging(out) as folder:
             for file in plan.files:
                 _write(file, source, folder, link_mode, progress)
             _read_back(plan, folder)
             _publish(folder, out, overwrite=overwrite)
     except OSError as error:
-        raise OutputError(_explain(error, out, link_mode)) from error
+        raise OutputError(explain(error, out, link_mode)) from error
 
 
-def _write(file: Carry | Patch | Write, source: Path, folder: Path, link_mode: LinkMode, progress: Progress) -> None:
+def _write(
+    file: Carry | Patch | Write | Assemble, source: Path, folder: Path, link_mode: LinkMode, progress: Progress
+) -> None:
+    assert not isinstance(file, Assemble), "a GGUF file has an executor of its own"
     target = folder / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(file, Write):
@@ -106,54 +102,12 @@ def _read_back(plan: BakePlan, folder: Path) -> None:
                 raise OutputError(f"{file.name}: was written but does not read back ({error}); run again") from None
 
 
-def _prefix(out: Path, kind: str) -> str:
-    return f".{out.name}.emobake-{kind}-"
-
-
-@contextlib.contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A locked sibling of `out`; whatever is left of it at the end is removed."""
-    while True:
-        folder = out.parent / (_prefix(out, "new") + secrets.token_hex(4))
-        folder.mkdir()
-        descriptor = -1
-        # Another run may take the folder for remains before the lock is on it; then begin again.
-        with contextlib.suppress(FileNotFoundError):
-            if fcntl:
-                descriptor = os.open(folder, os.O_RDONLY)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            folder.stat()
-            break
-        if fcntl and descriptor >= 0:
-            os.close(descriptor)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if fcntl:
-            os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _parents(out: Path) -> Iterator[None]:
-    """The folders above `out`; those that had to be made are removed again when the run fails."""
-    made = [parent for parent in out.parents if not parent.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
-
-
 def _publish(folder: Path, out: Path, *, overwrite: bool) -> None:
     if not (overwrite and out.exists()):
         # Fails when something has come into being there meanwhile, unless that is an empty folder.
         folder.rename(out)
         return
-    old = out.parent / (_prefix(out, "old") + secrets.token_hex(4))
+    old = out.parent / (prefix(out, "old") + secrets.token_hex(4))
     out.rename(old)
     try:
         folder.rename(out)
@@ -167,47 +121,7 @@ def _publish(folder: Path, out: Path, *, overwrite: bool) -> None:
 def _restore(out: Path) -> None:
     """Put an older output back that a run killed between the two renames had moved aside."""
     if not os.path.lexists(out) and os.path.isdir(out.parent):  # noqa: PTH112 - False where a mode forbids to look
-        for old in sorted(out.parent.glob(_escape(_prefix(out, "old")) + "*")):
+        for old in sorted(out.parent.glob(escape(prefix(out, "old")) + "*")):
             with contextlib.suppress(OSError):
                 old.rename(out)
                 return
-
-
-def _clear_remains(out: Path) -> None:
-    """Remove what killed runs have left; a folder that a living run holds locked stays."""
-    for kind in ("new", "old"):
-        for folder in out.parent.glob(_escape(_prefix(out, kind)) + "*"):
-            # Another run may be clearing the same; and what is half removed must never be put back as "old".
-            with contextlib.suppress(OSError):
-                if not _in_use(folder):
-                    rest = folder.rename(out.parent / (_prefix(out, "new") + secrets.token_hex(4)))
-                    shutil.rmtree(rest, ignore_errors=True)
-
-
-def _escape(text: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
-
-
-def _in_use(folder: Path) -> bool:
-    if fcntl is None:
-        return False
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _explain(error: OSError, out: Path, link_mode: LinkMode) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"--out {out}: the disk is full; nothing was kept. Free some space, or try --link-mode hardlink"
-    if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-        return f"--out {out}: something else was put there meanwhile; nothing was kept. Choose another folder"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"--out {out}: no permission ({error.strerror}: {error.filename}); nothing was kept"
-    if error.errno in (errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK):
-        return f"--link-mode {link_mode} does not work here ({error.strerror}); nothing was kept. Use --link-mode copy"
-    return f"--out {out}: {error.strerror or error} ({error.filename}); nothing was kept"

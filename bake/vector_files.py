@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from .arch import Site
 from .errors import BrokenFileError, VectorError
 from .headers import ReadAt, decode, encode, parse_header, parse_json_object, serialize
-from .vectors import EMOTIONS, MAX_LAYERS, SITES, Statistics, VectorSet, require_attention_output
+from .vectors import EMOTIONS, MAX_LAYERS, SITE, SITES, Statistics, VectorSet, require_site
 
 FORMAT = "emobake-vectors-1"
 
@@ -64,7 +65,7 @@ def to_published(vectors: VectorSet, prefix: str) -> dict[str, bytes]:
     Raises:
         VectorError: the set does not act at the attention output.
     """
-    require_attention_output(vectors)
+    require_site(vectors, SITE)
     return {
         f"{prefix}_{emotion}.json": json.dumps({str(i): [row.tolist()] for i, row in enumerate(rows)}).encode()
         for emotion, rows in zip(vectors.emotions, vectors.rows, strict=True)
@@ -186,11 +187,12 @@ def with_metadata(vectors: VectorSet, metadata: Mapping[str, Any]) -> VectorSet:
     )
 
 
-def _site(name: str, metadata: Mapping[str, Any]) -> str:
-    site = str(metadata.get("site"))
-    if site not in SITES:
-        raise VectorError(f"{name}: acts at {site[:60]!r}; known sites are {', '.join(SITES)}")
-    return site
+def _site(name: str, metadata: Mapping[str, Any]) -> Site:
+    given = str(metadata.get("site"))
+    for site in SITES:
+        if site == given:
+            return site
+    raise VectorError(f"{name}: acts at {given[:60]!r}; known sites are {', '.join(SITES)}")
 
 
 def _statistics(name: str, text: str, layers: int) -> dict[str, Statistics]:

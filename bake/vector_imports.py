@@ -40,6 +40,8 @@ class _Found:
     first_row: int | None = None
     """Layer of the first row; -1 for the embeddings."""
     source: str = ""
+    open_ended: bool = False
+    """Whether the layers after the last row are meant to get nothing."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """As `emobake.vector_files.to_metadata` gives it, in a file of our own."""
 
@@ -79,7 +81,8 @@ def read_foreign(
         rows = np.pad(rows, ((0, 0), (start, 0), (0, 0)))
     if not 0 < rows.shape[1] <= MAX_LAYERS:
         raise VectorError(f"{path}: gives {rows.shape[1]} layers; expected 1 to {MAX_LAYERS}")
-    vectors = VectorSet(tuple(tables), rows, path.name, {path.name: sha256_of(path)}, acts, source=found.source)
+    digests = {path.name: sha256_of(path)}
+    vectors = VectorSet(tuple(tables), rows, path.name, digests, acts, source=found.source, open_ended=found.open_ended)
     return with_metadata(vectors, {**found.metadata, "site": acts}) if found.metadata else vectors
 
 
@@ -258,7 +261,7 @@ def _gguf(path: Path) -> _Found:
         table[layer] = row
     hint = fields.get("controlvector.model_hint", "")
     source = f"control vector{f' for {hint}' if hint else ''}"
-    return _Found({path.stem.lower(): table}, "layer_output", 0, source)
+    return _Found({path.stem.lower(): table}, "layer_output", 0, source, open_ended=True)
 
 
 def _gguf_content(path: Path) -> tuple[dict[str, str], dict[int, np.ndarray]]:

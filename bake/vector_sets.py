@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -19,20 +19,25 @@ from .sources import read_small
 from .vector_exports import write_set
 from .vector_files import parse_published
 from .vector_sources import open_vectors
-from .vectors import VectorSet
+from .vectors import VectorSet, require_site
 
 MAX_DOWNLOAD = 256 * 2**20
 """Bytes of one published file; the largest known has 6 MB."""
 
 
 def find_vectors(
-    given: str | os.PathLike[str] | None, emotions: Iterable[str] | None, *, model: str, ids: Iterable[str] = ()
+    given: str | os.PathLike[str] | None,
+    emotions: Iterable[str] | None,
+    *,
+    model: str,
+    ids: Iterable[str] = (),
+    site: str = "",
 ) -> VectorSet:
     """Open the set that a user means, with the given `emotions` or all there are.
 
     `given` is a path, a name in the registry, or a Hub repository ``owner/name[@revision]`` with a
     ``vectors.safetensors``, in this order. None is the set registered for the first of the model's Hub `ids` that has
-    one; `model` is how the user called it.
+    one; `model` is how the user called it. `site` is for a file that does not say where its vectors act.
 
     Raises:
         InputError: none of these; no set for the model; not in the cache while offline.
@@ -46,7 +51,7 @@ def find_vectors(
         return _registered(entry, emotions)
     path, name = Path(given), os.fspath(given)
     if os.path.lexists(path):
-        return open_vectors(path, emotions)
+        return open_vectors(path, emotions, site=site if _is_foreign(path) else "")
     if entry := find_by_name(name):
         return _registered(entry, emotions)
     repo_id, at, revision = name.partition("@")
@@ -60,6 +65,45 @@ def find_vectors(
         f"{name}: no such vector set; give a file, a folder of JSON files, a Hub repository (owner/name), or one of "
         f"{names}"
     )
+
+
+class SetOpener:
+    """Opens the set that a user means, once and when it is needed."""
+
+    def __init__(
+        self, given: str | os.PathLike[str] | VectorSet | None, model: str, vectors_for: str, site: str
+    ) -> None:
+        """Remember what was asked for: see `emobake.bake`, whose arguments these are."""
+        if given is not None and vectors_for and not isinstance(given, VectorSet):
+            raise InputError("--vectors and --vectors-for are two ways to name a set; give one")
+        self.given, self.model, self.vectors_for, self.site = given, model, vectors_for, site
+        self._opened: VectorSet | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """The file or folder that was given, if it was one."""
+        given = self.given
+        return [Path(given)] if isinstance(given, str | os.PathLike) and Path(given).exists() else []
+
+    def open(self, emotions: Iterable[str], ids: Callable[[], Iterable[str]]) -> VectorSet:
+        """The set with these `emotions`; `ids` tells the Hub ids that the model goes by, and is asked if need be.
+
+        Raises:
+            InputError: as `find_vectors`, and a set that acts at another site than was asked for.
+        """
+        if self._opened is None:
+            if isinstance(self.given, VectorSet):
+                self._opened = self.given
+            else:
+                known = tuple(ids()) if self.given is None else ()
+                self._opened = find_vectors(self.given, emotions, model=self.model, ids=known, site=self.site)
+            require_site(self._opened, self.site)
+        return self._opened
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether the file's form may leave open where its vectors act; ours, and the published JSON, say it."""
+    return path.suffix.lower() not in (".safetensors", "")
 
 
 def _no_set(model: str, ids: tuple[str, ...]) -> str:

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from .arch import Site
 from .errors import InputError, VectorError
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness")
 """The paper's emotions, in the order of ``--times``."""
 
-SITE = "attention_output"
+SITE: Site = "attention_output"
 """Where the paper's vectors act, and where an attention output projection's bias does."""
-SITES = (SITE, "layer_output")
+SITES: tuple[Site, ...] = (SITE, "layer_output")
 """``layer_output`` is the residual stream after a decoder block: control vectors, persona vectors."""
 MAX_LAYERS = 1024
 
@@ -50,12 +51,13 @@ class VectorSet:
     emotions: tuple[str, ...]
     rows: np.ndarray
     """float32 ``[emotions, layers, hidden]``, finite."""
+    open_ended: bool = field(default=False, kw_only=True)
+    """Whether layers after the last row get nothing, as with control vectors; else the model has as many layers."""
     name: str = "vectors"
     """What the set is called in messages and records (never a local path)."""
     sha256: Mapping[str, str] = field(default_factory=dict)
     """File name -> digest of that file, as it was read."""
-    site: str = SITE
-    """One of `SITES`."""
+    site: Site = SITE
     base_model: str = ""
     source: str = ""
     license: str = ""
@@ -175,32 +177,35 @@ def parse_mix(text: str) -> dict[str, float]:
     return mix
 
 
-def require_attention_output(vectors: VectorSet) -> None:
-    """Refuse a set that does not act where an attention output bias does.
+def require_site(vectors: VectorSet, site: str) -> None:
+    """Refuse a set that does not act at `site`; an empty one is the set's own.
 
     Raises:
         VectorError: it acts at another site.
 
     """
-    if vectors.site != SITE:
+    if site and vectors.site != site:
         raise VectorError(
-            f"{vectors.name}: acts at the {vectors.site.replace('_', ' ')}, and only the attention output can be baked "
-            "into an attention output bias; use a set made for that site"
+            f"{vectors.name}: acts at the {vectors.site.replace('_', ' ')}, not at the {site.replace('_', ' ')}; use a "
+            "set made for that site"
         )
 
 
-def require_fit(vectors: VectorSet, layers: int, hidden: int, model: str) -> None:
-    """Refuse a set that was made for a model of another size than `model`.
+def fitted(vectors: VectorSet, layers: int, hidden: int, model: str) -> VectorSet:
+    """The set with a row for each of the `layers` of `model`; refused when it was made for a model of another size.
 
     Raises:
         VectorError: another number of layers or width.
 
     """
+    if vectors.open_ended and vectors.layers < layers:
+        vectors = replace(vectors, rows=np.pad(vectors.rows, ((0, 0), (0, layers - vectors.layers), (0, 0))))
     if (vectors.layers, vectors.hidden) != (layers, hidden):
         raise VectorError(
             f"{vectors.name}: made for {vectors.layers} layers x hidden size {vectors.hidden}, but "
             f"{model} has {layers} layers x {hidden}; use the vectors of that model"
         )
+    return vectors
 
 
 def weighted_sum(vectors: VectorSet, steering: Steering) -> np.ndarray:

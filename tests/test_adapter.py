@@ -35,7 +35,7 @@ def test_an_adapter_equals_the_hook(name, tmp_path):
     model, _ = load(base)
     arch = architectures()[FAMILIES[name].model_type]
     plain = logits(model)
-    wanted = hooked_logits(model, arch.o_proj, dict(enumerate(rows)))
+    wanted = hooked_logits(model, arch.projection, dict(enumerate(rows)))
     adapted = peft.PeftModel.from_pretrained(model, tmp_path / "out")
     got = logits(adapted)
     scale = np.abs(wanted).max()

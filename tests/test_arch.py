@@ -42,10 +42,10 @@ def test_one_row_per_model_type():
 @by_type(list(TABLE.values()))
 def test_row_is_well_formed(arch: Architecture):
     assert arch.classes and all(re.fullmatch(r"\w+", name) for name in arch.classes)
-    for template in (arch.o_proj, *arch.siblings):
+    for template in (arch.projection, *arch.siblings):
         assert template.count("{layer}") == 1
         assert not template.endswith((".weight", ".bias"))
-    assert arch.o_proj not in arch.siblings
+    assert arch.projection not in arch.siblings
     assert arch.siblings == tuple(dict.fromkeys(arch.siblings))
     native = arch.always or arch.flag is not None
     assert bool(arch.refusal) != (native or arch.llama is not None), "a route xor a refusal"
@@ -204,7 +204,7 @@ def test_flag_does_what_the_row_says(case: str):
     model_type, fields = CASES[case]
     arch = TABLE[model_type]
     plain = parameters(model_type, **fields)
-    o_proj = biases((arch.o_proj,), plain)
+    o_proj = biases((arch.projection,), plain)
     assert len(o_proj) >= 2, "no such module"
     assert all(biases((t,), plain) for t in arch.siblings) or case in VARIANTS, "no such sibling"
     if arch.always:
@@ -229,7 +229,7 @@ def test_refused_class_has_no_bias_to_switch_on(arch: Architecture):
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     plain = parameters(arch.model_type)
-    o_proj = biases((arch.o_proj,), plain)
+    o_proj = biases((arch.projection,), plain)
     assert o_proj and not o_proj & plain
     fields = [k for k, v in CONFIG_MAPPING[arch.model_type]().to_dict().items() if "bias" in k and v in (True, False)]
     reaching = [

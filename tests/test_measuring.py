@@ -41,7 +41,7 @@ def plainly(live, prompt, answer):
 
         return hook
 
-    name = live.arch.o_proj.rpartition(".")[0]
+    name = live.arch.projection.rpartition(".")[0]
     modules = dict(live.model.named_modules())
     handles = [
         modules[name.format(layer=i)].register_forward_hook(keep(i))

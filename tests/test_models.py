@@ -112,7 +112,7 @@ def attention_layers(model: Any, o_proj: str) -> list[int]:
 
 
 def template(name: str) -> str:
-    return architectures()[FAMILIES[name].model_type].o_proj
+    return architectures()[FAMILIES[name].model_type].projection
 
 
 def config_of(path: Path) -> dict[str, Any]:

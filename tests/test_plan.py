@@ -134,7 +134,7 @@ def test_layers_without_attention_cannot_take_a_vector():
     base = checkpoint()
     kept = {name: h for name, h in base.tensors.items() if ".0." not in name}
     hybrid = Checkpoint("base", CONFIG, base.weights, kept, base.read)
-    with pytest.raises(InputError, match=r"layer 0 has no attention output projection.*--layers 1"):
+    with pytest.raises(InputError, match=r"layer 0 has no such projection.*--layers 1"):
         make_plan(hybrid, VectorSet(("joy",), ROWS + 1, "ev"), steering(None, {"joy": 1.0}))
     plan = make_plan(hybrid, VectorSet(("joy",), ROWS + 1, "ev"), steering(None, {"joy": 1.0}, layers="1"))
     assert [b.layer for b in plan.layers] == [1]

@@ -35,9 +35,9 @@ def find_converter(requested: str | None) -> list[str]:
     raise NotInstalledError(f"no llama.cpp converter ({requested or ', '.join(CONVERTERS)}) found")
 
 
-def convert(command: list[str], checkpoint: str, gguf: Path) -> None:
-    """Write `checkpoint` as a float32 GGUF file."""
-    call = [*command, checkpoint, "--outfile", str(gguf), "--outtype", "f32"]
+def convert(command: list[str], checkpoint: str, gguf: Path, outtype: str = "f32") -> None:
+    """Write `checkpoint` as a GGUF file of the converter's `outtype`."""
+    call = [*command, checkpoint, "--outfile", str(gguf), "--outtype", outtype]
     done = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     sys.stderr.write(done.stdout)
     if done.returncode or not gguf.is_file():
