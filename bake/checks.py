@@ -13,6 +13,8 @@ from .adapter_checks import adapter_biases, check_adapter
 from .arch import Site, architectures
 from .checkpoint import Checkpoint
 from .errors import EmobakeError, InputError
+from .gguf_checks import verify_gguf
+from .gguf_options import is_gguf
 from .headers import TensorHeader, decode, encode
 from .locate import is_local, is_offline, locate, split_revision
 from .record import Check, Record, RecordedBias, parse_record, read_record
@@ -34,7 +36,7 @@ def verify(
     python: str | None = None,
     max_new_tokens: int = 60,
 ) -> list[Check]:
-    """Check the output of a bake, a checkpoint or an adapter, in the folder or the Hub repository `out`.
+    """Check the output of a bake: a checkpoint or adapter in a folder or a Hub repository, or a GGUF file.
 
     Without torch: every tensor of `base` is carried over byte for byte, each bias is what the manifest (and
     with `vectors` the arithmetic) says, index and headers are consistent, the config honours the biases, and no
@@ -47,6 +49,11 @@ def verify(
         InputError: `out` is no output of emobake, or `base` or `vectors` cannot be opened.
     """
     stack = tuple(dict.fromkeys(stack))
+    if is_gguf(os.fspath(out)):
+        with reading():
+            return verify_gguf(
+                Path(out), base=base, vectors=vectors, stack=stack, python=python, max_new_tokens=max_new_tokens
+            )
     name, at = split_revision(out, None)
     baked = None
     with reading():

@@ -225,6 +225,24 @@ def verify(as_json: bool, quiet: bool, **options: Any) -> None:
         raise SystemExit(1)
 
 
+@cli.command("show")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON on stdout.")
+def show_command(out: Path, as_json: bool) -> None:
+    """Show what was baked into OUT, a finished output's folder or .gguf file: its weights, its base and its vectors."""
+    from .record import parse_record, read_manifest
+    from .report import show_manifest
+    from .sources import reading
+
+    with reading():
+        manifest = read_manifest(out)
+    parse_record(manifest, str(out))
+    if as_json:
+        click.echo(json.dumps(manifest, indent=2))
+    else:
+        show_manifest(console(), manifest)
+
+
 cli.add_command(chat)
 cli.add_command(push)
 cli.add_command(vectors_commands)

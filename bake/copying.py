@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Literal
 
@@ -79,7 +79,7 @@ def assemble(file: Assemble, target: Path, progress: Progress) -> None:
             elif isinstance(part, Span):
                 _copy_span(readers[part.source], writer, part, progress)
             else:
-                _copy_rows(readers[part.source], writer, part, progress)
+                _copy_pieces(readers[part.source], writer, part, progress)
 
 
 def _write_all(writer: IO[bytes], data: bytes) -> None:
@@ -107,28 +107,33 @@ def _copy_span(reader: IO[bytes], writer: IO[bytes], part: Span, progress: Progr
         except OSError as error:
             if error.errno not in _CANNOT or position != part.offset:
                 raise
-    reader.seek(position)
-    while position < end:
-        data = reader.read(min(2**22, end - position))
-        if not data:
-            raise _too_short(part)
-        _write_all(writer, data)
-        position += len(data)
-        progress(len(data))
+    if position < end:
+        _copy_pieces(reader, writer, part, progress)
 
 
-def _copy_rows(reader: IO[bytes], writer: IO[bytes], part: Rows, progress: Progress) -> None:
-    group = len(part.order)
-    at_once = max(1, 2**22 // (group * part.row))
+def _copy_pieces(reader: IO[bytes], writer: IO[bytes], part: Span | Rows, progress: Progress) -> None:
+    for piece in read_part(reader, part):
+        _write_all(writer, piece)
+        progress(len(piece))
+
+
+def read_part(reader: IO[bytes], part: Span | Rows) -> Iterator[bytes]:
+    """The bytes of a part, a few megabytes at a time.
+
+    Raises:
+        OSError: `errno.EIO` when the source, which `reader` reads, ends too early.
+
+    """
+    group, row = (len(part.order), part.row) if isinstance(part, Rows) else (1, 1)
+    at_once = max(1, 2**22 // (group * row)) * group * row
     reader.seek(part.offset)
-    for start in range(0, part.count // group, at_once):
-        groups = min(at_once, part.count // group - start)
-        data = reader.read(groups * group * part.row)
-        if len(data) != groups * group * part.row:
+    for start in range(0, part.size, at_once):
+        data = reader.read(min(at_once, part.size - start))
+        if len(data) != min(at_once, part.size - start):
             raise _too_short(part)
-        rows = np.frombuffer(data, np.uint8).reshape(groups, group, part.row)
-        _write_all(writer, rows[:, list(part.order)].tobytes())
-        progress(len(data))
+        if isinstance(part, Rows):
+            data = np.frombuffer(data, np.uint8).reshape(-1, group, row)[:, list(part.order)].tobytes()
+        yield data
 
 
 def _reflink(source: Path, target: Path) -> bool:

@@ -36,14 +36,14 @@ class GgufArchitecture:
     residual_scale: str = ""
     """Set where a block's branches are scaled before they are added: what a file without the scale is read with."""
 
-    def branch_scale(self, header: GgufHeader, layers: int) -> float:
-        """What the MLP's output is multiplied by on its way into the residual stream.
+    def branch_scale(self, header: GgufHeader, layers: int, site: str) -> float:
+        """What the projection's output is multiplied by on its way to `site`: the attention output lies before it.
 
         Raises:
             BrokenFileError: it is not a finite number.
 
         """
-        if not self.residual_scale:
+        if not self.residual_scale or site == "attention_output":
             return 1.0
         scale = header.number(f"{self.name}.residual_scale")
         if scale is None:

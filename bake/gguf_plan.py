@@ -98,7 +98,7 @@ def make_gguf_plan(
     architecture = "llama" if as_llama else name
     row = find_gguf_architecture(architecture, vectors.site, model.name)
     vectors = fitted(vectors, model.block_count, model.embedding_length, model.name)
-    scale = row.branch_scale(model.header, model.block_count)
+    scale = row.branch_scale(model.header, model.block_count, vectors.site)
     added = sum_to_add(vectors, steering, force=force) / np.float32(scale)
     biases = _biases(model, row, vectors.site, added)
     route: RouteKind = "llama" if as_llama else "tensor" if biases.new else "existing"
@@ -143,7 +143,7 @@ def make_converted_plan(
     """
     row = find_gguf_architecture(model.architecture, vectors.site, model.name)
     vectors = fitted(vectors, model.block_count, model.embedding_length, model.name)
-    scale = row.branch_scale(model.header, model.block_count)
+    scale = row.branch_scale(model.header, model.block_count, vectors.site)
     added = weighted_sum(vectors, baked.steering) / np.float32(scale)
     layers, exact, exact_new = [], {}, {}
     for layer in baked.layers:
@@ -314,7 +314,7 @@ def _fields(
 def _files(
     model: GgufModel, biases: _Biases, fields: list[Field], names: Sequence[str], *, as_llama: bool
 ) -> Iterable[Assemble]:
-    moved = _moved(model) if as_llama else {}
+    moved = moved_rows(model) if as_llama else {}
     placed = [[_place(tensor, biases, moved) for tensor in header.tensors] for header in model.files]
     # In the last file: of a set, the first may be there for the metadata alone.
     placed[-1] += [_Placed(name, _F32, (length,), data) for name, (length, data) in sorted(biases.new.items())]
@@ -346,7 +346,7 @@ def _place(tensor: GgufTensor, biases: _Biases, moved: Mapping[str, tuple[int, .
     return _Placed(tensor.name, tensor.kind, tensor.shape, part)
 
 
-def _moved(model: GgufModel) -> dict[str, tuple[int, ...]]:
+def moved_rows(model: GgufModel) -> dict[str, tuple[int, ...]]:
     """Tensor -> the order of its rows within each head, for those whose rows the rotary embedding pairs.
 
     A row is a whole number of quantisation blocks, so its bytes move as they are. Row ``2 j + i`` of a llama head is

@@ -66,12 +66,28 @@ def read_record(out: Path) -> Record:
     Raises:
         InputError: no such folder or file, or not a record of this version's kind.
     """
+    return parse_record(read_manifest(out), f"{out}/emobake.json")
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """What a bake has written about itself: in the folder `out`, or into the metadata of the GGUF file `out`.
+
+    Raises:
+        InputError: no such folder or file, or not an output of emobake.
+    """
+    if out.suffix.lower() == ".gguf" and not out.is_dir():
+        from .gguf_model import RECORD, open_gguf
+
+        manifest = open_gguf(out).record
+        if manifest is None:
+            raise InputError(f"{out}: has no {RECORD} in its metadata, so it is not an output of emobake")
+        return manifest
     if not out.is_dir():
         raise InputError(f"{out}: no such folder")
     file = out / "emobake.json"
     if not file.is_file():
         raise InputError(f"{out}: has no emobake.json, so it is not an output of emobake; bake it first")
-    return parse_record(parse_json_object(read_small(file, str(file)), str(file)), str(file))
+    return parse_json_object(read_small(file, str(file)), str(file))
 
 
 def parse_record(manifest: Mapping[str, Any], file: str) -> Record:

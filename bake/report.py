@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from rich.text import Text
 from .api import BakeResult
 from .arch import STACKS, Support
 from .plan import Assemble, BakePlan, Carry, Patch, Write
+from .record import parse_record
 from .routes import describe
 
 if TYPE_CHECKING:
@@ -202,6 +203,30 @@ def _files(plan: BakePlan) -> str:
     plural = "s" * (len(weights) != 1)
     carried = f"{len(weights)} weight file{plural} ({plan.bytes_carried / 1e6:,.0f} MB) and {len(others)} others"
     return f"{carried} carried over; {len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
+
+
+def show_manifest(console: Console, manifest: Mapping[str, Any]) -> None:
+    """Print what a bake has written about itself: the recipe, what it was made of, and how much each layer got."""
+    record = parse_record(manifest, "the record")
+    if record.adapters:
+        console.print(Text(f"Adapters: {', '.join(record.adapters)} (`emobake show` each)", style="bold"))
+        return
+    vectors, base = manifest["vectors"], manifest["base"]
+    console.print(Text(f"Baked: {record.steering.recipe}", style="bold"))
+    table = Table.grid(padding=(0, 2))
+    names = ", ".join(str(weight["name"]) for weight in base.get("weights") or [])
+    at = f"@{record.base_revision}" if record.base_revision else ""
+    table.add_row("base", Text(f"{record.base_model or 'not known'}{at} ({names})"))
+    digests = f", {len(record.vector_sha256)} digests" if record.vector_sha256 else ""
+    table.add_row("vectors", Text(f"{vectors['name']}, of the {record.site.replace('_', ' ')}{digests}"))
+    norms = {entry["layer"]: entry["norm"] for entry in manifest["biases"]}
+    steered = [layer for layer, norm in norms.items() if norm]
+    span = f"bias norms {min(norms.values()):.3g} to {max(norms.values()):.3g}" if norms else "no biases"
+    table.add_row("layers", f"{len(steered)} of {len(norms)} steered, {span}")
+    table.add_row("made as", f"{manifest['format']} ({manifest['model_type']}), emobake {manifest['emobake_version']}")
+    for number, earlier in enumerate(manifest.get("history") or [], 1):
+        table.add_row("before" if number == 1 else "", Text(parse_record(earlier, "the record").steering.recipe))
+    console.print(table)
 
 
 def next_commands(result: BakeResult, out_name: str) -> list[str]:

@@ -17,10 +17,8 @@ EPSILON, THETA = 1e-5, 10000.0
 def floats(kind: Kind, shape: tuple[int, int], draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Random weights ``[rows, columns]``: as they are stored in `kind`, and as float32."""
     values = draw.normal(0, 0.06, shape).astype(np.float32)
-    if kind in (Kind.Q4_K, Kind.Q6_K):
-        stored = _blocks(kind, shape, draw)
-    else:
-        stored = gguf.quants.quantize(values, kind)
+    is_k = kind in (Kind.Q4_K, Kind.Q6_K)
+    stored = _blocks(kind, shape, draw) if is_k else gguf.quants.quantize(values, kind)
     return stored, gguf.quants.dequantize(stored, kind).reshape(shape).astype(np.float32)
 
 

@@ -48,7 +48,9 @@ def main() -> None:
     found = {}
     for file in request["files"]:
         server = _server(file)
-        found[file] = [run(server, prompt, request.get("tokens", 1), request.get("top", 1)) for prompt in request["prompts"]]
+        found[file] = [
+            run(server, prompt, request.get("tokens", 1), request.get("top", 1)) for prompt in request["prompts"]
+        ]
         del server
     Path(sys.argv[2]).write_text(json.dumps(found))
 

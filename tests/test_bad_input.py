@@ -105,12 +105,19 @@ def test_a_single_file_for_another_site(refused, base, tmp_path):
     refused(base, tmp_path / "set.safetensors", "set.safetensors", "'residual'", "attention_output")
 
 
-def test_vectors_that_act_on_the_layer_output_are_not_baked_as_if_they_acted_on_the_attention(refused, base, tmp_path):
-    rows = np.ones((5, 2, 8), np.float32)
-    other = VectorSet(EMOTIONS, rows, site="layer_output")
+def test_vectors_of_the_layer_output_are_not_baked_where_nothing_acts_on_it_alone(refused, tmp_path):
+    base = write_checkpoint(tmp_path / "m", "qwen3", architectures=["Qwen3ForCausalLM"])
+    other = VectorSet(EMOTIONS, np.ones((5, 2, 8), np.float32), site="layer_output")
     (tmp_path / "set.safetensors").write_bytes(to_single_file(other))
-    refused(base, tmp_path / "set.safetensors", "set.safetensors", "acts at the layer output")
-    refused(base, tmp_path / "set.safetensors", "acts at the layer output", more=("--format", "peft"))
+    refused(base, tmp_path / "set.safetensors", "qwen3 cannot be baked", "no bias on down_proj", "--format peft")
+    gemma = write_checkpoint(tmp_path / "g", "gemma2", architectures=["Gemma2ForCausalLM"])
+    refused(gemma, tmp_path / "set.safetensors", "no bias is known that acts on its layers' output alone")
+    peft = ("--format", "peft")
+    refused(gemma, tmp_path / "set.safetensors", "no bias is known that acts on the layer output", more=peft)
+
+
+def test_a_site_that_contradicts_the_set(refused, base, vectors, tmp_path):
+    refused(base, vectors, "acts at the attention output, not at the layer output", more=("--site", "layer_output"))
 
 
 def test_a_single_file_that_is_something_else(refused, base):

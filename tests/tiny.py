@@ -80,6 +80,12 @@ FAMILIES: dict[str, Tiny] = {
     "stablelm": Tiny("stablelm", rope(1e4, partial_rotary_factor=0.5)),
     "gpt2": Tiny("gpt2"),
     "opt": Tiny("opt", {"ffn_dim": 48, "word_embed_proj_dim": HIDDEN}),
+    "gpt_neox": Tiny("gpt_neox"),
+    "gpt_bigcode": Tiny("gpt_bigcode"),
+    "bloom": Tiny("bloom"),
+    "starcoder2": Tiny("starcoder2", rope(1e5)),
+    "nemotron": Tiny("nemotron", rope(1e4, partial_rotary_factor=0.5)),
+    "smollm3": Tiny("smollm3", {"no_rope_layers": [1, 1, 0], **rope(1e6)}),
     "phi": Tiny("phi", rope(1e4, partial_rotary_factor=0.5)),
     "gpt_oss": Tiny("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 8}),
 }  # fmt: skip

@@ -88,7 +88,7 @@ def eos_token_ids(checkpoint: Path) -> tuple[int, ...]:
 def generate(
     stack: str,
     checkpoint: Path,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int] | str],
     *,
     max_new_tokens: int = 60,
     python: Path | None = None,
@@ -97,7 +97,9 @@ def generate(
     timeout: float = 1800,
     verbose: bool = False,
 ) -> Generation:
-    """Let `stack`, as installed for the interpreter `python`, continue `prompts` greedily.
+    """Let `stack`, as installed for the interpreter `python`, continue `prompts`, token ids, greedily.
+
+    llama.cpp also takes a GGUF file as `checkpoint`, and texts as prompts.
 
     `python` is by default the interpreter this runs in. `model_impl` is vLLM's option of that name and
     `converter` llama.cpp's checkpoint converter; other stacks have no such thing. After `timeout` seconds
@@ -113,7 +115,7 @@ def generate(
     eos = eos_token_ids(checkpoint)
     request: dict[str, Any] = {
         "checkpoint": str(checkpoint.resolve()),
-        "prompts": [list(prompt) for prompt in prompts],
+        "prompts": [prompt if isinstance(prompt, str) else list(prompt) for prompt in prompts],
         "max_new_tokens": max_new_tokens,
         "eos_token_ids": list(eos),
     }

