@@ -22,7 +22,8 @@ from .stacks import generate
 from .vector_sets import find_vectors
 from .vectors import VectorSet, fitted, weighted_sum
 
-QUESTIONS = ("How was your day?", "What do you think of rainy weather?")
+BEGINNINGS = ("Dear diary, today was a day on which I", "When I think of my neighbours, I feel")
+"""What the model is let go on with: without a chat template, which a base model may not have."""
 
 
 def verify_gguf(
@@ -180,10 +181,10 @@ def _check_stack(
         raise InputError("--stack llama.cpp needs --base, a GGUF, to show that the output differs from it")
     interpreter = None if python is None else Path(python)
     steered, plain = (
-        generate("llama.cpp", Path(model.name), QUESTIONS, python=interpreter, max_new_tokens=max_new_tokens)
+        generate("llama.cpp", Path(model.name), BEGINNINGS, python=interpreter, max_new_tokens=max_new_tokens)
         for model in (baked, base)
     )
     differs = steered.tokens != plain.tokens
-    yield Check(f"{steered.stack} {steered.version} loads it", True, f"{len(QUESTIONS)} questions answered")
+    yield Check(f"{steered.stack} {steered.version} loads it", True, f"{len(BEGINNINGS)} texts went on with")
     detail = "its greedy tokens are other ones" if differs else "its greedy tokens are the same: is it steered?"
     yield Check(f"{steered.stack}: differs from the unsteered base", differs, detail)

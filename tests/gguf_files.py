@@ -77,7 +77,8 @@ def write_model(
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(VOCAB - 1)
     writer.add_add_bos_token(False)
-    writer.add_chat_template("{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}<assistant>")
+    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}"
+    writer.add_chat_template(turns + "{% if add_generation_prompt %}<assistant>{% endif %}")
     held: dict[str, np.ndarray] = {}
 
     def add(name: str, shape: tuple[int, int] | None, values: np.ndarray | None = None) -> None:

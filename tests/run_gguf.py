@@ -22,6 +22,7 @@ def _server(file: str) -> Any:
     params.n_parallel = 1
     params.n_gpu_layers = 0
     params.warmup = False
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     return xllamacpp.Server(params)
 

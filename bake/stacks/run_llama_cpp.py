@@ -36,15 +36,15 @@ def find_converter(requested: str | None) -> list[str]:
     raise NotInstalledError(f"no llama.cpp converter ({requested or ', '.join(CONVERTERS)}) found")
 
 
-def convert(command: list[str], checkpoint: str, gguf: Path, outtype: str = "f32") -> None:
-    """Write `checkpoint` as a GGUF file of the converter's `outtype`."""
+def convert(command: list[str], checkpoint: str, gguf: Path, outtype: str = "f32") -> str:
+    """Write `checkpoint` as a GGUF file of the converter's `outtype`; what the converter has said."""
     call = [*command, checkpoint, "--outfile", str(gguf), "--outtype", outtype]
     done = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    sys.stderr.write(done.stdout)
     if done.returncode or not gguf.is_file():
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         reason = lines[-1] if lines else f"exit code {done.returncode}"
         raise RuntimeError(f"{Path(command[-1]).name} failed: {reason}")
+    return done.stdout
 
 
 def with_xllamacpp(gguf: Path, prompts: list[list[int] | str], max_new_tokens: int) -> list[list[int]]:
@@ -130,7 +130,7 @@ def main(request_file: str, response_file: str) -> int:
         with tempfile.TemporaryDirectory(prefix="emobake-") as folder:
             gguf = Path(request["checkpoint"] if is_gguf else Path(folder) / "model.gguf")
             if not is_gguf:
-                convert(command, request["checkpoint"], gguf)
+                sys.stderr.write(convert(command, request["checkpoint"], gguf))
             tokens = run(gguf, request["prompts"], request["max_new_tokens"])
     except Exception as error:
         print(f"{type(error).__name__}: {' '.join(str(error).split())[:600]}", file=sys.stderr)
