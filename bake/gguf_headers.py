@@ -162,6 +162,19 @@ class _Cursor:
         value: int = struct.unpack_from("<" + form, self.data, start)[0]
         return value
 
+    def skip_texts(self, count: int) -> None:
+        """Pass over `count` texts: a vocabulary has hundreds of thousands, so this is the loop that takes the time."""
+        data, position = self.data, self.position
+        for _ in range(count):
+            end = position + 8 + int.from_bytes(data[position : position + 8], "little")
+            if end > len(data):
+                self.position = position
+                self.need(8)
+                self.need(int.from_bytes(self.data[position : position + 8], "little"))
+                data, end = self.data, self.position
+            position = end
+        self.position = position
+
     def name(self, what: str) -> str:
         length = self.scalar("Q")
         if length > 65535:
@@ -241,8 +254,7 @@ def _skip_array(cursor: _Cursor, key: str) -> None:
     elif kind == _STRING:
         if 8 * count > cursor.size:
             raise cursor.broken(f"{key[:80]!r} claims {count} texts")
-        for _ in range(count):
-            cursor.need(cursor.scalar("Q"))
+        cursor.skip_texts(count)
     else:
         raise cursor.broken(f"{key[:80]!r} is a list of the unknown type {kind}")
 
