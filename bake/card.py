@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ._version import __version__
+from .arch import Site
 from .checkpoint import Checkpoint
 from .plan import BakePlan, Carry, Patch, Write, json_bytes
 from .routes import describe
@@ -106,26 +107,45 @@ def model_card(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_
     earlier = (
         "" if checkpoint.manifest is None else " The base was itself baked before; `emobake.json` has the history."
     )
+    verb = "are" if _of_the_paper(vectors) else "is"
     parts = [
         _metadata(plan, checkpoint, base_model),
         f"# {title}, steered: {recipe}",
-        f"{kind} {base}: the emotion vectors of *Controllable Emotion Generation with Emotion Vectors* "
-        f"([arXiv 2502.04075]({PAPER})), weighted **{recipe}**, are part of the weights. No hooks and no code are "
+        f"{kind} {base}: {_what(vectors)}, weighted **{recipe}**, {verb} part of the weights. No hooks and no code are "
         "needed to use it.",
         "## How it was made",
         f"[emobake](https://pypi.org/project/emobake/) {__version__} added the weighted sum of the vectors "
-        f"(set `{vectors.name}`) to the bias of the attention output projection in {_where(plan)}{_how(plan)}{earlier} "
+        f"(set `{vectors.name}`) to the bias of {_PROJECTIONS[vectors.site]} in {_where(plan)}{_how(plan)}{earlier} "
         "`emobake.json` records the weights, the digests of the inputs and every bias.",
-        f"**Position caveat.** {POSITION_NOTE}",
+        *([f"**Position caveat.** {POSITION_NOTE}"] if _of_the_paper(vectors) else []),
         "## How to load it",
         _loading(plan, base_model),
         "## What was added",
         _norms(plan),
         *_licence(plan, checkpoint),
-        "## Citation",
-        f"```bibtex\n{CITATION}\n```",
+        *(["## Citation", f"```bibtex\n{CITATION}\n```"] if _of_the_paper(vectors) else []),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+_PROJECTIONS: dict[Site, str] = {
+    "attention_output": "the attention output projection",
+    "layer_output": "the MLP's last projection, which acts on the layer's output,",
+}
+
+
+def _of_the_paper(vectors: VectorSet) -> bool:
+    """Whether the set acts where the paper's vectors do; what acts on the layer's output was made otherwise."""
+    return vectors.site == "attention_output"
+
+
+def _what(vectors: VectorSet) -> str:
+    if _of_the_paper(vectors):
+        return (
+            "the emotion vectors of *Controllable Emotion Generation with Emotion Vectors* "
+            f"([arXiv 2502.04075]({PAPER}))"
+        )
+    return f"a steering vector of the layers' output ({vectors.source or vectors.name})"
 
 
 def adapters_card(adapters: Mapping[str, BakePlan], checkpoint: Checkpoint, base_model: str) -> str:

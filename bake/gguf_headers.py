@@ -320,7 +320,20 @@ def serialize_gguf(
     version: int, alignment: int, fields: Iterable[Field], tensors: Iterable[tuple[str, int, tuple[int, ...], int]]
 ) -> bytes:
     """A header with its padding. `tensors`: name, type, shape and size in bytes, in the order of their data."""
-    fields, tensors = list(fields), list(tensors)
+    header = _unpadded(version, alignment, list(fields), list(tensors))
+    return header + bytes(-len(header) % alignment)
+
+
+def unpadded_length(
+    version: int, fields: Iterable[Field], tensors: Iterable[tuple[str, int, tuple[int, ...], int]]
+) -> int:
+    """Bytes of the header that `serialize_gguf` makes of the same, without its padding."""
+    return len(_unpadded(version, DEFAULT_ALIGNMENT, list(fields), list(tensors)))
+
+
+def _unpadded(
+    version: int, alignment: int, fields: list[Field], tensors: list[tuple[str, int, tuple[int, ...], int]]
+) -> bytes:
     out = [MAGIC, struct.pack("<IQQ", version, len(tensors), len(fields))]
     for field in fields:
         out += [_string(field.key), struct.pack("<I", field.kind), field.data]
@@ -328,5 +341,4 @@ def serialize_gguf(
     for name, kind, shape, size in tensors:
         out += [_string(name), struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)]
         offset = padded(offset + size, alignment)
-    header = b"".join(out)
-    return header + bytes(-len(header) % alignment)
+    return b"".join(out)

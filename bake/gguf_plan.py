@@ -19,7 +19,16 @@ from .arch import Support
 from .card import MANIFEST, record_of
 from .errors import BrokenFileError, InputError, UnsupportedModelError, VectorError
 from .gguf_arch import MODULES, GgufArchitecture, find_gguf_architecture
-from .gguf_headers import Field, GgufTensor, padded, serialize_gguf, text_field, type_name, uint32_field
+from .gguf_headers import (
+    Field,
+    GgufTensor,
+    padded,
+    serialize_gguf,
+    text_field,
+    type_name,
+    uint32_field,
+    unpadded_length,
+)
 from .gguf_model import RECORD, GgufModel
 from .headers import FLOATS, encode
 from .plan import Assemble, BakePlan, LayerBias, Rows, Span, Write, strength_warnings, sum_to_add
@@ -27,6 +36,8 @@ from .routes import ConfigChange, RouteKind
 from .vectors import Steering, VectorSet, fitted, weighted_sum
 
 _F32 = 0
+_PAGE = 4096
+_PADDING = "emobake.padding"
 _ARCHITECTURE = "general.architecture"
 _BASE = "general.base_model."
 # What a qwen2 file says of itself that a llama file says in the same words, and that llama.cpp takes alike.
@@ -374,6 +385,7 @@ def _parts(
     """The bytes of a file; tensors that follow one another in the base's file, padding and all, as one span."""
     sizes = [len(t.part) if isinstance(t.part, bytes) else t.part.size for t in tensors]
     described = [(t.name, t.kind, t.shape, size) for t, size in zip(tensors, sizes, strict=True)]
+    fields = [*fields, _padding(version, alignment, list(fields), described, tensors)]
     pending: bytes | Span | Rows = serialize_gguf(version, alignment, fields, described)
     gap = 0
     for tensor, size in zip(tensors, sizes, strict=True):
@@ -403,6 +415,29 @@ def _parts(
         yield pending
         if gap:
             yield bytes(gap)
+
+
+def _padding(
+    version: int,
+    alignment: int,
+    fields: list[Field],
+    described: Sequence[tuple[str, int, tuple[int, ...], int]],
+    tensors: Sequence[_Placed],
+) -> Field:
+    """An entry of spaces, so long that the data begin at the same place of a page as in the base.
+
+    The kernel then copies whole pages, or shares them where the file system can; else every page is two writes.
+    """
+    place, wanted = 0, 0
+    for tensor, (*_, size) in zip(tensors, described, strict=True):
+        if isinstance(tensor.part, Span):
+            wanted = tensor.part.offset - place
+            break
+        place = padded(place + size, alignment)
+    empty = text_field(_PADDING, "")
+    # Not the padding behind the header: the spaces take its place.
+    length = unpadded_length(version, [*fields, empty], described)
+    return text_field(_PADDING, " " * ((wanted - length) % max(_PAGE, alignment)))
 
 
 def _basename(file: str) -> str:

@@ -65,6 +65,7 @@ def test_metadata_is_carried_over_and_says_what_was_baked(model, tmp_path):
     assert before.keys() <= after.keys()
     record = json.loads(own.pop("emobake.record"))
     # The three counts in front are fields in the package's view.
+    assert set(own.pop("emobake.padding")) <= {" "}
     counts = {name: own.pop(name) for name in list(own) if name.startswith("GGUF.")}
     assert counts["GGUF.tensor_count"] == len(tensors_of(model)) + LAYERS
     assert own == {
@@ -82,6 +83,15 @@ def test_metadata_is_carried_over_and_says_what_was_baked(model, tmp_path):
         "weights": [{"name": "base.gguf", "size": model.stat().st_size}],
     }
     assert str(tmp_path) not in json.dumps(record)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_data_lie_at_the_same_place_of_a_page(tmp_path, architecture):
+    write_model(tmp_path / "base.gguf", architecture)
+    bake(tmp_path / "base.gguf", SET, mix={"joy": 1}, out=tmp_path / "out.gguf")
+    before, after = open_gguf(tmp_path / "base.gguf").header.tensors, open_gguf(tmp_path / "out.gguf").tensors
+    assert all((after[t.name].start - t.start) % 4096 == 0 for t in before)
+    assert (tmp_path / "out.gguf").stat().st_size < (tmp_path / "base.gguf").stat().st_size + 12_000
 
 
 def test_a_base_model_that_the_file_names_is_replaced_whole(tmp_path):

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ import gguf
 import numpy as np
 import pytest
 from gguf_files import EPSILON, FF, HEADS, HIDDEN, KV_HEADS, LAYERS, THETA, VOCAB, Kind, tensors_of, write_model
-from test_cross_stack import ROOT, interpreter, published_vectors
+from test_cross_stack import ROOT, greedy, interpreter, published_vectors
 from test_gguf import control_vector
 
 import emobake
 from emobake.checks import verify
 from emobake.gguf_headers import parse_gguf
 from emobake.sources import read_at
+from emobake.stacks import generate
 
 pytestmark = pytest.mark.cross
 
 QUESTIONS = ("How was your day?", "How do you feel about growing old?")
+CLEAR = ("How do you feel about growing old?", "What do you think of rainy weather?")
 TOKENS = 60
 ROWS = np.random.default_rng(7).normal(0, 0.3, (1, LAYERS, HIDDEN)).astype(np.float32)
 PROMPTS = [[5, 6, 7, 8, 100, 200], [9, 9, 30, 4]]
@@ -221,15 +224,28 @@ def test_a_checkpoint_becomes_a_steered_gguf(checkpoint, space, outtype):
 # --- vectors of the layer output ----------------------------------------------------------------------------------
 
 
-def test_a_control_vector_is_a_hook_on_the_outputs_of_blocks(checkpoint, space):
-    """direction.N acts on the output of block N, counted from 0: in llama.cpp, baked, and here as a hook."""
+@dataclass
+class Directed:
+    """SmolLM2 with a control vector: what the hook on its layers says, and the checkpoint that it is baked into."""
+
+    vector: Path
+    strength: float
+    prompts: list[list[int]]
+    tokens: list[tuple[int, ...]]
+    plain: list[tuple[int, ...]]
+    texts: list[str]
+    baked: Path
+
+
+@pytest.fixture(scope="module", params=[1.0, -0.7])
+def directed(request: pytest.FixtureRequest, checkpoint: Path, space: Path) -> Iterator[Directed]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # With these directions and questions every greedy choice is clear: the two best logits are 0.028 apart or more.
     draw = np.random.default_rng(1).normal(size=(29, 576))
     rows = (1.5 * draw / np.linalg.norm(draw, axis=1, keepdims=True)).astype(np.float32)
-    vector = control_vector(space / "direction.gguf", dict(enumerate(rows, 1)))
+    vector, strength = control_vector(space / "direction.gguf", dict(enumerate(rows, 1))), request.param
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
 
@@ -237,25 +253,36 @@ def test_a_control_vector_is_a_hook_on_the_outputs_of_blocks(checkpoint, space):
         moved = torch.from_numpy(row)
         return lambda _m, _i, output: (output[0] + moved, *output[1:]) if isinstance(output, tuple) else output + moved
 
-    def answer(question: str) -> str:
-        messages = [{"role": "user", "content": question}]
-        options = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
-        ids = tokenizer.apply_chat_template(messages, **options)
-        said = model.generate(**ids, do_sample=False, max_new_tokens=TOKENS, pad_token_id=0)
-        return str(tokenizer.decode(said[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+    prompts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        for question in CLEAR
+    ]
+    plain = greedy(model, prompts, TOKENS)
+    # direction.N acts on the output of block N, counted from 0.
+    blocks, added = model.model.layers[1:], np.float32(strength) * rows
+    handles = [layer.register_forward_hook(adds(row)) for layer, row in zip(blocks, added, strict=True)]
+    tokens = greedy(model, prompts, TOKENS)
+    for handle in handles:
+        handle.remove()
+    assert all(a != b for a, b in zip(tokens, plain, strict=True))
+    baked = space / f"baked{strength}"
+    emobake.bake(checkpoint, str(vector), mix={"direction": strength}, out=baked)
+    texts = [tokenizer.decode(answer, skip_special_tokens=True) for answer in tokens]
+    yield Directed(vector, strength, prompts, tokens, plain, texts, baked)
+    shutil.rmtree(baked)
 
-    questions = ["How do you feel about growing old?", "What do you think of rainy weather?"]
-    plain = [answer(question) for question in questions]
-    for strength in (1.0, -0.7):
-        out = space / f"direction{strength}.gguf"
-        mix = {"direction": strength}
-        emobake.bake(checkpoint, str(vector), mix=mix, out=out, outtype="f32", converter=converter())
-        blocks = model.model.layers[1:]
-        added = np.float32(strength) * rows
-        handles = [layer.register_forward_hook(adds(row)) for layer, row in zip(blocks, added, strict=True)]
-        wanted = [answer(question) for question in questions]
-        for handle in handles:
-            handle.remove()
-        found = [answer["text"] for answer in run([out], questions, space, tokens=TOKENS)[out.name]]
-        assert found == wanted and all(a != b for a, b in zip(wanted, plain, strict=True))
-        out.unlink()
+
+@pytest.mark.parametrize("stack", ["transformers", "vllm", "mlx"])
+def test_a_control_vector_in_a_checkpoint(directed: Directed, stack: str):
+    python = None if stack == "transformers" else interpreter(stack)
+    found = generate(stack, directed.baked, directed.prompts, max_new_tokens=TOKENS, python=python)
+    assert list(found.tokens) == directed.tokens
+
+
+def test_a_control_vector_in_a_gguf(directed: Directed, checkpoint: Path, space: Path):
+    out, mix = space / "direction-out.gguf", {"direction": directed.strength}
+    emobake.bake(checkpoint, str(directed.vector), mix=mix, out=out, outtype="f32", converter=converter())
+    assert [answer["text"] for answer in run([out], list(CLEAR), space, tokens=TOKENS)[out.name]] == directed.texts
+    out.unlink()
