@@ -140,7 +140,7 @@ def _bake(
         if "@" in push_to_hub:
             raise click.UsageError(f"--revision {revision} is another branch than that in --push-to-hub {push_to_hub}")
         push_to_hub, revision = f"{push_to_hub}@{revision}", None
-    if quiet or as_json:
+    if (quiet or as_json) and (push_to_hub or not is_local(model.partition("@")[0], None)):
         _quiet_hub()
 
     with ExitStack() as bars:
