@@ -19,6 +19,7 @@ import numpy as np
 
 from .checkpoint import Checkpoint
 from .errors import EmobakeError, InputError
+from .gguf_options import is_gguf
 from .hooks import Scope, site_module, steered
 from .live import LiveModel, load
 from .locate import is_local, known_ids, split_revision
@@ -236,6 +237,8 @@ def open_conversation(
     else:
         weights = steering(None if times is None else tuple(times), mix, scale=scale, layers=layers)
     with reading():
+        if is_gguf(name):
+            raise InputError(f"{name}: chat runs checkpoints; bake it into a .gguf and run that in llama.cpp")
         if is_local(name, revision) and not Path(name).is_dir():
             raise InputError(f"{name}: no such folder")
         ids = known_ids(name, revision, base_model, vectors_for) if vectors is None else ()

@@ -133,7 +133,6 @@ def _bake(
         raise click.UsageError("give --model, a checkpoint's folder or Hub id (emobake --help shows examples)")
     from .api import bake
     from .locate import is_local
-    from .report import as_dict, show
     from .vectors import parse_mix
 
     if push_to_hub and revision and ("@" in model or is_local(model, None)):
@@ -164,8 +163,12 @@ def _bake(
         for warning in result.plan.warnings:
             warn(warning)
         if as_json:
+            from .report import as_dict
+
             click.echo(json.dumps(as_dict(result, str(out or "")), indent=2))
         elif not quiet:
+            from .report import show
+
             show(console(), result, str(out or ""), verbose=verbose)
         sys.stdout.flush()
     except OSError as error:

@@ -126,6 +126,7 @@ def open_checkpoint(files: Files, *, listed: tuple[str, ...] = (), spread: Sprea
     """
     config = files.json("config.json")
     if config is None:
+        _refuse_gguf(files, listed)
         raise InputError(f"{files.name}: holds no config.json; it is not a Hugging Face checkpoint")
     weight_map, metadata = _weight_map(files, listed)
     weights, tensors = _read_weights(files, weight_map, spread)
@@ -144,6 +145,11 @@ def open_checkpoint(files: Files, *, listed: tuple[str, ...] = (), spread: Sprea
         card=files.small("README.md").decode("utf-8", "replace") if "README.md" in files.sizes else "",
         manifest=files.json("emobake.json"),
     )
+
+
+def _refuse_gguf(files: Files, listed: tuple[str, ...]) -> None:
+    if any(name.endswith(".gguf") for name in (*files.sizes, *listed)):
+        raise InputError(f"{files.name}: has GGUF files only; fetch one (`hf download`) and give it as --model")
 
 
 def _read_weights(
@@ -200,6 +206,7 @@ def _weight_map(files: Files, listed: tuple[str, ...]) -> tuple[dict[str, str], 
                 f"{files.name}: has pickled weights only, which are never loaded; convert them to safetensors first "
                 "(save_pretrained in transformers, or the Hub's safetensors/convert space)"
             )
+        _refuse_gguf(files, listed)
         raise InputError(f"{files.name}: has neither {SINGLE} nor {INDEX}")
     file = f"{files.name}/{INDEX}"
     weight_map, metadata = index.get("weight_map"), index.get("metadata") or {}

@@ -9,6 +9,7 @@ from test_real import SET, greedy, hooked, load, prompt
 
 import emobake
 from emobake import InputError, VectorError
+from emobake.vector_exports import write_set
 from emobake.vectors import EMOTIONS, steering
 
 torch = pytest.importorskip("torch")
@@ -104,15 +105,9 @@ def test_a_system_prompt_and_the_history_reach_the_model(smollm2):
 def test_what_is_wrong_is_found_before_the_model_is_loaded(smollm2, tmp_path, monkeypatch):
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", None)
     other = emobake.VectorSet(("joy",), np.ones((1, 3, 5), np.float32))
-    from emobake.vector_exports import write_set
-
     write_set(other, tmp_path / "other.npz")
-    write_set(
-        emobake.VectorSet(("joy",), np.ones((1, 30, 576), np.float32), site="layer_output"), tmp_path / "site.npz"
-    )
     for vectors, mix, words, kind in (
         (tmp_path / "other.npz", {"joy": 1}, "3 layers", VectorError),
-        (tmp_path / "site.npz", {"joy": 1}, "layer output", VectorError),
         (SET, {"envy": 1}, "envy", VectorError),
         (tmp_path / "nowhere", {"joy": 1}, "nowhere", InputError),
         (None, {"joy": 1}, "--vectors-for", InputError),
@@ -121,6 +116,33 @@ def test_what_is_wrong_is_found_before_the_model_is_loaded(smollm2, tmp_path, mo
             open_conversation(smollm2, vectors, mix=mix)
     with pytest.raises(InputError, match="no such folder"):
         open_conversation(tmp_path / "nothing", SET)
+    with pytest.raises(InputError, match="not at the layer output"):
+        open_conversation(smollm2, SET, mix={"joy": 1}, site="layer_output")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match=r"chat runs checkpoints.*bake it into a \.gguf"):
+        open_conversation(tmp_path / "model.gguf", SET)
+
+
+def test_vectors_of_the_layer_output_act_on_whole_layers(smollm2, tmp_path):
+    """The same vectors at the two sites: at the second as the hook that is written out here."""
+    rows = np.random.default_rng(1).normal(0, 0.05, (1, 30, 576)).astype(np.float32)
+    said = {}
+    for site in ("attention_output", "layer_output"):
+        write_set(emobake.VectorSet(("joy",), rows, site=site), tmp_path / f"{site}.npz")
+        talk = open_conversation(smollm2, tmp_path / f"{site}.npz", mix={"joy": 1}, sampling=GREEDY)
+        said[site] = talk.answer(QUESTION).text
+    model = talk.live.model
+    handles = [
+        layer.register_forward_hook(
+            lambda _m, _i, out, row=row: (out[0] + row, *out[1:]) if isinstance(out, tuple) else out + row
+        )
+        for layer, row in zip(model.model.layers, torch.from_numpy(rows[0]), strict=True)
+    ]
+    wanted = open_conversation(smollm2, SET, sampling=GREEDY)
+    wanted.live = talk.live
+    assert wanted.answer(QUESTION, plain=True).text == said["layer_output"] != said["attention_output"]
+    for handle in handles:
+        handle.remove()
 
 
 def test_a_conversation_that_is_too_long_says_so_and_stays(talk):

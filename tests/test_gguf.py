@@ -519,3 +519,8 @@ def test_verify_finds_a_change(model, tmp_path, cli, what):
     failed = [line for line in ran.out.splitlines() if line.startswith("FAIL")]
     wanted = {"bias": "biases as recorded", "tensor": "carried tensors", "metadata": "carried metadata"}[what]
     assert len(failed) == 1 and wanted in failed[0]
+
+
+def test_a_folder_of_gguf_files_says_what_to_give(model, cli, vectors):
+    ran = cli("--model", model.parent, "--vectors", vectors, "--mix", "joy=1", "--out", model.parent.parent / "o")
+    ran.one_line("has GGUF files only", "give it as --model")
