@@ -191,6 +191,10 @@ class _Request:
 def _from_gguf(request: _Request, options: GgufOptions) -> BakeResult:
     from .gguf_bake import bake_gguf
 
+    if request.revision:
+        raise InputError(f"--revision goes with a Hub id, and {request.model} is a file")
+    if request.link_mode not in ("auto", "copy"):
+        raise InputError(f"--link-mode {request.link_mode}: a GGUF file is copied, for its header changes")
     with reading():
         plan = bake_gguf(
             Path(request.model),

@@ -12,16 +12,16 @@ import numpy as np
 from .adapter_checks import adapter_biases, check_adapter
 from .arch import Site, architectures
 from .checkpoint import Checkpoint
-from .errors import EmobakeError, InputError
+from .errors import EmobakeError, InputError, VerifyError
 from .gguf_checks import verify_gguf
 from .gguf_options import is_gguf
 from .headers import TensorHeader, decode, encode
 from .locate import is_local, is_offline, locate, split_revision
-from .record import Check, Record, RecordedBias, parse_record, read_record
+from .record import Check, Record, RecordedBias, parse_record, read_record, recorded_sum
 from .side_files import reason_left_out
 from .sources import open_folder, reading
 from .vector_sets import find_vectors
-from .vectors import VectorSet, fitted, weighted_sum
+from .vectors import VectorSet
 
 _CHUNK = 2**22
 
@@ -246,12 +246,10 @@ def _same_bytes(path_a: Path, a: TensorHeader, path_b: Path, b: TensorHeader) ->
 
 def _arithmetic(baked: Checkpoint, base: Checkpoint | None, record: Record, vectors: VectorSet) -> Check:
     name = "arithmetic"
-    if any(record.vector_sha256.get(file, digest) != digest for file, digest in vectors.sha256.items()):
-        return Check(name, False, "these vector files are not the ones that emobake.json records")
-    if vectors.site != record.site:
-        return Check(name, False, f"{vectors.name} acts at the {vectors.site}, the record says {record.site}")
-    vectors = fitted(vectors, baked.num_hidden_layers, baked.hidden_size, baked.name)
-    added = weighted_sum(vectors, record.steering) / np.float32(record.branch_scale)
+    try:
+        added = recorded_sum(record, vectors, baked.num_hidden_layers, baked.hidden_size, baked.name)
+    except VerifyError as error:
+        return Check(name, False, str(error))
     if any(entry.layer >= len(added) for entry in record.biases):
         return Check(name, False, f"the record names more layers than the {len(added)} of these vectors")
     new = record.added

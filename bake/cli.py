@@ -239,11 +239,11 @@ def show_command(out: Path, as_json: bool) -> None:
 
     with reading():
         manifest = read_manifest(out)
-    parse_record(manifest, str(out))
+    record = parse_record(manifest, str(out))
     if as_json:
         click.echo(json.dumps(manifest, indent=2))
     else:
-        show_manifest(console(), manifest)
+        show_manifest(console(), record, manifest)
 
 
 cli.add_command(chat)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .copying import read_part
-from .errors import EmobakeError, InputError
+from .errors import EmobakeError, InputError, VerifyError
 from .gguf_arch import find_gguf_architecture
 from .gguf_headers import type_name
 from .gguf_model import RECORD, GgufModel, open_gguf
@@ -17,10 +17,10 @@ from .gguf_options import is_gguf
 from .gguf_plan import moved_rows
 from .headers import FLOATS, encode
 from .plan import Rows, Span
-from .record import Check, Record, parse_record
+from .record import Check, Record, parse_record, recorded_sum
 from .stacks import generate
 from .vector_sets import find_vectors
-from .vectors import VectorSet, fitted, weighted_sum
+from .vectors import VectorSet
 
 BEGINNINGS = ("Dear diary, today was a day on which I", "When I think of my neighbours, I feel")
 """What the model is let go on with: without a chat template, which a base model may not have."""
@@ -151,12 +151,10 @@ def _same_bytes(expected: Span | Rows, file: Path, start: int) -> bool:
 
 def _arithmetic(baked: GgufModel, base: GgufModel | None, record: Record, vectors: VectorSet) -> Check:
     name = "arithmetic"
-    if any(record.vector_sha256.get(file, digest) != digest for file, digest in vectors.sha256.items()):
-        return Check(name, False, "these vector files are not the ones that the record names")
-    if vectors.site != record.site:
-        return Check(name, False, f"{vectors.name} acts at the {vectors.site}, the record says {record.site}")
-    vectors = fitted(vectors, baked.block_count, baked.embedding_length, baked.name)
-    added = weighted_sum(vectors, record.steering) / np.float32(record.branch_scale)
+    try:
+        added = recorded_sum(record, vectors, baked.block_count, baked.embedding_length, baked.name)
+    except VerifyError as error:
+        return Check(name, False, str(error))
     for entry in record.biases:
         tensor, row = baked.tensors.get(entry.tensor), added[entry.layer] if entry.layer < len(added) else None
         if tensor is None or row is None or type_name(tensor) not in FLOATS:

@@ -22,13 +22,11 @@ from .gguf_arch import MODULES, GgufArchitecture, find_gguf_architecture
 from .gguf_headers import (
     Field,
     GgufTensor,
-    padded,
-    serialize_gguf,
     text_field,
     type_name,
     uint32_field,
-    unpadded_length,
 )
+from .gguf_layout import Placed, layout
 from .gguf_model import RECORD, GgufModel
 from .headers import FLOATS, encode
 from .plan import Assemble, BakePlan, LayerBias, Rows, Span, Write, strength_warnings, sum_to_add
@@ -36,8 +34,6 @@ from .routes import ConfigChange, RouteKind
 from .vectors import Steering, VectorSet, fitted, weighted_sum
 
 _F32 = 0
-_PAGE = 4096
-_PADDING = "emobake.padding"
 _ARCHITECTURE = "general.architecture"
 _BASE = "general.base_model."
 # What a qwen2 file says of itself that a llama file says in the same words, and that llama.cpp takes alike.
@@ -54,16 +50,6 @@ _LLAMA_TENSORS = (
     r"\.(?:weight|scale)|attn_[qkv]\.(?:weight|bias|scale))"
 )
 _EXACT_ROPE = ("", "none", "linear", "yarn")
-
-
-@dataclass(frozen=True)
-class _Placed:
-    """A tensor of the result."""
-
-    name: str
-    kind: int
-    shape: tuple[int, ...]
-    part: bytes | Span | Rows
 
 
 def make_gguf_plan(
@@ -328,7 +314,7 @@ def _files(
     moved = moved_rows(model) if as_llama else {}
     placed = [[_place(tensor, biases, moved) for tensor in header.tensors] for header in model.files]
     # In the last file: of a set, the first may be there for the metadata alone.
-    placed[-1] += [_Placed(name, _F32, (length,), data) for name, (length, data) in sorted(biases.new.items())]
+    placed[-1] += [Placed(name, _F32, (length,), data) for name, (length, data) in sorted(biases.new.items())]
     if len(names) == 1:
         placed = [[tensor for file in placed for tensor in file]]
     for number, (name, tensors) in enumerate(zip(names, placed, strict=True)):
@@ -336,7 +322,7 @@ def _files(
         written = fields if number == 0 else list(header.fields)
         if len(names) > 1:
             written = [_counted(field, sum(map(len, placed))) for field in written]
-        yield Assemble(name, tuple(_parts(header.version, header.alignment, written, tensors)))
+        yield Assemble(name, tuple(layout(header.version, header.alignment, written, tensors)))
 
 
 def _counted(field: Field, count: int) -> Field:
@@ -346,7 +332,7 @@ def _counted(field: Field, count: int) -> Field:
     return replace(field, data=count.to_bytes(len(field.data), "little"))
 
 
-def _place(tensor: GgufTensor, biases: _Biases, moved: Mapping[str, tuple[int, ...]]) -> _Placed:
+def _place(tensor: GgufTensor, biases: _Biases, moved: Mapping[str, tuple[int, ...]]) -> Placed:
     size = tensor.end - tensor.start
     part: bytes | Span | Rows = Span(tensor.file, tensor.start, size)
     if tensor.name in biases.overwritten:
@@ -354,7 +340,7 @@ def _place(tensor: GgufTensor, biases: _Biases, moved: Mapping[str, tuple[int, .
     elif tensor.name in moved:
         rows = tensor.shape[0] if len(tensor.shape) == 1 else tensor.rows
         part = Rows(tensor.file, tensor.start, size // rows, rows, moved[tensor.name])
-    return _Placed(tensor.name, tensor.kind, tensor.shape, part)
+    return Placed(tensor.name, tensor.kind, tensor.shape, part)
 
 
 def moved_rows(model: GgufModel) -> dict[str, tuple[int, ...]]:
@@ -377,67 +363,6 @@ def moved_rows(model: GgufModel) -> dict[str, tuple[int, ...]]:
             raise BrokenFileError(f"{model.name}: {name} is {type_name(tensor)}, not floats")
         moved[name] = order
     return moved
-
-
-def _parts(
-    version: int, alignment: int, fields: Iterable[Field], tensors: Sequence[_Placed]
-) -> Iterable[bytes | Span | Rows]:
-    """The bytes of a file; tensors that follow one another in the base's file, padding and all, as one span."""
-    sizes = [len(t.part) if isinstance(t.part, bytes) else t.part.size for t in tensors]
-    described = [(t.name, t.kind, t.shape, size) for t, size in zip(tensors, sizes, strict=True)]
-    fields = [*fields, _padding(version, alignment, list(fields), described, tensors)]
-    pending: bytes | Span | Rows = serialize_gguf(version, alignment, fields, described)
-    gap = 0
-    for tensor, size in zip(tensors, sizes, strict=True):
-        part = tensor.part
-        follows = (
-            isinstance(pending, Span)
-            and isinstance(part, Span)
-            and (pending.source, pending.offset + pending.size + gap) == (part.source, part.offset)
-        )
-        if follows:
-            assert isinstance(pending, Span)
-            pending = Span(pending.source, pending.offset, pending.size + gap + size)
-        elif isinstance(pending, bytes) and isinstance(part, bytes):
-            pending = pending + bytes(gap) + part
-        elif isinstance(pending, bytes):
-            yield pending + bytes(gap)
-            pending = part
-        else:
-            yield pending
-            pending = bytes(gap) + part if isinstance(part, bytes) else part
-            if gap and not isinstance(part, bytes):
-                yield bytes(gap)
-        gap = padded(size, alignment) - size
-    if isinstance(pending, bytes):
-        yield pending + bytes(gap)
-    else:
-        yield pending
-        if gap:
-            yield bytes(gap)
-
-
-def _padding(
-    version: int,
-    alignment: int,
-    fields: list[Field],
-    described: Sequence[tuple[str, int, tuple[int, ...], int]],
-    tensors: Sequence[_Placed],
-) -> Field:
-    """An entry of spaces, so long that the data begin at the same place of a page as in the base.
-
-    The kernel then copies whole pages, or shares them where the file system can; else every page is two writes.
-    """
-    place, wanted = 0, 0
-    for tensor, (*_, size) in zip(tensors, described, strict=True):
-        if isinstance(tensor.part, Span):
-            wanted = tensor.part.offset - place
-            break
-        place = padded(place + size, alignment)
-    empty = text_field(_PADDING, "")
-    # Not the padding behind the header: the spaces take its place.
-    length = unpadded_length(version, [*fields, empty], described)
-    return text_field(_PADDING, " " * ((wanted - length) % max(_PAGE, alignment)))
 
 
 def _basename(file: str) -> str:

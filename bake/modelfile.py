@@ -55,7 +55,9 @@ def write_modelfile(header: GgufHeader, gguf: str, recipe: str) -> tuple[str, li
 
     """
     notes = []
-    lines = [f"# Made by emobake: {header.text('general.name') or gguf}, steered: {recipe}", f"FROM ./{gguf}", ""]
+    # In one line: what a file says of itself must not become a directive.
+    title = " ".join(header.text("general.name").split()) or gguf
+    lines = [f"# Made by emobake: {title}, steered: {recipe}", f"FROM ./{gguf}", ""]
     template = read_template(header)
     if template is None:
         notes.append("the Modelfile has no TEMPLATE: Ollama takes the one that it knows for this model, or none")

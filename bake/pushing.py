@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .checks import verify
 from .errors import InputError
+from .gguf_options import is_gguf
 from .hub_changes import Item, Pushed, Target, addressed, items_of, parse_target
 from .hub_errors import reason, retrying
 from .hub_files import Snapshot, take_snapshot
@@ -50,6 +51,8 @@ def push(
         InputError: `folder` is no output of emobake, or fails a check; see `emobake.to_hub.push_items` for the rest.
     """
     folder = Path(folder)
+    if is_gguf(folder.name):
+        raise InputError(f"{folder}: a GGUF file goes to the Hub by `hf upload {repo_id} {folder}`")
     target = parse_target(repo_id, revision, private, create_pr, commit_message, overwrite)
     with reading():
         record = read_record(folder)

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .arch import Site
-from .errors import InputError
+from .errors import InputError, VerifyError
 from .headers import parse_json_object
 from .sources import read_small
-from .vectors import MAX_LAYERS, SITE, SITES, Steering
+from .vectors import MAX_LAYERS, SITE, SITES, Steering, VectorSet, fitted, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class RecordedBias:
     layer: int
     tensor: str
     sha256: str
+    norm: float
+    """Euclidean norm of what the bake added."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class Record:
     """Weight file of the output -> the base's file that it was carried over from."""
     site: Site = SITE
     """Where the vectors act."""
+    vector_name: str = ""
+    base_weights: tuple[str, ...] = ()
+    """Names of the base's weight files."""
+    history: tuple[Record, ...] = ()
+    """What was baked before, the first bake first."""
     branch_scale: float = 1.0
     """What the biases are multiplied by on the way there."""
 
@@ -98,8 +107,23 @@ def parse_record(manifest: Mapping[str, Any], file: str) -> Record:
     """
     try:
         return _parse(manifest)
-    except (AttributeError, KeyError, TypeError, ValueError, StopIteration):
+    except (AttributeError, KeyError, TypeError, ValueError, StopIteration, RecursionError):
         raise InputError(f"{file}: is not a record that this version of emobake writes; bake again") from None
+
+
+def recorded_sum(record: Record, vectors: VectorSet, layers: int, hidden: int, name: str) -> np.ndarray:
+    """What the bake of the model `name` added to its biases, by `vectors`: float32 ``[layers, hidden]``.
+
+    Raises:
+        VerifyError: these are not the vectors that the record names.
+        VectorError: they do not fit the model.
+    """
+    if any(record.vector_sha256.get(file, digest) != digest for file, digest in vectors.sha256.items()):
+        raise VerifyError("these vector files are not the ones that the record names")
+    if vectors.site != record.site:
+        raise VerifyError(f"{vectors.name} acts at the {vectors.site}, the record says {record.site}")
+    added = weighted_sum(fitted(vectors, layers, hidden, name), record.steering)
+    return np.asarray(added / np.float32(record.branch_scale))
 
 
 def _parse(manifest: Mapping[str, Any]) -> Record:
@@ -119,7 +143,7 @@ def _parse(manifest: Mapping[str, Any]) -> Record:
             None if layers is None else tuple(_layer(layer) for layer in _list(layers)),
         ),
         biases=tuple(
-            RecordedBias(_layer(entry["layer"]), _text(entry["tensor"]), _text(entry["sha256"]))
+            RecordedBias(_layer(entry["layer"]), _text(entry["tensor"]), _text(entry["sha256"]), _number(entry["norm"]))
             for entry in _list(manifest["biases"])
         ),
         added=frozenset(_text(name) for name in _list(manifest["added_tensors"])),
@@ -127,6 +151,9 @@ def _parse(manifest: Mapping[str, Any]) -> Record:
         base_model=_text(base["model"] or ""),
         base_revision=_text(base["revision"] or ""),
         files={name: _text(source) for name, source in dict(manifest["files"]).items()},
+        vector_name=_text(manifest["vectors"]["name"]),
+        base_weights=tuple(_text(weight["name"]) for weight in _list(base["weights"])),
+        history=tuple(_parse(earlier) for earlier in _list(manifest.get("history", []))),
         branch_scale=_number(manifest.get("branch_scale", 1.0)),
         site=next(site for site in SITES if site == manifest["vectors"]["site"]),
     )

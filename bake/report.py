@@ -15,7 +15,7 @@ from rich.text import Text
 from .api import BakeResult
 from .arch import STACKS, Support
 from .plan import Assemble, BakePlan, Carry, Patch, Write
-from .record import parse_record
+from .record import Record
 from .routes import describe
 
 if TYPE_CHECKING:
@@ -205,27 +205,25 @@ def _files(plan: BakePlan) -> str:
     return f"{carried} carried over; {len(written)} written ({plan.bytes_written / 1e6:,.2f} MB)"
 
 
-def show_manifest(console: Console, manifest: Mapping[str, Any]) -> None:
+def show_manifest(console: Console, record: Record, manifest: Mapping[str, Any]) -> None:
     """Print what a bake has written about itself: the recipe, what it was made of, and how much each layer got."""
-    record = parse_record(manifest, "the record")
     if record.adapters:
         console.print(Text(f"Adapters: {', '.join(record.adapters)} (`emobake show` each)", style="bold"))
         return
-    vectors, base = manifest["vectors"], manifest["base"]
     console.print(Text(f"Baked: {record.steering.recipe}", style="bold"))
     table = Table.grid(padding=(0, 2))
-    names = ", ".join(str(weight["name"]) for weight in base.get("weights") or [])
     at = f"@{record.base_revision}" if record.base_revision else ""
-    table.add_row("base", Text(f"{record.base_model or 'not known'}{at} ({names})"))
+    table.add_row("base", Text(f"{record.base_model or 'not known'}{at} ({', '.join(record.base_weights)})"))
     digests = f", {len(record.vector_sha256)} digests" if record.vector_sha256 else ""
-    table.add_row("vectors", Text(f"{vectors['name']}, of the {record.site.replace('_', ' ')}{digests}"))
-    norms = {entry["layer"]: entry["norm"] for entry in manifest["biases"]}
+    table.add_row("vectors", Text(f"{record.vector_name}, of the {record.site.replace('_', ' ')}{digests}"))
+    norms = {entry.layer: entry.norm for entry in record.biases}
     steered = [layer for layer, norm in norms.items() if norm]
     span = f"bias norms {min(norms.values()):.3g} to {max(norms.values()):.3g}" if norms else "no biases"
     table.add_row("layers", f"{len(steered)} of {len(norms)} steered, {span}")
-    table.add_row("made as", f"{manifest['format']} ({manifest['model_type']}), emobake {manifest['emobake_version']}")
-    for number, earlier in enumerate(manifest.get("history") or [], 1):
-        table.add_row("before" if number == 1 else "", Text(parse_record(earlier, "the record").steering.recipe))
+    made = " ".join(str(manifest.get(key))[:40] for key in ("format", "model_type", "emobake_version"))
+    table.add_row("made as", Text(made))
+    for number, earlier in enumerate(record.history):
+        table.add_row("" if number else "before", Text(earlier.steering.recipe))
     console.print(table)
 
 

@@ -108,6 +108,11 @@ def _is_foreign(path: Path) -> bool:
 
 def _no_set(model: str, ids: tuple[str, ...]) -> str:
     file = re.sub(r"[^\w.-]+", "-", Path(model).name.lower()) or "vectors"
+    if model.lower().endswith(".gguf"):
+        return (
+            f"{model}: no vectors are known for it; name them with --vectors, or the model that it was made of with "
+            "--vectors-for, e.g. --vectors-for HuggingFaceTB/SmolLM2-135M-Instruct"
+        )
     known = f" (known as {', '.join(ids)})" if ids and ids != (model,) else ""
     return (
         f"{model}{known}: no vectors are published for it. Make them: emobake vectors extract --model "

@@ -524,3 +524,22 @@ def test_verify_finds_a_change(model, tmp_path, cli, what):
 def test_a_folder_of_gguf_files_says_what_to_give(model, cli, vectors):
     ran = cli("--model", model.parent, "--vectors", vectors, "--mix", "joy=1", "--out", model.parent.parent / "o")
     ran.one_line("has GGUF files only", "give it as --model")
+
+
+def test_what_else_a_gguf_is_no_good_for(model, tmp_path, cli):
+    bake(model, SET, mix={"joy": 2}, out=tmp_path / "out.gguf")
+    cli("push", tmp_path / "out.gguf", "me/x").one_line("hf upload me/x")
+    write_set(SET, tmp_path / "v.safetensors")
+    some = ("--model", model, "--vectors", tmp_path / "v.safetensors", "--mix", "joy=1", "--out", tmp_path / "o.gguf")
+    cli(*some, "--revision", "main").one_line("--revision goes with a Hub id")
+    cli(*some, "--link-mode", "hardlink").one_line("--link-mode hardlink", "copied")
+    cli("--model", model, "--mix", "joy=1", "--out", tmp_path / "o.gguf").one_line("--vectors-for")
+
+
+@pytest.mark.parametrize("record", ["{", "[]", "{}", '{"format": "gguf"}', '{"format": "gguf", "history": [1]}'])
+def test_a_record_that_is_none(model, tmp_path, cli, record):
+    write_model(tmp_path / "odd.gguf", fields={"emobake.record": record})
+    for command in ("show", "verify"):
+        cli(command, tmp_path / "odd.gguf").one_line(
+            "odd.gguf", "emobake.record" if record in ("{", "[]") else "record"
+        )

@@ -128,6 +128,12 @@ def test_a_template_that_does_more_is_left_to_ollama(template):
     assert "TEMPLATE" not in text and len(notes) == 1 and "no TEMPLATE" in notes[0]
 
 
+def test_a_name_cannot_become_a_directive():
+    fields = (text_field("general.name", "x\nADAPTER ./evil"), *header(CHATML).fields[1:])
+    text, _ = write_modelfile(GgufHeader("x", 0, 3, 32, fields, ()), "m.gguf", "1 x joy")
+    assert text.startswith("# Made by emobake: x ADAPTER ./evil, steered") and "\nADAPTER" not in text
+
+
 def test_sampling_and_licence_are_handed_on():
     more = (Field("general.sampling.temp", 6, np.float32(0.7).tobytes()), uint32_field("general.sampling.top_k", 20))
     base = header(CHATML, **{"general.license": "apache-2.0"})
