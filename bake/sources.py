@@ -148,7 +148,8 @@ def open_checkpoint(files: Files, *, listed: tuple[str, ...] = (), spread: Sprea
 
 
 def _refuse_gguf(files: Files, listed: tuple[str, ...]) -> None:
-    if any(name.endswith(".gguf") for name in (*files.sizes, *listed)):
+    names = (*files.sizes, *listed)
+    if any(name.endswith(".gguf") for name in names) and not any(name.endswith(".safetensors") for name in names):
         raise InputError(f"{files.name}: has GGUF files only; fetch one (`hf download`) and give it as --model")
 
 
