@@ -3,7 +3,7 @@
 
 scripts/bench_gguf.py [--folder DIR] [--gb N] [--rounds N] [--json]
 
-Two shapes of N GB (default 7): a llama file in Q4_K with a vocabulary of 128,000 tokens, whose tensors move as one
+Two shapes of N GB (default 8, as an 8B model in Q8_0): a llama file in Q4_K with a vocabulary of 128,000 tokens, whose tensors move as one
 piece, and the same as qwen2, which becomes a llama and whose rows of q and k are put in another order. Weights are
 random bytes. Needs three times that in --folder, and better in memory: else it is the disk that is measured. Turn by
 turn; `ratio` is that of the fastest of each, `median` that of the rounds, since single runs of `cp` itself range over a
@@ -91,7 +91,7 @@ def main() -> None:
     """Print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=None)
-    parser.add_argument("--gb", type=float, default=7.0)
+    parser.add_argument("--gb", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
