@@ -3,11 +3,11 @@
 
 scripts/bench_gguf.py [--folder DIR] [--gb N] [--rounds N] [--json]
 
-Two shapes of N GB (default 8, as an 8B model in Q8_0): a llama file in Q4_K with a vocabulary of 128,000 tokens, whose tensors move as one
-piece, and the same as qwen2, which becomes a llama and whose rows of q and k are put in another order. Weights are
-random bytes. Needs three times that in --folder, and better in memory: else it is the disk that is measured. Turn by
-turn; `ratio` is that of the fastest of each, `median` that of the rounds, since single runs of `cp` itself range over a
-factor of four.
+Two shapes of N GB (default 8, as an 8B model in Q8_0): a llama file in Q4_K with a vocabulary of 128,000 tokens,
+whose tensors move as one piece, and the same as qwen2, which becomes a llama and whose rows of q and k are put in
+another order. Weights are random bytes. Needs three times that in --folder, and better in memory: else it is the disk
+that is measured. Turn by turn; `ratio` is that of the fastest of each, `median` that of the rounds, since single runs
+of `cp` itself range over a factor of four.
 """
 
 from __future__ import annotations
