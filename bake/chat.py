@@ -12,20 +12,16 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checkpoint import Checkpoint
 from .errors import EmobakeError, InputError
-from .gguf_options import is_gguf
 from .hooks import Scope, site_module, steered
-from .live import LiveModel, load
-from .locate import is_local, known_ids, split_revision
-from .sources import reading
-from .vector_sets import find_vectors
-from .vectors import Steering, VectorSet, fitted, require_site, steering, weighted_sum
+from .live import LiveModel
+from .locate import split_revision
+from .steered import open_steered
+from .vectors import Steering, VectorSet, steering, weighted_sum
 
 if TYPE_CHECKING:
     from .api import BakeResult
@@ -229,37 +225,23 @@ def open_conversation(
         EmobakeError: (exit code 1) the model does not load.
 
     """
-    name, revision = split_revision(model, revision)
-    if vectors is not None and vectors_for:
-        raise InputError("--vectors and --vectors-for are two ways to name a set; give one")
     if times is None and mix is None:
         weights = replace(steering((0.0,) * 5, scale=scale, layers=layers), weights=())
     else:
         weights = steering(None if times is None else tuple(times), mix, scale=scale, layers=layers)
-    with reading():
-        if is_gguf(name):
-            raise InputError(f"{name}: chat runs checkpoints; bake it into a .gguf and run that in llama.cpp")
-        if is_local(name, revision) and not Path(name).is_dir():
-            raise InputError(f"{name}: no such folder")
-        ids = known_ids(name, revision, base_model, vectors_for) if vectors is None else ()
-        found = find_vectors(vectors, None, model=name, ids=ids, site=site)
-    require_site(found, site)
-    weighted_sum(found, weights)
-
-    def check(config: Mapping[str, Any]) -> None:
-        nonlocal found
-        read = Checkpoint(name, config, (), {}, lambda header: b"")
-        found = fitted(found, read.num_hidden_layers, read.hidden_size, name)
-
-    live = load(
-        name,
+    live, found = open_steered(
+        model,
+        vectors,
+        accept=lambda found: weighted_sum(found, weights),
         revision=revision,
         base_model=base_model,
+        vectors_for=vectors_for,
+        site=site,
         dtype=dtype,
         device=device,
         device_map=device_map,
-        check=check,
     )
+    _, revision = split_revision(model, revision)
     return Conversation(live, found, weights, scope=scope, sampling=sampling, system=system, revision=revision)
 
 

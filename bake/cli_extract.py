@@ -13,7 +13,7 @@ import click
 
 from .cli_options import json_option, running_options
 from .errors import InputError
-from .terminal import console, count_bar, escape, warn
+from .terminal import console, count_bar, escape, going_on_later, warn
 
 if TYPE_CHECKING:
     from .extraction import Extraction
@@ -99,12 +99,12 @@ def extract(
     extract ...` spreads the queries over processes.
     """
     from .extraction import extract as run
-    from .measuring import Sampling
+    from .generating import Sampling
 
     questionnaire = _questionnaire(**{key: options.pop(key) for key in _QUESTIONS})
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: give --out a name that ends in .safetensors; `emobake vectors convert` writes others")
-    with ExitStack() as bars:
+    with going_on_later(), ExitStack() as bars:
         done = run(
             model,
             out,

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from ._version import __version__
-from .errors import EmobakeError, InputError, OutputError, VectorError
-from .headers import parse_json_object
-from .live import LiveModel, load
-from .measuring import Sampling, Tokens, generate, measure
+from .errors import EmobakeError, InputError, VectorError
+from .generating import Sampling, Tokens
+from .live import LiveModel, fingerprint, load, model_failing
+from .measuring import generate, measure
 from .queries import Answer, Contrast, Questionnaire, answer_line
 from .sources import read_small
 from .sums import Sums
+from .team import Team, check_same, writing
 from .vector_exports import write_set
 from .vectors import EMOTIONS, SITE, VectorSet
 
@@ -93,11 +94,11 @@ def extract(
         raise InputError(f"{target}: exists; choose another --out, or --overwrite")
     if not target.absolute().parent.is_dir():
         raise InputError(f"{target}: its folder does not exist; make it first")
-    team = _Team()
+    team = Team()
     live = load(str(model), revision=revision, base_model=base_model, dtype=dtype, device=device, device_map=device_map)
     record = _record(live, questionnaire, sampling)
     work = _Work(
-        Path(f"{target}.partial"), team, record | {"weights": _weights(live)}, questionnaire, live, restart=restart
+        Path(f"{target}.partial"), team, record | {"weights": fingerprint(live)}, questionnaire, live, restart=restart
     )
     batches = _batches(live, questionnaire.contrasts, batch_size)
     mine = [rest for batch in batches[team.rank :: team.size] if (rest := [i for i in batch if i not in work.done])]
@@ -141,12 +142,6 @@ def _record(live: LiveModel, questionnaire: Questionnaire, sampling: Sampling) -
     return record
 
 
-def _weights(live: LiveModel) -> list[list[Any]]:
-    """What tells one checkpoint from another without reading it."""
-    files = sorted(live.folder.glob("*.safetensors"))
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
 def _batches(live: LiveModel, contrasts: Sequence[Contrast], size: int) -> list[list[int]]:
     """Indices of contrasts of about the same length, the longest first: if memory is short, it shows at once."""
     lengths = [sum(len(text or "") for text in (c.positive_prompt, c.negative_prompt)) for c in contrasts]
@@ -168,15 +163,11 @@ def _measure(
         for side, prompt, answer in (("+", c.positive_prompt, c.positive), ("-", c.negative_prompt, c.negative))
     ]
     pairs = [_tokenized(live, prompt, answer) for prompt, answer, _ in sides]
-    try:
+    with model_failing(live.name):
         if contrasts[0].positive is None:
             found = generate(live, [prompt for prompt, _ in pairs], sampling, [name for _, _, name in sides])
         else:
             found = measure(live, [prompt for prompt, _ in pairs], [answer for _, answer in pairs])
-    except (RuntimeError, MemoryError) as error:  # torch says out of memory with the first
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        hint = "; take a smaller --batch-size and run again to go on" if "memory" in reason.lower() else ""
-        raise EmobakeError(f"{live.name}: the model failed ({reason}){hint}") from error
     answers = [
         given or Answer(live.tokenizer.decode(tokens, skip_special_tokens=False), tokens)
         for (_, given, _), tokens in zip(sides, found.answers, strict=True)
@@ -222,47 +213,13 @@ def _finish(sums: Sums, live: LiveModel, record: dict[str, Any], name: str, lice
     )
 
 
-class _Team:
-    """The processes that `accelerate launch` started; one alone otherwise, and then accelerate is not needed."""
-
-    def __init__(self) -> None:
-        self.rank, self.size = 0, 1
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from accelerate import PartialState
-
-            self.state = PartialState()
-            self.rank, self.size = self.state.process_index, self.state.num_processes
-
-    def wait(self) -> None:
-        if self.size > 1:
-            self.state.wait_for_everyone()
-
-    def gather(self, items: list[Any]) -> list[Any]:
-        """The items of all processes, for each of them."""
-        if self.size == 1:
-            return items
-        from accelerate.utils import gather_object
-
-        return list(gather_object(items))
-
-    def sum(self, array: np.ndarray) -> np.ndarray:
-        """The sum of all processes' arrays, for each of them."""
-        if self.size == 1:
-            return array
-        import torch
-        from accelerate.utils import reduce
-
-        total: np.ndarray = reduce(torch.from_numpy(array).to(self.state.device), "sum").cpu().numpy()
-        return total
-
-
 class _Work:
     """What this process has finished, in memory and in the folder from which a killed run goes on."""
 
     def __init__(
         self,
         folder: Path,
-        team: _Team,
+        team: Team,
         record: dict[str, Any],
         questionnaire: Questionnaire,
         live: LiveModel,
@@ -272,11 +229,11 @@ class _Work:
         self.folder, self.team = folder, team
         self.contrasts = questionnaire.contrasts
         if team.rank == 0:
-            with _writing(folder):
+            with writing(folder):
                 if restart and folder.exists():
                     shutil.rmtree(folder)
                 folder.mkdir(exist_ok=True)
-                _check_same(folder, record)
+                check_same(folder, record, "an extraction")
         team.wait()
         folder.mkdir(exist_ok=True)  # on other machines
         # Every file holds other contrasts than the rest. A run with fewer processes than the one before leaves files
@@ -302,7 +259,7 @@ class _Work:
         differences: np.ndarray,
     ) -> None:
         """Take a finished batch in, and keep it on the disk: first the answers, then the sums that say it is done."""
-        with _writing(self.folder):
+        with writing(self.folder):
             with (self.folder / f"answers-{self.team.rank}.jsonl").open("a", encoding="utf-8") as file:
                 file.write("\n")  # ends what a killed run may have left half written
                 for i, contrast, pair in zip(batch, contrasts, answers, strict=True):
@@ -329,30 +286,6 @@ class _Work:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _check_same(folder: Path, record: dict[str, Any]) -> None:
-    """Write down what the sums in `folder` are of, or see that it is the same as now."""
-    file = folder / "run.json"
-    if not file.exists():
-        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        return
-    begun = parse_json_object(read_small(file, str(file)), str(file))
-    now = json.loads(json.dumps(record))
-    differing = [key for key in sorted(begun.keys() | now.keys()) if begun.get(key) != now.get(key)]
-    if differing:
-        raise InputError(
-            f"{folder}: an extraction begun there had another {', '.join(differing)}; finish it as it was begun, "
-            "or --restart to begin anew"
-        )
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); what was finished before is kept") from None
-
-
 def _write_lines(file: Path, lines: Iterable[str]) -> None:
-    with _writing(file):
+    with writing(file):
         file.write_text("".join(lines), encoding="utf-8")

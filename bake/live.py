@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,16 +102,9 @@ def load(
         InputError: no such model; UnsupportedModelError: its attention outputs are not in the table.
         EmobakeError: torch or transformers is missing, or the model does not load.
     """
-    try:
-        import torch
-        import transformers
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError as error:
-        raise EmobakeError(
-            f"running a model needs torch and transformers ({error}); pip install 'emobake[chat]'"
-        ) from None
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    need_transformers()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     def accept(config: Mapping[str, Any]) -> None:
         _row(config, name)
@@ -123,7 +117,7 @@ def load(
         if not file.is_file():
             raise InputError(f"{folder}: holds no config.json; it is not a Hugging Face checkpoint")
         accept(parse_json_object(read_small(file, str(file)), str(file)))
-    place = _device(device)
+    place = device_for(device)
     chosen = getattr(torch, dtype) if dtype != "auto" else torch.float32 if place == "cpu" else "auto"
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -162,7 +156,50 @@ def _row(config: Mapping[str, Any], name: str) -> Architecture:
     return arch
 
 
-def _device(device: str) -> str:
+def fingerprint(live: LiveModel) -> list[list[Any]]:
+    """What tells one checkpoint from another without reading its weights."""
+    files = sorted(live.folder.glob("*.safetensors"))
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+@contextlib.contextmanager
+def model_failing(name: str) -> Iterator[None]:
+    """What torch says when a model does not run, as an error of ours.
+
+    Raises:
+        EmobakeError: out of memory, or whatever else.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch says out of memory with the first
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        hint = "; take a smaller --batch-size and run again to go on" if "memory" in reason.lower() else ""
+        raise EmobakeError(f"{name}: the model failed ({reason}){hint}") from error
+
+
+def need_transformers() -> None:
+    """See that torch and transformers are there, and let transformers keep to errors.
+
+    Raises:
+        EmobakeError: one of them is missing.
+    """
+    try:
+        import torch  # noqa: F401
+        import transformers
+    except ImportError as error:
+        raise EmobakeError(
+            f"running a model needs torch and transformers ({error}); pip install 'emobake[chat]'"
+        ) from None
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def device_for(device: str) -> str:
+    """The device that is meant; auto is the process's GPU if there is one.
+
+    Raises:
+        InputError: it is not to be had here.
+    """
     import torch
 
     if device != "auto":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +31,18 @@ def escape(text: str) -> str:
 def warn(text: str) -> None:
     """One line on stderr that cannot be missed."""
     console(stderr=True).print(f"[bold yellow]Warning:[/] {escape(text)}", highlight=False)
+
+
+@contextlib.contextmanager
+def going_on_later() -> Iterator[None]:
+    """Around a run that keeps what it has finished: says so when it is interrupted, and exits with 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        import click
+
+        click.echo("emobake: interrupted; what was finished is kept, run again to go on", err=True)
+        raise click.exceptions.Exit(130) from None
 
 
 def count_bar() -> Progress:

@@ -24,7 +24,7 @@ from bench import LAUNCH
 from rich.console import Console
 
 from emobake.extraction import extract
-from emobake.measuring import Sampling
+from emobake.generating import Sampling
 from emobake.queries import Questionnaire, ask, parse_queries
 from emobake.vector_sources import open_vectors
 

@@ -119,7 +119,7 @@ def test_what_is_wrong_is_found_before_the_model_is_loaded(smollm2, tmp_path, mo
     with pytest.raises(InputError, match="not at the layer output"):
         open_conversation(smollm2, SET, mix={"joy": 1}, site="layer_output")
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(InputError, match=r"chat runs checkpoints.*bake it into a \.gguf"):
+    with pytest.raises(InputError, match=r"only checkpoints run.*bake it into a \.gguf"):
         open_conversation(tmp_path / "model.gguf", SET)
 
 

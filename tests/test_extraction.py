@@ -13,7 +13,7 @@ import pytest
 
 import emobake
 from emobake import queries as q
-from emobake.measuring import Sampling
+from emobake.generating import Sampling
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
