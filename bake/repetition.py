@@ -1,0 +1,75 @@
+"""Has an answer collapsed into repeating itself? Distinct n-grams and loops, on text alone.
+
+Distinct-n is the share of different n-grams among all (Li et al. 2016, arXiv 1510.03055). Over a whole answer it falls
+with length and misses an answer that begins well, so what decides here is the worst stretch of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WINDOW = 100
+"""Units in a stretch."""
+DISTINCT = 0.5
+"""A stretch with a smaller share of different pairs has collapsed."""
+LOOP = 30
+"""Units that go round in a loop for an answer to have collapsed, however well the rest of it reads."""
+_STEP = 10
+_LONGEST_PERIOD = 30
+
+# Eight characters of a word at most: a run of one letter, or of one character in a script without spaces, is then
+# a run of equal units too. Signs and emoji stand for themselves.
+_UNIT = re.compile(r"\w{1,8}|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """How much an answer repeats itself."""
+
+    distinct_1: float
+    """Share of different units among all; 1 for an empty answer."""
+    distinct_2: float
+    """The same of pairs of neighbours."""
+    distinct_3: float
+    worst_distinct_2: float
+    """Of the stretch of `WINDOW` units where it is lowest."""
+    loop: int
+    """Units in the longest stretch that says the same up to 30 units at least three times over; 0 without."""
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether a reader would say that the model has broken down in it."""
+        return self.worst_distinct_2 < DISTINCT or self.loop >= LOOP
+
+
+def repetition(text: str) -> Repetition:
+    """Measure `text`."""
+    units = _UNIT.findall(text.lower())
+    starts = range(0, max(1, len(units) - WINDOW + _STEP), _STEP)
+    return Repetition(
+        distinct(units, 1),
+        distinct(units, 2),
+        distinct(units, 3),
+        min(distinct(units[start : start + WINDOW], 2) for start in starts),
+        _longest_loop(units),
+    )
+
+
+def distinct(units: Sequence[str], n: int) -> float:
+    """Different n-grams of `units` over all; 1 if there are none."""
+    grams = list(zip(*(units[i:] for i in range(n)), strict=False))
+    return len(set(grams)) / len(grams) if grams else 1.0
+
+
+def _longest_loop(units: Sequence[str]) -> int:
+    longest = 0
+    for period in range(1, _LONGEST_PERIOD + 1):
+        run = best = 0
+        for unit, later in zip(units, units[period:], strict=False):
+            run = run + 1 if unit == later else 0
+            best = max(best, run)
+        if best >= 2 * period:
+            longest = max(longest, best + period)
+    return longest
