@@ -116,6 +116,22 @@ def parse_queries(content: bytes, file: str) -> dict[str, list[str]]:
     return found
 
 
+def parse_questions(content: bytes, file: str) -> dict[str, list[str]]:
+    """Group -> queries for an evaluation, JSON or JSONL: a list of strings (one group, ``""``), or as `parse_queries`.
+
+    Raises:
+        BrokenFileError: neither; an empty query.
+    """
+    parsed = _json_or_lines(content, file)
+    if isinstance(parsed, dict) or not all(isinstance(entry, str) for entry in parsed):
+        return parse_queries(content, file)
+    if not parsed:
+        raise BrokenFileError(f"{file}: holds no queries")
+    if not all(entry.strip() for entry in parsed):
+        raise BrokenFileError(f"{file}: has an empty query; remove it")
+    return {"": parsed}
+
+
 def ask(
     queries: Mapping[str, Iterable[str]],
     content: bytes,

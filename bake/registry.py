@@ -46,6 +46,8 @@ class RegisteredQueries:
 
     name: str
     file: RemoteFile
+    groups: Mapping[str, int] = field(default_factory=dict)
+    """Parts of a plain list, in its order, and how many queries each has; empty where the file itself has names."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ def registry() -> Registry:
     data = json.loads(text)
     return Registry(
         tuple(_set(entry) for entry in data["sets"]),
-        tuple(RegisteredQueries(entry["name"], _file(entry, entry["file"])) for entry in data["queries"]),
+        tuple(
+            RegisteredQueries(entry["name"], _file(entry, entry["file"]), entry.get("groups", {}))
+            for entry in data["queries"]
+        ),
     )
 
 

@@ -1,0 +1,136 @@
+"""What an evaluation looks at, before anything runs."""
+
+import json
+
+import numpy as np
+import pytest
+
+import emobake
+from emobake.errors import InputError
+from emobake.query_sets import Questions, Seen, comparable, extraction_queries, open_questions
+from emobake.recorded import Recorded
+from emobake.studies import baked_study, recorded_study, steered_study
+from emobake.vectors import EMOTIONS, VectorSet, steering
+
+QUESTIONS = Questions("q.json", ("One?", "Two?", "Three?", "Four?"), ("a", "a", "b", "b"), "0" * 64)
+ROWS = np.arange(5 * 2 * 4, dtype=np.float32).reshape(5, 2, 4) + 1
+SET = VectorSet(EMOTIONS, ROWS, name="set")
+
+
+def keys(study):
+    return [subject.key for subject in study.subjects]
+
+
+def test_each_emotion_on_its_own():
+    study = steered_study(QUESTIONS, SET, None, ["joy", "base"], [-1, 0, 2, 2], control=False)
+    assert keys(study) == ["@0", "joy@-1", "joy@2", "base@-1", "base@2"]
+    joy, base = study.directions
+    assert (joy.kind, joy.emotions, base.kind, base.emotions) == ("emotion", ("joy",), "base", EMOTIONS)
+    assert np.array_equal(joy.rows, ROWS[3]) and np.allclose(base.rows, ROWS.mean(0))
+    assert [s.strength for s in study.curve(joy)] == [-1, 0, 2]
+
+
+def test_a_weighted_sum():
+    study = steered_study(QUESTIONS, SET, steering(mix={"joy": 1, "anger": -0.5}, scale=2), [], [1], control=False)
+    (mix,) = study.directions
+    assert (mix.name, mix.kind, mix.emotions) == ("2 joy-1 anger", "mix", ("joy",))
+    assert np.array_equal(mix.rows, 2 * ROWS[3] - ROWS[0])
+    (plain,) = steered_study(QUESTIONS, SET, steering((0, 0, 0, 1, 0)), [], [1], control=False).directions
+    assert (plain.name, plain.kind) == ("joy", "emotion")
+
+
+def test_a_random_direction_of_the_same_norms():
+    rows = ROWS.copy()
+    rows[3, 1] = 0
+    study = steered_study(QUESTIONS, VectorSet(EMOTIONS, rows), None, ["joy"], [-1, 1, 4], seed=3)
+    joy, control = study.directions
+    assert control.kind == "control" and control.like == "joy" and control.emotions == ("joy",)
+    assert np.allclose(np.linalg.norm(control.rows, axis=1), np.linalg.norm(joy.rows, axis=1))
+    assert abs(float((control.rows[0] * joy.rows[0]).sum())) < 0.99 * np.linalg.norm(joy.rows[0]) ** 2
+    assert keys(study) == ["@0", "joy@-1", "joy@1", "joy@4", "random like joy@1", "random like joy@4"]
+    again = steered_study(QUESTIONS, VectorSet(EMOTIONS, rows), None, ["joy"], [1], seed=3)
+    assert np.array_equal(again.directions[1].rows, control.rows)
+
+
+@pytest.mark.parametrize(
+    ("emotions", "weights", "strengths", "words"),
+    [
+        (["joy", "Joy "], None, [1], "stands twice"),
+        (["envy"], None, [1], "no vectors for envy"),
+        (["joy"], None, [], "finite numbers"),
+        (["joy"], None, [float("nan")], "finite numbers"),
+        ([], steering((0,) * 5), [1], "all weights are zero"),
+    ],
+)
+def test_what_makes_no_study(emotions, weights, strengths, words):
+    with pytest.raises(InputError, match=words):
+        steered_study(QUESTIONS, SET, weights, emotions, strengths)
+
+
+def test_questions_that_the_vectors_were_made_from():
+    seen = Seen(frozenset({comparable(" one?  "), comparable("TWO?")}), "those")
+    study = steered_study(QUESTIONS, SET, None, ["joy"], [1], seen=seen)
+    assert study.held_out == ("b",) and "2 of the 4 queries are among those" in study.warnings[0]
+    ungrouped = Questions("q.json", QUESTIONS.texts, ("",) * 4, "")
+    study = steered_study(ungrouped, SET, None, ["joy"], [1], seen=seen)
+    assert study.questions.groups == ("extraction", "extraction", "held-out", "held-out")
+    assert study.held_out == ("held-out",)
+    study = steered_study(QUESTIONS, SET, None, ["joy"], [1], seen=Seen(frozenset(), "none"))
+    assert study.held_out == ("a", "b") and not study.warnings
+    study = steered_study(QUESTIONS, SET, None, ["joy"], [1])
+    assert study.held_out is None and "not known" in study.warnings[0]
+
+
+def test_the_shipped_set_was_not_made_from_everyday_queries():
+    shipped = emobake.find_vectors("smollm2-135m-instruct", None, model="")
+    everyday, own = open_questions("everyday"), open_questions("emobake")
+    seen = extraction_queries(shipped, everyday)
+    assert len(everyday.texts) == 60 and not seen.texts & {comparable(text) for text in everyday.texts}
+    assert extraction_queries(shipped, own).texts == {comparable(text) for text in own.texts}
+    assert set(own.groups) == set(EMOTIONS)
+
+
+def test_a_sample_is_spread_over_each_group(tmp_path):
+    file = tmp_path / "q.json"
+    file.write_text(json.dumps({"joy": [f"j{i}" for i in range(10)], "fear": ["f0", "f1"]}))
+    found = open_questions(str(file)).limited(3)
+    assert found.texts == ("j0", "j3", "j6", "f0", "f1") and found.groups == ("joy",) * 3 + ("fear",) * 2
+
+
+@pytest.mark.parametrize("content", ["[]", '["a", " "]', "{}", "[1]", "nonsense"])
+def test_questions_that_are_none(tmp_path, content):
+    (tmp_path / "q.json").write_text(content)
+    with pytest.raises(InputError, match=r"q\.json"):
+        open_questions(str(tmp_path / "q.json"))
+
+
+def test_an_unknown_name():
+    with pytest.raises(InputError, match=r"no such file of queries, nor one of everyday, emobake, .*emotionquery\+"):
+        open_questions("emotionquery++")
+
+
+def test_recorded_answers_bring_their_own_beginning():
+    def recorded(kind, model, name, strength):
+        return Recorded(kind, model, name, strength, ("",) * 4, "")
+
+    found = [recorded("base", "m", "base", x) for x in (0, 1)] + [recorded("emotion", "m", "joy", x) for x in (0, 2)]
+    study = recorded_study(QUESTIONS, [*found, recorded("control", "m", "random like joy", 2)])
+    assert [one.name for one in study.directions] == ["base", "joy", "random like joy"]
+    assert [s.strength for s in study.curve(study.directions[1])] == [0, 2]
+    assert study.directions[2].like == "joy" and study.base is None
+    two = recorded_study(QUESTIONS, [*found, recorded("emotion", "n", "joy", 1)])
+    assert [one.name for one in two.directions] == ["m: base", "m: joy", "n: joy"]
+
+
+def test_baked_checkpoints(base, vectors, tmp_path):
+    folders = []
+    for name, mix in (("one", {"joy": 1.0}), ("two", {"joy": 2.0}), ("both", {"joy": 1.0, "anger": 1.0})):
+        folders.append(tmp_path / name)
+        emobake.bake(base, vectors, mix=mix, out=folders[-1])
+    study = baked_study(QUESTIONS, folders)
+    assert keys(study) == ["@0", "joy@1", "joy@2", "both@1"]
+    assert [one.emotions for one in study.directions] == [("joy",), ("joy", "anger")]
+    with pytest.raises(InputError, match="same weights"):
+        baked_study(QUESTIONS, [folders[0], folders[0]])
+    with pytest.raises(InputError, match=r"emobake\.json"):
+        baked_study(QUESTIONS, [base])
