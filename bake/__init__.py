@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from .api import BakeResult, bake
     from .chat import Conversation, open_conversation
     from .checks import verify
+    from .evaluation import evaluate
     from .extraction import extract
     from .plan import BakePlan, make_plan
     from .pushing import push
     from .sources import open_folder
+    from .tuning import tune
     from .vector_exports import write_set
     from .vector_sets import find_vectors
     from .vector_sources import open_vectors
@@ -40,6 +42,7 @@ _HOMES = {
     "Steering": "vectors",
     "VectorSet": "vectors",
     "bake": "api",
+    "evaluate": "evaluation",
     "extract": "extraction",
     "find_vectors": "vector_sets",
     "make_plan": "plan",
@@ -47,6 +50,7 @@ _HOMES = {
     "open_folder": "sources",
     "open_vectors": "vector_sources",
     "push": "pushing",
+    "tune": "tuning",
     "verify": "checks",
     "write_set": "vector_exports",
 }
@@ -66,6 +70,7 @@ __all__ = [
     "VerifyError",
     "__version__",
     "bake",
+    "evaluate",
     "extract",
     "find_vectors",
     "make_plan",
@@ -73,6 +78,7 @@ __all__ = [
     "open_folder",
     "open_vectors",
     "push",
+    "tune",
     "verify",
     "write_set",
 ]

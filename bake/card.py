@@ -306,6 +306,16 @@ def _is_example(value: object) -> bool:
     return isinstance(value, dict) and (isinstance(value.get("text"), str) or isinstance(value.get("messages"), list))
 
 
+def with_report(card: str, report: str, folder: str) -> str:
+    """The card with a report of `emobake eval` as its section, in place of an earlier one; pictures are in `folder`."""
+    report = re.sub(r"(!\[[^\]]*\]\()(?=[\w.]+\))", rf"\g<1>{folder}/", report)
+    heading = re.escape(report.split("\n", 1)[0])
+    card = re.sub(rf"^{heading}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
+    at = card.find("\n## Citation\n") + 1 or len(card)
+    before, after = card[:at].rstrip("\n"), card[at:]
+    return f"{before}\n\n{report.rstrip()}\n" + (f"\n{after}" if after else "")
+
+
 def card_metadata(card: str) -> Mapping[str, Any]:
     """The YAML mapping in front of a model card; empty when there is none or it is not valid."""
     import yaml

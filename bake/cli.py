@@ -14,6 +14,7 @@ import click
 
 from ._version import __version__
 from .cli_chat import chat
+from .cli_eval import eval_command, tune
 from .cli_options import hub_options, steering_options
 from .cli_push import push
 from .cli_vectors import vectors as vectors_commands
@@ -248,6 +249,8 @@ def show_command(out: Path, as_json: bool) -> None:
 
 cli.add_command(chat)
 cli.add_command(push)
+cli.add_command(eval_command)
+cli.add_command(tune)
 cli.add_command(vectors_commands)
 
 

@@ -18,6 +18,12 @@ from .terminal import console, warn
 @click.option("--revision", metavar="BRANCH", help="The branch to push to; made if need be. Default: main.")
 @hub_options
 @click.option("--overwrite", is_flag=True, help="Replace a model there that is not an output of emobake.")
+@click.option(
+    "--report",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Put what `emobake eval` wrote there into the model card, with its pictures.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would travel, and change nothing.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")

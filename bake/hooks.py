@@ -58,9 +58,16 @@ def observed(
 
 @contextlib.contextmanager
 def steered(
-    model: torch.nn.Module, arch: Architecture, rows: Mapping[int, np.ndarray], scope: Scope = "every"
+    model: torch.nn.Module,
+    arch: Architecture,
+    rows: Mapping[int, np.ndarray],
+    scope: Scope = "every",
+    positions: torch.Tensor | None = None,
 ) -> Iterator[None]:
-    """Within the context, what is at the site of each layer in `rows` gains its row (float32 ``[hidden]``)."""
+    """Within the context, what is at the site of each layer in `rows` gains its row (float32 ``[hidden]``).
+
+    `positions`, bool ``[batch, positions]``, says where in the one forward pass to come, whatever the `scope`.
+    """
     import torch
 
     def add(row: torch.Tensor) -> Any:
@@ -68,7 +75,9 @@ def steered(
             hidden = output[0] if isinstance(output, tuple) else output
             hidden = hidden.clone()
             vector = row.to(hidden.device, hidden.dtype)
-            if scope == "every":
+            if positions is not None:
+                hidden += vector * positions.to(hidden.device)[:, :, None]
+            elif scope == "every":
                 hidden += vector
             else:
                 hidden[:, -1:, :] += vector

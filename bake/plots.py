@@ -12,7 +12,8 @@ from .vectors import VectorSet
 
 _LINES = 10
 """Emotions that get a line of their own."""
-_COLOURS = {"anger": "#c8321e", "disgust": "#5c8a2a", "fear": "#6a4c9c", "joy": "#e8a200", "sadness": "#2f6fb0"}
+COLOURS = {"anger": "#c8321e", "disgust": "#5c8a2a", "fear": "#6a4c9c", "joy": "#e8a200", "sadness": "#2f6fb0"}
+"""Of the paper's emotions in every picture."""
 
 
 def plot_set(vectors: VectorSet, description: Description, out: Path) -> None:
@@ -37,7 +38,7 @@ def plot_set(vectors: VectorSet, description: Description, out: Path) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     layers = np.arange(vectors.layers)
     for i, emotion in enumerate(vectors.emotions[:_LINES]):
-        (line,) = norms.plot(layers, description.norms[i], label=emotion, color=_COLOURS.get(emotion), linewidth=1.8)
+        (line,) = norms.plot(layers, description.norms[i], label=emotion, color=COLOURS.get(emotion), linewidth=1.8)
         found = vectors.statistics.get(emotion)
         if found is not None:
             low, high = (description.norms[i] + sign * np.array(found.standard_error) for sign in (-1, 1))

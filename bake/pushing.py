@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .card import with_report
 from .checks import verify
 from .errors import InputError
 from .gguf_options import is_gguf
+from .headers import parse_json_object
 from .hub_changes import Item, Pushed, Target, addressed, items_of, parse_target
 from .hub_errors import reason, retrying
 from .hub_files import Snapshot, take_snapshot
@@ -16,6 +18,9 @@ from .plan import BakePlan
 from .record import Record, read_record
 from .sources import read_small, reading, sha256_of
 from .to_hub import Notice, push_items, settle
+
+_REPORT = "evaluation"
+"""Folder in the repository for the pictures and figures of a report."""
 
 
 def push(
@@ -27,6 +32,7 @@ def push(
     create_pr: bool = False,
     commit_message: str = "",
     overwrite: bool = False,
+    report: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     notice: Notice = lambda line: None,
 ) -> Pushed:
@@ -44,6 +50,7 @@ def push(
         create_pr: open a pull request instead of committing.
         commit_message: default: what was baked.
         overwrite: replace a model there that is not emobake's.
+        report: what ``--out`` named in an evaluation; it becomes a section of the card, its pictures go along.
         dry_run: only find out what would be done.
         notice: is told what should not be missed on the way, in a line.
 
@@ -60,9 +67,11 @@ def push(
             if check.ok is False:
                 raise InputError(f"{folder}: {check.name}: {check.detail}; nothing was uploaded. Bake it again")
         files = tuple(_files(folder))
+        section, pictures = ("", []) if report is None else _report(Path(report), record)
     target = settle(target, need_token=not dry_run)
     source = base_snapshot(record.base_model, record.base_revision, notice)
-    items = [_item(folder, name, target.repo_id, source) for name in files]
+    items = [_item(folder, name, target.repo_id, source, section) for name in files if not _is_report(name, pictures)]
+    items += pictures
     return push_items(items, target, message=_message(record), source=source, dry_run=dry_run, notice=notice)
 
 
@@ -116,10 +125,37 @@ def _files(folder: Path) -> Iterator[str]:
             yield path.relative_to(folder).as_posix()
 
 
-def _item(folder: Path, name: str, repo_id: str, source: Snapshot | None) -> Item:
+def _report(folder: Path, record: Record) -> tuple[str, list[Item]]:
+    """The section for the card, and the files that go along.
+
+    Raises:
+        InputError: no report there, or one of other vectors.
+    """
+    file, text = folder / "report.json", folder / "report.md"
+    for path in (file, text):
+        if not path.is_file():
+            raise InputError(f"{folder}: has no {path.name}; give --report what --out named in `emobake eval`")
+    measured = parse_json_object(read_small(file, str(file)), str(file)).get("vectors")
+    if measured is not None and record.vector_name and measured != record.vector_name:
+        raise InputError(
+            f"{folder}: is the report of the vectors {str(measured)[:60]!r}, and {record.vector_name!r} were baked"
+        )
+    section = read_small(text, str(text)).decode("utf-8", "replace")
+    names = [file.name, *(path.name for path in sorted(folder.iterdir()) if path.suffix in (".png", ".svg"))]
+    return section, [Item(f"{_REPORT}/{name}", (folder / name).stat().st_size, local=folder / name) for name in names]
+
+
+def _is_report(name: str, pictures: Sequence[Item]) -> bool:
+    """Whether a report's own file of that name goes there."""
+    return any(item.name == name for item in pictures)
+
+
+def _item(folder: Path, name: str, repo_id: str, source: Snapshot | None, section: str) -> Item:
     path = folder / name
     if path.name == "README.md":
         card = addressed(read_small(path, str(path)), repo_id, name)
+        if section and name == "README.md":
+            card = with_report(card.decode("utf-8", "replace"), section, _REPORT).encode()
         return Item(name, len(card), data=card)
     size = path.stat().st_size
     if source is not None and name.endswith(".safetensors"):

@@ -224,3 +224,35 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = Path(__file__).parent.parent / "scripts" / "make_smollm2.py"
     subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_chat(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama with the tokenizer and chat template of SmolLM2: what it says is nonsense, but soon said."""
+    import shutil
+
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-chat"
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.from_pretrained(smollm2)
+    config.update({"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "initializer_range": 0.3})
+    config.update({"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8})
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copy(smollm2 / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Vectors that fit `tiny_chat`."""
+    import numpy as np
+
+    import emobake
+
+    rows = np.random.default_rng(0).standard_normal((5, 3, 32)).astype(np.float32) / 4
+    file = tmp_path_factory.mktemp("tiny-ev") / "tiny.safetensors"
+    emobake.write_set(emobake.VectorSet(("anger", "disgust", "fear", "joy", "sadness"), rows), file)
+    return file

@@ -1,6 +1,5 @@
 """The set that comes along does to SmolLM2's answers what it says, on queries that it was not extracted from."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import numpy as np
 import pytest
 
 import emobake
+from emobake.query_sets import open_questions
+from emobake.scorers import Lexicon
 from emobake.vectors import EMOTIONS
 
 pytest.importorskip("torch")
@@ -17,33 +18,45 @@ ROOT = Path(__file__).parent.parent
 SET = ROOT / "vectors" / "smollm2-135m-instruct.safetensors"
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_held_out_queries_are_held_out():
     extracted = json.loads((ROOT / "vectors" / "queries" / "emotions.json").read_text())
-    held_out = script("effect").QUERIES
+    held_out = open_questions("everyday").texts
     assert len(set(held_out)) == len(held_out) >= 40
     assert not set(held_out) & {query for queries in extracted.values() for query in queries}
     assert list(extracted) == list(EMOTIONS) and all(len(set(q)) == len(q) >= 40 for q in extracted.values())
 
 
-def test_each_emotion_raises_its_own_words(smollm2):
-    """25 words of each emotion, counted in 40 greedy answers of 32 tokens, twice the vector."""
-    effect = script("effect")
-    found = {
-        emotion: {name: effect.rate(texts, words) for name, words in effect.WORDS.items()}
-        for emotion, texts in effect.all_answers(smollm2, SET, 2.0, effect.QUERIES[:40], 32)
-    }
-    base = found.pop("")
-    for emotion, rates in found.items():
-        assert rates[emotion][0] > base[emotion][0], (emotion, rates, base)
-        assert max(rates, key=lambda name: rates[name][0]) == emotion, (emotion, rates)
-    assert found["joy"]["joy"][0] > 5 * base["joy"][0] and found["joy"]["joy"][1] > 2 * base["joy"][1]
+def answers(folder, queries):
+    """Greedy answers of 32 tokens."""
+    from emobake.generating import Sampling, sample
+    from emobake.live import load
+
+    live = load(str(folder))
+    prompts = [live.prompt([{"role": "user", "content": query}]) for query in queries]
+    found = [
+        sample(live, prompts[i : i + 20], Sampling(32), [str(j) for j in range(len(prompts[i : i + 20]))])
+        for i in range(0, len(prompts), 20)
+    ]
+    return [live.tokenizer.decode(tokens) for batch in found for tokens in batch]
+
+
+def test_each_emotion_raises_its_own_words(smollm2, tmp_path):
+    """Words of each emotion in 40 greedy answers of the baked checkpoints, twice the vector."""
+    queries = open_questions("everyday").texts[:40]
+
+    def rates(folder):
+        scores = Lexicon().score(queries, answers(folder, queries))
+        return {emotion: sum(one[emotion] for one in scores) / len(scores) for emotion in EMOTIONS}
+
+    base = rates(smollm2)
+    found = {}
+    for emotion in EMOTIONS:
+        emobake.bake(smollm2, SET, mix={emotion: 2.0}, out=tmp_path / emotion, link_mode="symlink")
+        found[emotion] = rates(tmp_path / emotion)
+    for emotion, own in found.items():
+        assert own[emotion] > base[emotion], (emotion, own, base)
+        assert max(own, key=own.__getitem__) == emotion, (emotion, own)
+    assert found["joy"]["joy"] > 4 * base["joy"]
 
 
 def test_the_emotions_point_apart():

@@ -24,7 +24,9 @@ def loaded_after(code):
     return set(done.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("command", ["", "verify", "chat", "vectors", "vectors extract", "vectors show"])
+@pytest.mark.parametrize(
+    "command", ["", "verify", "chat", "eval", "tune", "vectors", "vectors extract", "vectors show"]
+)
 def test_help_waits_for_nothing_heavy(command):
     code = f"from emobake.cli import cli\ntry: cli({[*command.split(), '--help']})\nexcept SystemExit: pass"
     assert loaded_after(code) == set()

@@ -69,6 +69,42 @@ def test_the_page_looks_right(online, hub, out, tmp_path):
     assert "`tiny-licence`, holds for this model as well; see [LICENSE](LICENSE)." in text
 
 
+def report(folder, vectors="ev", verdict="Good."):
+    """What an evaluation writes."""
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps({"vectors": vectors}))
+    (folder / "report.md").write_text(f"## Evaluation\n\n{verdict}\n\n![By strength](dose_response.png)\n")
+    for name in ("dose_response.png", "dose_response.svg"):
+        (folder / name).write_bytes(name.encode())
+    (folder / "results").mkdir()
+    (folder / "results" / "0.json").write_text("[]")
+    return folder
+
+
+def test_a_report_goes_into_the_card(online, hub, out, tmp_path):
+    name = json.loads((out / "emobake.json").read_text())["vectors"]["name"]
+    online("push", out, "me/joyful", "--report", report(tmp_path / "report", name)).ok()
+    files = without_attributes(hub.repos["me/joyful"])
+    added = {f"evaluation/{name}" for name in ("report.json", "dose_response.png", "dose_response.svg")}
+    assert set(files) - set(tree(out)) == added
+    card = files["README.md"].decode()
+    assert "Good.\n\n![By strength](evaluation/dose_response.png)\n\n## Citation\n" in card
+    assert card.count("## Evaluation") == 1 and metadata_errors(card) == []
+    assert (
+        card.replace(card[card.index("## Evaluation") : card.index("## Citation")], "")
+        == addressed({"README.md": (out / "README.md").read_bytes()}, "me/joyful")["README.md"].decode()
+    )
+    online("push", out, "me/joyful", "--report", report(tmp_path / "later", name, "Better.")).ok()
+    card = hub.repos["me/joyful"].files()["README.md"].decode()
+    assert "Better." in card and "Good." not in card
+
+
+def test_a_report_of_something_else_is_refused(online, hub, out, tmp_path):
+    online("push", out, "me/joyful", "--report", report(tmp_path / "other", "others")).one_line("report of the vectors")
+    online("push", out, "me/joyful", "--report", tmp_path).one_line("has no report.json", "emobake eval")
+    assert "me/joyful" not in hub.repos
+
+
 def test_again_is_nothing(online, hub, out):
     online("push", out, "me/joyful").ok()
     commit, uploads, before = hub.repos["me/joyful"].refs["main"], hub.uploaded(), hub.received

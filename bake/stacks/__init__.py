@@ -22,13 +22,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import VerifyError
 
-__all__ = ["STACK_RUNNERS", "Generation", "StackMissing", "eos_token_ids", "generate"]
+__all__ = ["STACK_RUNNERS", "Drawing", "Generation", "StackMissing", "eos_token_ids", "generate"]
 
 _HERE = Path(__file__).parent
 
@@ -71,6 +71,16 @@ class Generation:
     """New tokens per prompt, without a trailing end-of-sequence token."""
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How answers are drawn where they are not greedy."""
+
+    temperature: float
+    top_p: float
+    seeds: tuple[int, ...]
+    """One for each prompt."""
+
+
 def eos_token_ids(checkpoint: Path) -> tuple[int, ...]:
     """The ids at which a checkpoint's generation stops: of generation_config.json, else of config.json."""
     for name in ("generation_config.json", "config.json"):
@@ -94,12 +104,16 @@ def generate(
     python: Path | None = None,
     model_impl: str | None = None,
     converter: Path | None = None,
+    drawing: Drawing | None = None,
+    dtype: str = "float32",
+    enforce_eager: bool = True,
     timeout: float = 1800,
     verbose: bool = False,
 ) -> Generation:
     """Let `stack`, as installed for the interpreter `python`, continue `prompts`, token ids, greedily.
 
-    llama.cpp also takes a GGUF file as `checkpoint`, and texts as prompts.
+    llama.cpp also takes a GGUF file as `checkpoint`, and texts as prompts. vLLM also draws (`drawing`), in any `dtype`
+    and with its compilation (`enforce_eager` off), which takes minutes before the first token.
 
     `python` is by default the interpreter this runs in. `model_impl` is vLLM's option of that name and
     `converter` llama.cpp's checkpoint converter; other stacks have no such thing. After `timeout` seconds
@@ -107,7 +121,11 @@ def generate(
     """
     if stack not in STACK_RUNNERS:
         raise VerifyError(f"unknown stack {stack!r}: choose from {', '.join(STACK_RUNNERS)}")
-    for option, value, owner in (("model_impl", model_impl, "vllm"), ("converter", converter, "llama.cpp")):
+    for option, value, owner in (
+        ("model_impl", model_impl, "vllm"),
+        ("drawing", drawing, "vllm"),
+        ("converter", converter, "llama.cpp"),
+    ):
         if value is not None and stack != owner:
             raise VerifyError(f"{option} is an option of {owner}, not of {stack}")
     if not prompts or not all(prompts):
@@ -121,6 +139,10 @@ def generate(
     }
     if model_impl is not None:
         request["model_impl"] = model_impl
+    if drawing is not None:
+        request["drawing"] = asdict(drawing)
+    if stack == "vllm":
+        request |= {"dtype": dtype, "enforce_eager": enforce_eager}
     if converter is not None:
         request["converter"] = str(converter.expanduser())
     interpreter = Path(sys.executable) if python is None else python

@@ -1,7 +1,8 @@
 """Generate with vLLM: ``python run_vllm.py REQUEST.json RESPONSE.json``.
 
 Stands alone, for an interpreter that has vLLM but not emobake; the package's ``__init__`` describes request
-and response. A request may carry ``model_impl`` (``"transformers"`` for vLLM's Transformers backend).
+and response. A request may carry ``model_impl`` (``"transformers"`` for vLLM's Transformers backend), ``dtype``,
+``enforce_eager``, and ``drawing`` (temperature, top_p, and a seed for each prompt), without which it is greedy.
 Everything under ``__main__``: vLLM may start worker processes that import this file again.
 """
 
@@ -23,7 +24,7 @@ def settle_environment() -> None:
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 
-def greedy(request: dict[str, Any]) -> list[list[int]]:
+def answer(request: dict[str, Any]) -> list[list[int]]:
     """The tokens that follow each prompt."""
     from vllm import LLM, SamplingParams
 
@@ -31,22 +32,28 @@ def greedy(request: dict[str, Any]) -> list[list[int]]:
     extra = {"model_impl": request["model_impl"]} if request.get("model_impl") else {}
     llm = LLM(
         model=request["checkpoint"],
-        dtype="float32",
-        enforce_eager=True,  # no compilation: slower tokens, but minutes less before the first one
+        dtype=request.get("dtype", "float32"),
+        enforce_eager=request.get("enforce_eager", True),  # slower tokens, but minutes less before the first one
         max_model_len=max(map(len, prompts)) + max_new_tokens,
-        max_num_seqs=min(len(prompts), 8),
+        max_num_seqs=min(len(prompts), 32),
         skip_tokenizer_init=True,  # token ids in, token ids out; the folder may have no tokenizer
         enable_prefix_caching=False,
         disable_log_stats=True,
         seed=0,
         **extra,
     )
-    sampling = SamplingParams(
-        temperature=0.0,
-        max_tokens=max_new_tokens,
-        stop_token_ids=request.get("eos_token_ids", []),
-        detokenize=False,
-    )
+    drawing = request.get("drawing") or {"temperature": 0.0, "top_p": 1.0, "seeds": [None] * len(prompts)}
+    sampling = [
+        SamplingParams(
+            temperature=drawing["temperature"],
+            top_p=drawing["top_p"],
+            seed=seed,
+            max_tokens=max_new_tokens,
+            stop_token_ids=request.get("eos_token_ids", []),
+            detokenize=False,
+        )
+        for seed in drawing["seeds"]
+    ]
     inputs: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
     return [list(output.outputs[0].token_ids) for output in llm.generate(inputs, sampling, use_tqdm=False)]
 
@@ -61,7 +68,7 @@ def main(request_file: str, response_file: str) -> int:
         print(f"vllm cannot be imported: {error}", file=sys.stderr)
         return 3
     try:
-        tokens = greedy(request)
+        tokens = answer(request)
     except Exception as error:
         print(f"{type(error).__name__}: {' '.join(str(error).split())[:600]}", file=sys.stderr)
         return 1

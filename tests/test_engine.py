@@ -1,0 +1,56 @@
+"""An evaluation whose answers come from vLLM, in its own environment (``scripts/envs vllm``)."""
+
+import json
+from pathlib import Path
+
+import pytest
+from checkpoints import tree
+from test_cross_stack import interpreter
+
+pytestmark = pytest.mark.cross
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_vllm_answers_as_transformers(smollm2, tmp_path):
+    """Greedily, of the base and of a direction that is baked for the while: what is said is the same."""
+    from emobake.engines import Settings
+    from emobake.evaluation import evaluate
+    from emobake.generating import Sampling
+
+    (tmp_path / "q.json").write_text(json.dumps(["How was your day?", "How do you feel about growing old?"]))
+    common = {
+        "vectors": ROOT / "vectors" / "smollm2-135m-instruct.safetensors",
+        "emotions": ["joy"],
+        "strengths": [1],
+        "questions": str(tmp_path / "q.json"),
+        "scorers": ["lexicon"],
+        "control": False,
+    }
+    found = {}
+    for engine, python in (("transformers", None), ("vllm", interpreter("vllm"))):
+        settings = Settings(Sampling(24), engine=engine, engine_python=python)
+        data = evaluate(smollm2, tmp_path / engine, settings=settings, **common)
+        found[engine] = tree(tmp_path / engine / "results")
+        assert data["engine"] == engine
+    assert found["vllm"] == found["transformers"]
+    assert len(found["vllm"]) == 2
+
+
+def test_vllm_draws_by_the_seed(smollm2):
+    from emobake.stacks import Drawing, generate
+
+    prompts = [[1, 4093, 198, 18, 1], [1, 4093, 198, 18, 1]]
+    python = interpreter("vllm")
+    tokens = [
+        generate("vllm", smollm2, prompts, max_new_tokens=12, python=python, drawing=Drawing(1.5, 0.95, seeds)).tokens
+        for seeds in ((1, 2), (2, 1))
+    ]
+    assert tokens[0] == tokens[1][::-1] and tokens[0][0] != tokens[0][1]
+
+
+def test_an_interpreter_without_vllm(cli, smollm2, tmp_path):
+    (tmp_path / "q.json").write_text('["Hi?"]')
+    words = ("eval", "--model", smollm2, "--vectors", ROOT / "vectors" / "smollm2-135m-instruct.safetensors")
+    words += ("--mix", "joy=1", "--queries", tmp_path / "q.json", "--scorer", "lexicon", "--engine", "vllm")
+    cli(*words, "--out", tmp_path / "r").one_line("vllm is not installed", "pip install vllm", code=1)
