@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .cli_options import json_option, running_options, steering_options
+from .cli_options import json_option, running_options, sampling_options, steering_options
 from .terminal import console, count_bar, going_on_later, warn
 
 
@@ -91,16 +91,7 @@ def _strengths(_context: click.Context, _option: click.Parameter, value: str) ->
     "say which.",
 )
 @click.option("--control/--no-control", default=True, help="A random direction of the same norm beside each.")
-@click.option(
-    "--max-new-tokens", type=click.IntRange(1), default=512, show_default=True, help="Length of an answer at most."
-)
-@click.option(
-    "--temperature", type=click.FloatRange(0), default=0.6, show_default=True, help="Of the answers; 0 is greedy."
-)
-@click.option(
-    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True, help="Nucleus sampling."
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random numbers.")
+@sampling_options(max_new_tokens=512, temperature=0.6, top_p=0.9)
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Answers generated at once.")
 @click.option(
     "--engine",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .cli_options import json_option, running_options
+from .cli_options import json_option, running_options, sampling_options
 from .errors import InputError
 from .terminal import console, count_bar, escape, going_on_later, warn
 
@@ -54,20 +54,7 @@ if TYPE_CHECKING:
     help="Measure recorded answers instead of generating.",
 )
 @click.option("--save-answers", metavar="FILE", type=click.Path(path_type=Path), help="Record the answers, as JSONL.")
-@click.option(
-    "--max-new-tokens", type=click.IntRange(1, 4096), default=64, show_default=True, help="Length of an answer at most."
-)
-@click.option(
-    "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="Of the answers; 0 is greedy."
-)
-@click.option(
-    "--top-p",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="With a temperature: nucleus sampling.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="With a temperature: of the random numbers.")
+@sampling_options(max_new_tokens=64, temperature=0.0, top_p=1.0)
 @click.option(
     "--batch-size",
     type=click.IntRange(1),

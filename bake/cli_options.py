@@ -59,6 +59,41 @@ steering_options = _together(
 )
 """Which vectors, and how much of them."""
 
+
+def sampling_options(max_new_tokens: int, temperature: float, top_p: float) -> Decorator:
+    """How recorded answers are drawn, with these defaults."""
+    return _together(
+        click.option(
+            "--max-new-tokens",
+            type=click.IntRange(1, 8192),
+            default=max_new_tokens,
+            show_default=True,
+            help="Length of an answer at most.",
+        ),
+        click.option(
+            "--temperature",
+            type=click.FloatRange(0),
+            default=temperature,
+            show_default=True,
+            help="Of the answers; 0 is greedy.",
+        ),
+        click.option(
+            "--top-p",
+            type=click.FloatRange(0, 1, min_open=True),
+            default=top_p,
+            show_default=True,
+            help="With a temperature: nucleus sampling.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="With a temperature: of the random numbers.",
+        ),
+    )
+
+
 running_options = _together(
     click.option(
         "--dtype",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .evaluation_summary import DEFINITIONS, target
+from .scorers import TOPIC
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +47,7 @@ def markdown(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], pic
             parts.append(f"![Norm of the vectors by layer, over what the model has there]({LAYERS}.png)")
     if examples:
         parts += ["### Examples", *(_example(one) for one in examples)]
-    names = [name for name in DEFINITIONS if _measured(data, name)]
+    names = [name for name in _TITLES if _measured(data, name)]
     parts += ["### What the figures mean", "\n".join(f"- **{_TITLES[name]}**: {DEFINITIONS[name]}." for name in names)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -54,7 +55,6 @@ def markdown(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], pic
 _TITLES = {
     "perplexity": "perplexity",
     "topic": "topic",
-    "topic_gain": "topic gain",
     "kl": "KL",
     "kl_worst": "KL worst 5%",
     "collapsed": "collapsed",
@@ -147,9 +147,13 @@ def _rows(
             own = beside.get(point["strength"])
             return _cell(target(own["groups"][group], name, emotions)) if own else ""
 
+        def topic(point: Mapping[str, Any], name: str = name) -> str:
+            return _cell(target(point["groups"][group], name, [TOPIC]))
+
         rows.append((f"{title} ({unit})", figure))
         if beside:
             rows.append((f"{title}, random vector", random))
+        rows.append((f"topic, {name} ({unit})", topic))  # a judge's; for others the column is empty
     rows += [
         (title, lambda point, key=key, form=form: form(point["groups"][group][key]))  # type: ignore[misc]
         for key, title, form in (
@@ -192,7 +196,10 @@ def _doses(data: Mapping[str, Any]) -> str:
         "| direction | norm at strength 1 | over the attention output | over the residual stream |",
         "| --- | ---: | ---: | ---: |",
     ]
+    controls = {one["name"] for one in data["directions"] if one["control"]}
     for name, found in data["layers"].items():
+        if name in controls:  # of the same norms
+            continue
         cells = [_range(found.get(key)) for key in ("norm", "of_attention_output", "of_layer_output")]
         lines.append(f"| {_line(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n\nSmallest to largest layer; the mean norm of what the base has there is 1."

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .card import MANIFEST
 from .engines import Models, Settings, bias_norms
 from .likelihood import Pair, Side, answer_logits, batches, divergences, log_likelihoods, norms
 from .live import LiveModel, fingerprint, model_failing
 from .neutral import PROMPTS, continued, neutral_prompts
 from .recorded import answers_json, results_file
 from .scorers import Scorer
+from .sources import sha256_of
 from .studies import Direction, Study, Subject
 from .team import Ledger, Team, check_same, writing
 
@@ -81,6 +83,7 @@ def carry_out(
         "questions": [study.questions.sha256, len(study.questions.texts)],
         "subjects": [subject.key for subject in study.subjects],
         "directions": {one.name: _digest(one) for one in study.directions},
+        "checkpoints": {s.key: sha256_of(s.checkpoint / MANIFEST) for s in study.subjects if s.checkpoint},
         "answers": _digest_texts(study),
         "sampling": asdict(settings.sampling),
         "engine": settings.engine,

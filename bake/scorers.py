@@ -49,7 +49,7 @@ class Lexicon:
     """Counts words of emotion: needs no download, and sees words, not meaning."""
 
     name = LEXICON
-    unit = "words per 100"
+    unit = "words per 100, weak"
     note = (
         "counts words of a list of emotion words, each once an answer: negation, irony and emotion without such words "
         "are missed. A weak measure; give --scorer a classifier for one that reads"

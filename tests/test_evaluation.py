@@ -271,6 +271,6 @@ def test_as_json(cli, words, whole, tmp_path):
 
 def test_the_summary_on_the_terminal(cli, words, tmp_path):
     ran = cli(*words, "--out", tmp_path / "r", "--no-control").ok()
-    assert "joy (words per 100)" in ran.out and "random" not in ran.out and "weak measure" in ran.out
+    assert "joy (words per 100, weak)" in ran.out and "random" not in ran.out and "weak measure" in ran.out
     assert "Warning" in ran.err and "not known" in ran.err
     assert not (tmp_path / "r" / "results" / "control").exists()

@@ -122,6 +122,22 @@ def test_the_report_reads(findings, data):
     assert all(len(line) < 1000 for line in report.splitlines())
 
 
+def test_a_judges_topic_stands_in_the_table(findings, data):
+    assert "topic, reader" not in markdown(data, [])
+    for answers in findings.scores["reader"].values():
+        for one in answers:
+            one["topic"] = 77.0
+    report = markdown(summarize(findings, [Lexicon(), Named()], Settings(Sampling(8))), [])
+    assert "topic, reader \\(probability\\)" in report and "| 77 |" in report
+
+
+def test_a_weak_measure_is_called_weak_wherever_it_stands(data):
+    report = markdown(data, [])
+    for line in report.splitlines():
+        if "lexicon" in line and line.startswith(("|", ">")):
+            assert "weak" in line, line
+
+
 def test_pictures_are_the_same_each_time(data, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

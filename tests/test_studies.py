@@ -1,6 +1,9 @@
 """What an evaluation looks at, before anything runs."""
 
+import hashlib
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import emobake
 from emobake.errors import InputError
 from emobake.query_sets import Questions, Seen, comparable, extraction_queries, open_questions
 from emobake.recorded import Recorded
+from emobake.registry import registry
 from emobake.studies import baked_study, recorded_study, steered_study
 from emobake.vectors import EMOTIONS, VectorSet, steering
 
@@ -88,6 +92,29 @@ def test_the_shipped_set_was_not_made_from_everyday_queries():
     assert len(everyday.texts) == 60 and not seen.texts & {comparable(text) for text in everyday.texts}
     assert extraction_queries(shipped, own).texts == {comparable(text) for text in own.texts}
     assert set(own.groups) == set(EMOTIONS)
+
+
+@pytest.mark.published
+def test_the_papers_questions_and_what_of_them_is_held_out(tmp_path, monkeypatch):
+    """Of EmotionQuery+'s emotional queries all but one stand in EmotionQuery; of the everyday ones none."""
+    shared = Path(os.environ.get("EMOBAKE_SHARED", Path(__file__).parent.parent.parent / "shared")) / "seed"
+    monkeypatch.setenv("EMOBAKE_CACHE", str(tmp_path))
+    for entry in registry().queries:  # as if they had been fetched
+        content = (shared / entry.file.path).read_bytes()
+        assert hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == entry.file.blob
+        (tmp_path / f"{entry.name}-{entry.file.blob[:8]}.json").write_bytes(content)
+    asked = open_questions("emotionquery+")
+    assert (asked.groups.count("emotional"), asked.groups.count("everyday")) == (250, 150)
+    published = VectorSet(EMOTIONS, ROWS, source="https://github.com/xuanfengzu/EmotionVector")
+    for vectors, what in (
+        (published, "that the vectors were"),
+        (SET, "that the paper's vectors were"),
+        (None, "paper's"),
+    ):
+        seen = extraction_queries(vectors, asked)
+        assert sum(comparable(text) in seen.texts for text in asked.texts) == 249 and what in seen.what
+    study = steered_study(asked, published, None, ["joy"], [1], seen=extraction_queries(published, asked))
+    assert study.held_out == ("everyday",) and "249 of the 400" in study.warnings[0]
 
 
 def test_a_sample_is_spread_over_each_group(tmp_path):
