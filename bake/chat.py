@@ -157,9 +157,8 @@ class Conversation:
 
     def _room(self, ids: Sequence[int]) -> int:
         """How many tokens an answer may have."""
-        context = getattr(self.live.model.config.get_text_config(), "max_position_embeddings", None)
-        limit = self.sampling.max_new_tokens
-        return min(limit, context - len(ids)) if isinstance(context, int) else limit
+        context, limit = self.live.context, self.sampling.max_new_tokens
+        return limit if context is None else min(limit, context - len(ids))
 
     def _generate(self, ids: Sequence[int], rows: Mapping[int, np.ndarray], hear: Hear) -> Answer:
         import torch

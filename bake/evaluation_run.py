@@ -17,6 +17,7 @@ import numpy as np
 
 from .card import MANIFEST
 from .engines import Models, Settings, bias_norms
+from .errors import InputError
 from .likelihood import Pair, Side, answer_logits, batches, divergences, log_likelihoods, norms
 from .live import LiveModel, fingerprint, model_failing
 from .neutral import PROMPTS, continued, neutral_prompts
@@ -73,9 +74,11 @@ def carry_out(
     What is finished stands in ``<out>/.partial`` until `remove_partial`.
 
     Raises:
-        InputError: another evaluation was begun in `out`.
+        InputError: another evaluation was begun in `out`; the model's context is too small.
         EmobakeError: a model, a scorer or the engine failed; OutputError: `out` cannot be written.
     """
+    if live is not None and any(subject.answers is None for subject in study.subjects):
+        _check_room(live, study, settings.sampling.max_new_tokens)
     team = Team()
     folder = out / ".partial"
     begun = {
@@ -159,6 +162,16 @@ def _digest(direction: Direction) -> str:
 def _digest_texts(study: Study) -> str:
     given = [answer for subject in study.subjects for answer in subject.answers or ()]
     return hashlib.sha256("\0".join(given).encode("utf-8", "replace")).hexdigest() if given else ""
+
+
+def _check_room(live: LiveModel, study: Study, wanted: int) -> None:
+    prompts = [live.prompt([{"role": "user", "content": text}]) for text in study.questions.texts]
+    longest = max(map(len, prompts))
+    if live.context is not None and longest + wanted > live.context:
+        raise InputError(
+            f"{live.name}: its context of {live.context} has no room for {wanted} new tokens behind a query of "
+            f"{longest}; take a smaller --max-new-tokens"
+        )
 
 
 class _Run:
@@ -247,11 +260,13 @@ class _Run:
         texts = self.study.questions.texts
         prompts = [self._base.prompt([{"role": "user", "content": text}]) for text in texts]
         others = [prompts[_other(texts, i)] for i in range(len(texts))]
-        tokens = {
-            key: list(self._base.tokenizer(answer["text"], add_special_tokens=False)["input_ids"])
-            for key, answer in answers.items()
-        }
-        pairs = {s.key: [(prompts[i], tokens[_key(s, i)]) for i in range(len(texts))] for s in self.study.subjects}
+        # A recorded answer may be longer than this model's context has room for behind either query.
+        room = None if self._base.context is None else max(0, self._base.context - max(map(len, prompts)))
+
+        def tokens(key: str) -> list[int]:
+            return list(self._base.tokenizer(answers[key]["text"], add_special_tokens=False)["input_ids"])[:room]
+
+        pairs = {s.key: [(prompts[i], tokens(_key(s, i))) for i in range(len(texts))] for s in self.study.subjects}
 
         def split(subject: Subject, todo: list[int]) -> list[list[int]]:
             empty = [i for i in todo if not pairs[subject.key][i][1]]

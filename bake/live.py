@@ -64,6 +64,12 @@ class LiveModel:
                 return int(own)
         return 0
 
+    @property
+    def context(self) -> int | None:
+        """Positions that the model was made for; None when its config does not say."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation that the model is to continue, in its chat template.
 

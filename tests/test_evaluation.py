@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from checkpoints import tree
+from checkpoints import edit_json, tree
 
 import emobake
 from emobake.errors import EmobakeError
@@ -250,6 +251,21 @@ def test_a_checkpoint_of_another_size_is_refused(cli, words, smollm2, tmp_path):
     other = [smollm2 if word == words[2] else word for word in words]
     cli(*other, "--out", tmp_path / "r").one_line("made for 3 layers x hidden size 32")
     assert not (tmp_path / "r").exists()
+
+
+def test_answers_that_the_context_has_no_room_for(cli, words, tiny_chat, whole, asked, tmp_path):
+    small = tmp_path / "small"
+    shutil.copytree(tiny_chat, small)
+    edit_json(small / "config.json", max_position_embeddings=48)
+    other = [str(small) if word == words[2] else word for word in words]
+    other[other.index("--max-new-tokens") + 1] = "40"
+    cli(*other, "--out", tmp_path / "r").one_line("its context of 48 has no room for 40 new tokens", "--max-new-tokens")
+    assert not (tmp_path / "r").exists()
+    long = tmp_path / "long" / "base" / "m"
+    long.mkdir(parents=True)
+    (long / "0.json").write_text(json.dumps(["word " * 500] * 4))
+    data = evaluate(small, tmp_path / "s", answers=tmp_path / "long", questions=asked, scorers=["lexicon"])
+    assert data["directions"][0]["points"][0]["groups"]["all"]["perplexity"] > 1
 
 
 def test_an_interrupt_keeps_what_was_done(words, tmp_path):
