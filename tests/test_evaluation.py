@@ -95,8 +95,8 @@ def test_norms_and_doses(whole, tiny_vectors):
 
 def test_the_same_again(whole, words, cli, tmp_path):
     again = tmp_path / "again"
-    cli(*words, "--out", again, "-q").ok()
-    assert tree(again) == tree(whole)
+    ran = cli(*words, "--out", again, "--json").ok()
+    assert tree(again) == tree(whole) and json.loads(ran.out) == report(whole)
 
 
 def test_a_killed_evaluation_goes_on(whole, words, cli, tmp_path):
@@ -278,11 +278,6 @@ def test_an_interrupt_keeps_what_was_done(words, tmp_path):
     _, err = process.communicate()
     assert process.returncode == 130 and b"run again to go on" in err and b"Traceback" not in err
     assert (out / ".partial" / "answers-0.jsonl").exists()
-
-
-def test_as_json(cli, words, whole, tmp_path):
-    ran = cli(*words, "--out", tmp_path / "r", "--json").ok()
-    assert json.loads(ran.out) == report(whole)
 
 
 def test_the_summary_on_the_terminal(cli, words, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 
 from emobake import VerifyError, stacks
 from emobake.arch import STACKS
-from emobake.stacks import Generation, StackMissing, eos_token_ids, generate, run_llama_cpp, run_mlx, run_vllm
+from emobake.stacks import Drawing, Generation, StackMissing, eos_token_ids, generate, run_llama_cpp, run_mlx, run_vllm
 
 # What a runner begins with: `request` is the request, `answer` writes the response.
 PRELUDE = """
@@ -228,6 +228,7 @@ def test_interpreter_missing(checkpoint: Path) -> None:
         ("mlx", [], {}, "at least one token"),
         ("mlx", [[1], []], {}, "at least one token"),
         ("mlx", [[1]], {"model_impl": "transformers"}, "model_impl is an option of vllm, not of mlx"),
+        ("mlx", [[1]], {"drawing": Drawing(1.0, 1.0, (1,))}, "drawing is an option of vllm, not of mlx"),
         ("vllm", [[1]], {"converter": Path("c")}, "converter is an option of llama.cpp, not of vllm"),
     ],
 )
@@ -280,14 +281,17 @@ def test_run_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_main(run_vllm, tmp_path) == (0, expected)
     assert asked["dtype"] == "float32"
     assert asked["max_model_len"] == 5
-    assert asked["sampling"]["temperature"] == 0
-    assert asked["sampling"]["stop_token_ids"] == [7]
+    assert [one["temperature"] for one in asked["sampling"]] == [0, 0], "one for each prompt"
+    assert all(one["stop_token_ids"] == [7] and one["seed"] is None for one in asked["sampling"])
     assert "model_impl" not in asked
     assert "trust_remote_code" not in asked
     assert os.environ["VLLM_CPU_KVCACHE_SPACE"] == "2"
     assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1", "what the user has set stays"
-    run_main(run_vllm, tmp_path, model_impl="transformers")
-    assert asked["model_impl"] == "transformers"
+    drawing = {"temperature": 0.5, "top_p": 0.9, "seeds": [3, 4]}
+    run_main(run_vllm, tmp_path, model_impl="transformers", drawing=drawing, dtype="auto", enforce_eager=False)
+    assert asked["model_impl"] == "transformers" and asked["dtype"] == "auto" and not asked["enforce_eager"]
+    assert [one["seed"] for one in asked["sampling"]] == [3, 4]
+    assert all((one["temperature"], one["top_p"]) == (0.5, 0.9) for one in asked["sampling"])
 
 
 def test_a_runner_names_the_exception(
