@@ -16,7 +16,7 @@ from typing import Protocol
 from .errors import InputError
 
 DEFAULT_CLASSIFIER = "SamLowe/roberta-base-go_emotions"
-"""English, MIT, 28 labels with the paper's five among them, and published as safetensors."""
+"""English, MIT; the paper's five emotions are among its 28 labels."""
 LEXICON = "lexicon"
 TOPIC = "topic"
 """The key under which a judge says how well an answer keeps to what was asked."""
