@@ -28,7 +28,7 @@ def markdown(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], pic
     `data` is what `summarize` gives, `examples` what `examples_of` gives.
     """
     parts = [HEADING, _asked(data)]
-    parts += [f"> **Note.** {_line(warning)}" for warning in data["warnings"]]
+    parts += [f"> **Note.** {_line(warning)}." for warning in data["warnings"]]
     parts += [f"> **{_line(one['name'])}** {_line(one['note'])}." for one in data["scorers"] if one["note"]]
     if DOSE_RESPONSE in pictures:
         parts.append(f"![What was measured, by strength]({DOSE_RESPONSE}.png)")
@@ -231,7 +231,7 @@ def _measured(data: Mapping[str, Any], name: str) -> bool:
 def _line(text: object) -> str:
     """Text of anybody's in a table of ours: on one line, with nothing that Markdown or HTML would act on."""
     one = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#|!~])", r"\\\1", one)
+    return re.sub(r"([\\`*_{}\[\]#|!~])", r"\\\1", one)
 
 
 def _plain(text: str) -> str:

@@ -128,7 +128,7 @@ def test_a_judges_topic_stands_in_the_table(findings, data):
         for one in answers:
             one["topic"] = 77.0
     report = markdown(summarize(findings, [Lexicon(), Named()], Settings(Sampling(8))), [])
-    assert "topic, reader \\(probability\\)" in report and "| 77 |" in report
+    assert "topic, reader (probability)" in report and "| 77 |" in report
 
 
 def test_a_weak_measure_is_called_weak_wherever_it_stands(data):
