@@ -52,6 +52,7 @@ def plot_evaluation(data: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
 
 def _dose_response(data: Mapping[str, Any]) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     group = data["questions"]["shown"]
     main = next(one for one in data["scorers"] if one["main"])
@@ -73,6 +74,7 @@ def _dose_response(data: Mapping[str, Any]) -> Figure:
         ("different pairs of words (distinct-2)", measure("distinct_2"), "linear"),
     ]
     panels = [panel for panel in panels if _any(data, panel[1])]
+    strengths = sorted({point["strength"] for one in data["directions"] for point in one["points"]})
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.5 * lines + 0.9), layout="constrained")
@@ -84,7 +86,12 @@ def _dose_response(data: Mapping[str, Any]) -> Figure:
                 _line(axis, data, one, i, lambda _, point: point["kl_worst"], linestyle=":", label=None)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("strength")
+        if len(strengths) < 9:
+            axis.set_xticks(strengths)
         axis.set_yscale(scale)
+        if scale == "log":  # 30, not 3 x 10^1
+            axis.yaxis.set_major_formatter(LogFormatter())
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         if "share" in title or title.startswith("topic"):
             axis.set_ylim(-0.03, 1.03)
         axis.spines[["top", "right"]].set_visible(False)
