@@ -109,7 +109,8 @@ def evaluate(
     ways = (checkpoints, answers is not None, times is not None or mix is not None or emotions)
     if sum(map(bool, ways)) != 1:
         raise InputError("say of what in one way: --times, --mix or --emotions with a model; checkpoints; or --answers")
-    asked = open_questions(questions).limited(limit)
+    every = open_questions(questions)
+    asked = every.limited(limit)
     given = [one for one in scorers if not isinstance(one, str)]
     names = [one for one in scorers if isinstance(one, str)]
     if not given and not names and not judge:
@@ -124,7 +125,8 @@ def evaluate(
                 found = find_vectors(vectors, None, model=str(model), site=site)
         seen = extraction_queries(found, asked)
         if answers is not None:
-            study = recorded_study(asked, read_results(Path(answers), len(asked.texts)), seen)
+            recorded = read_results(Path(answers), len(every.texts), every.sample(limit))
+            study = recorded_study(asked, recorded, seen)
             base = model
         else:
             study = baked_study(asked, [Path(one) for one in checkpoints], seen)

@@ -9,10 +9,10 @@ from importlib import resources
 from itertools import islice
 from pathlib import Path
 
-from .errors import InputError
+from .errors import EmobakeError, InputError
 from .queries import parse_queries, parse_questions
 from .registry import RegisteredQueries, registry
-from .sources import read_small
+from .sources import git_blob_id, read_small
 from .vector_sets import pull_queries
 from .vectors import VectorSet
 
@@ -34,15 +34,20 @@ class Questions:
     sha256: str
     """Of the file."""
 
-    def limited(self, limit: int | None) -> Questions:
-        """At most `limit` of each group, spread evenly over it: neighbours are often alike."""
+    def sample(self, limit: int | None) -> list[int]:
+        """Indices of at most `limit` of each group, spread evenly over it: neighbours are often alike."""
         if limit is None:
-            return self
+            return list(range(len(self.texts)))
         kept = []
         for group in dict.fromkeys(self.groups):
             places = [i for i, own in enumerate(self.groups) if own == group]
             count = min(limit, len(places))
             kept += [places[i * len(places) // count] for i in range(count)]
+        return kept
+
+    def limited(self, limit: int | None) -> Questions:
+        """Those of `sample`."""
+        kept = self.sample(limit)
         return replace(self, texts=tuple(self.texts[i] for i in kept), groups=tuple(self.groups[i] for i in kept))
 
 
@@ -66,12 +71,17 @@ def open_queries(given: str | None) -> tuple[bytes, str]:
 def open_questions(given: str) -> Questions:
     """A set for evaluation: a file as `emobake.queries.parse_questions` reads it, or a name.
 
+    A copy of a published file is what it is a copy of, with its parts.
+
     Raises:
         InputError: no such file or name; what `pull_queries` raises. BrokenFileError: no queries in it.
     """
     groups: dict[str, int] = {}
     if Path(given).exists():
         content, name = read_small(Path(given), given), Path(given).name
+        blob = git_blob_id(content)
+        if entry := next((entry for entry in registry().queries if entry.file.blob == blob), None):
+            name, groups = entry.name, dict(entry.groups)
     elif given == EVERYDAY:
         content, name = _shipped("everyday.json"), given
     elif given == OWN:
@@ -105,10 +115,10 @@ def extraction_queries(vectors: VectorSet | None, questions: Questions) -> Seen 
     """The queries that a set was made from; None where they are not known.
 
     Of the paper's queries for evaluation most stand in those for extraction, too. Where they are asked and nothing is
-    known of the vectors, these are taken for seen.
+    known of the vectors, these are taken for seen, if they can be fetched.
 
     Raises:
-        InputError, EmobakeError: the paper's are needed and cannot be fetched.
+        InputError, EmobakeError: the vectors come from the paper's, and these cannot be fetched.
     """
     digest = None if vectors is None else vectors.extraction.get("queries_sha256")
     own, made = _shipped("emotions.json"), "those that the vectors were made from"
@@ -122,7 +132,13 @@ def extraction_queries(vectors: VectorSet | None, questions: Questions) -> Seen 
     )
     asked = _registered(questions.name)
     if known or (digest is None and asked is not None and asked.file.repository == paper.file.repository):
-        texts = _texts(parse_queries(pull_queries(paper.name), f"{paper.name}.json").values())
+        try:
+            content = pull_queries(paper.name)
+        except EmobakeError:
+            if known:
+                raise
+            return None
+        texts = _texts(parse_queries(content, f"{paper.name}.json").values())
         return Seen(texts, made if known else "those that the paper's vectors were made from")
     return None
 

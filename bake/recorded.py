@@ -47,17 +47,20 @@ def answers_json(answers: Sequence[str]) -> str:
     return json.dumps(list(answers), ensure_ascii=False, indent=2) + "\n"
 
 
-def read_results(folder: Path, count: int) -> tuple[Recorded, ...]:
+def read_results(folder: Path, count: int, sample: Sequence[int]) -> tuple[Recorded, ...]:
     """All answers below `folder`, which is ``results`` or what holds it, by direction and strength.
 
+    A file holds an answer to each of `count` queries, of which those to the `sample`, indices, are taken; or it holds
+    these alone, because no others were asked.
+
     Raises:
-        InputError: no such folder, none there, or not `count` answers in each file.
+        InputError: no such folder, none there, or another number of answers in a file.
         BrokenFileError: a file is no list of texts.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of recorded answers")
     root = folder / "results" if (folder / "results").is_dir() else folder
-    found = [found for file in sorted(root.rglob("*.json")) if (found := _read(file, root, count))]
+    found = [found for file in sorted(root.rglob("*.json")) if (found := _read(file, root, count, sample))]
     if not found:
         raise InputError(
             f"{folder}: holds no answers as base/<model>/<strength>.json or emotion/<model>/<strength>/<emotion>.json"
@@ -65,7 +68,7 @@ def read_results(folder: Path, count: int) -> tuple[Recorded, ...]:
     return tuple(sorted(found, key=lambda one: (one.kind, one.model, one.name, one.strength)))
 
 
-def _read(file: Path, root: Path, count: int) -> Recorded | None:
+def _read(file: Path, root: Path, count: int, sample: Sequence[int]) -> Recorded | None:
     parts = file.relative_to(root).with_suffix("").parts
     kind: Kind | None = next((kind for kind in get_args(Kind) if parts[0] == kind), None)
     if kind is None or len(parts) != (3 if kind == BASE else 4):
@@ -77,7 +80,9 @@ def _read(file: Path, root: Path, count: int) -> Recorded | None:
     answers = parse_json(read_small(file, str(file)), str(file))
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise BrokenFileError(f"{file}: is not a list of answers")
-    if len(answers) != count:
+    if len(answers) == count:
+        answers = [answers[i] for i in sample]
+    elif len(answers) != len(sample):
         raise InputError(f"{file}: holds {len(answers)} answers to {count} queries; give the --queries that were asked")
     return Recorded(kind, parts[1], parts[-1] if kind != BASE else BASE, strength, tuple(answers), str(file))
 

@@ -245,6 +245,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def git_blob_id(content: bytes) -> str:
+    """Git's name for a file of this content, by which the Hub and GitHub know small files."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
 def read_at(path: Path) -> ReadAt:
     """What reads any bytes of the file `path`; an `InputError` when the system will not."""
 

@@ -25,7 +25,7 @@ from .errors import EmobakeError, InputError, OutputError
 from .hub_changes import CARD, Changes, Item, Pushed, Target, compare
 from .hub_errors import is_passing, no_token, reason, requested, retrying, sending, status
 from .hub_files import RemoteFile, Snapshot, api, fetch, take_snapshot
-from .sources import sha256_of
+from .sources import git_blob_id, sha256_of
 
 Notice = Callable[[str], object]
 """Is told, in a line, what the user must not miss while it goes on."""
@@ -136,7 +136,7 @@ class _Push:
         if item.remote is not None:
             return item.remote.blob == file.blob
         data = item.data if item.data is not None else self.path(item).read_bytes()
-        return file.blob == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        return file.blob == git_blob_id(data)
 
     def sha256(self, item: Item) -> str:
         """Digest of what the item's bytes are, or were when they were sent."""

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from .errors import BrokenFileError, EmobakeError, InputError, OutputError, VectorError
 from .registry import RegisteredSet, RemoteFile, find_by_model, find_by_name, registry
-from .sources import read_small
+from .sources import git_blob_id, read_small
 from .vector_exports import write_set
 from .vector_files import parse_published
 from .vector_sources import open_vectors
@@ -234,6 +234,6 @@ def _fetch(file: RemoteFile) -> bytes:
         raise
     except Exception as error:  # of the HTTP library
         raise EmobakeError(f"{name}: could not be fetched from {endpoint} ({reason(error)}); try again later") from None
-    if hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() != file.blob:
+    if git_blob_id(bytes(content)) != file.blob:
         raise BrokenFileError(f"{name}: what {endpoint} sent is not the file that was published (its git id differs)")
     return bytes(content)

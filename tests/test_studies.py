@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import emobake
-from emobake.errors import InputError
+from emobake.errors import EmobakeError, InputError
 from emobake.query_sets import Questions, Seen, comparable, extraction_queries, open_questions
 from emobake.recorded import Recorded
 from emobake.registry import registry
@@ -105,6 +105,7 @@ def test_the_papers_questions_and_what_of_them_is_held_out(tmp_path, monkeypatch
         (tmp_path / f"{entry.name}-{entry.file.blob[:8]}.json").write_bytes(content)
     asked = open_questions("emotionquery+")
     assert (asked.groups.count("emotional"), asked.groups.count("everyday")) == (250, 150)
+    assert open_questions(str(shared / "dataset/EmotionQuery+/EmotionQuery+.json")) == asked
     published = VectorSet(EMOTIONS, ROWS, source="https://github.com/xuanfengzu/EmotionVector")
     for vectors, what in (
         (published, "that the vectors were"),
@@ -115,6 +116,12 @@ def test_the_papers_questions_and_what_of_them_is_held_out(tmp_path, monkeypatch
         assert sum(comparable(text) in seen.texts for text in asked.texts) == 249 and what in seen.what
     study = steered_study(asked, published, None, ["joy"], [1], seen=extraction_queries(published, asked))
     assert study.held_out == ("everyday",) and "249 of the 400" in study.warnings[0]
+    for file in tmp_path.iterdir():  # without a network, what vectors of somebody's were made from stays unknown
+        file.unlink()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert extraction_queries(SET, asked) is None
+    with pytest.raises(EmobakeError, match=r"EmotionQuery\.json"):
+        extraction_queries(published, asked)
 
 
 def test_a_sample_is_spread_over_each_group(tmp_path):
