@@ -16,8 +16,8 @@ from .evaluation_report import examples_of, markdown
 from .evaluation_run import Findings, Progress, carry_out, remove_partial, write_results
 from .evaluation_summary import summarize
 from .gguf_options import is_gguf
-from .query_sets import Questions, extraction_queries, open_questions
-from .record import read_record
+from .query_sets import Questions, Seen, extraction_queries, open_questions
+from .record import Record, read_record
 from .recorded import read_results
 from .scorers import DEFAULT_CLASSIFIER, Scorer, open_scorers
 from .sources import reading
@@ -123,14 +123,15 @@ def evaluate(
         if vectors is not None:
             with reading():
                 found = find_vectors(vectors, None, model=str(model), site=site)
-        seen = extraction_queries(found, asked)
+        records = [read_record(Path(one)) for one in checkpoints]
+        seen = _seen(found, records, asked)
         if answers is not None:
             recorded = read_results(Path(answers), len(every.texts), every.sample(limit))
             study = recorded_study(asked, recorded, seen)
             base = model
         else:
             study = baked_study(asked, [Path(one) for one in checkpoints], seen)
-            base = model or read_record(Path(checkpoints[0])).base_model
+            base = model or records[0].base_model
         if base is not None:
             live = _load(base, settings, **where)
     else:
@@ -234,8 +235,11 @@ def _steered(
     control: bool,
     **where: str | None,
 ) -> tuple[LiveModel, VectorSet, Study]:
+    seen: Seen | None = None
+
     def study_of(fit: VectorSet) -> Study:
-        seen = extraction_queries(fit, asked)
+        nonlocal seen
+        seen = seen or _seen(fit, (), asked)
         seed = settings.sampling.seed
         return steered_study(asked, fit, weights, emotions, strengths, control=control, seed=seed, seen=seen)
 
@@ -244,6 +248,19 @@ def _steered(
     running = {"dtype": settings.dtype, "device": settings.device, "device_map": settings.device_map}
     live, found = open_steered(model, vectors, accept=study_of, **where, **running)  # type: ignore[arg-type]
     return live, found, study_of(found)
+
+
+def _seen(vectors: VectorSet | None, records: Sequence[Record], asked: Questions) -> Seen:
+    """The queries behind the vectors, or else behind everything that was baked; known only if all are."""
+    baked = [bake for record in records for bake in (record, *record.history)]
+    origins = [(one.vector_source, one.vector_queries) for one in baked] or [("", {})]
+    if vectors is not None:
+        origins = [(vectors.source, vectors.queries)]
+    found = [extraction_queries(source, queries, asked) for source, queries in origins]
+    known = [one.texts for one in found if one.texts is not None]
+    if len(known) < len(found):
+        return next(one for one in found if one.texts is None)
+    return Seen(frozenset[str]().union(*known), found[0].what)
 
 
 def _load(model: str | os.PathLike[str], settings: Settings, **where: Any) -> LiveModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import islice
@@ -14,7 +14,6 @@ from .queries import parse_queries, parse_questions
 from .registry import RegisteredQueries, registry
 from .sources import git_blob_id, read_small
 from .vector_sets import pull_queries
-from .vectors import VectorSet
 
 OWN = "emobake"
 """Name of the set for extraction that comes along: 48 queries for each of the paper's five emotions."""
@@ -105,42 +104,38 @@ def open_questions(given: str) -> Questions:
 class Seen:
     """Queries that vectors were made from, or may have been."""
 
-    texts: frozenset[str]
-    """As `comparable` makes them."""
+    texts: frozenset[str] | None
+    """As `comparable` makes them; None where they are not known."""
     what: str
-    """What they are, in words."""
+    """What they are, in words; or why they are not known, as in "which they are, is not known"."""
 
 
-def extraction_queries(vectors: VectorSet | None, questions: Questions) -> Seen | None:
-    """The queries that a set was made from; None where they are not known.
+UNKNOWN = Seen(None, "is not known")
+
+
+def extraction_queries(source: str, queries: Mapping[str, str], questions: Questions) -> Seen:
+    """The queries that vectors with this `source` and `queries` were made from.
 
     Of the paper's queries for evaluation most stand in those for extraction, too. Where they are asked and nothing is
-    known of the vectors, these are taken for seen, if they can be fetched.
-
-    Raises:
-        InputError, EmobakeError: the vectors come from the paper's, and these cannot be fetched.
+    known of the vectors, these are taken for seen.
     """
-    digest = None if vectors is None else vectors.extraction.get("queries_sha256")
+    digest = queries.get("queries_sha256")
     own, made = _shipped("emotions.json"), "those that the vectors were made from"
     if digest == hashlib.sha256(own).hexdigest():
         return Seen(_texts(parse_queries(own, "emotions.json").values()), made)
     if digest == questions.sha256:
         return Seen(_texts([questions.texts]), made)
     paper = next(entry for entry in registry().queries if not entry.groups)
-    known = vectors is not None and (
-        _PAPER in vectors.source or vectors.extraction.get("queries") == f"{paper.name}.json"
-    )
+    known = _PAPER in source or queries.get("queries") == f"{paper.name}.json"
     asked = _registered(questions.name)
     if known or (digest is None and asked is not None and asked.file.repository == paper.file.repository):
         try:
             content = pull_queries(paper.name)
-        except EmobakeError:
-            if known:
-                raise
-            return None
+        except EmobakeError:  # an evaluation without a network need not end here
+            return Seen(None, f"cannot be looked up, because {paper.name} cannot be fetched")
         texts = _texts(parse_queries(content, f"{paper.name}.json").values())
         return Seen(texts, made if known else "those that the paper's vectors were made from")
-    return None
+    return UNKNOWN
 
 
 def comparable(text: str) -> str:

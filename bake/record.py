@@ -61,6 +61,9 @@ class Record:
     site: Site = SITE
     """Where the vectors act."""
     vector_name: str = ""
+    vector_source: str = ""
+    vector_queries: Mapping[str, str] = field(default_factory=dict)
+    """`emobake.vectors.VectorSet.queries`."""
     base_weights: tuple[str, ...] = ()
     """Names of the base's weight files."""
     history: tuple[Record, ...] = ()
@@ -152,6 +155,8 @@ def _parse(manifest: Mapping[str, Any]) -> Record:
         base_revision=_text(base["revision"] or ""),
         files={name: _text(source) for name, source in dict(manifest["files"]).items()},
         vector_name=_text(manifest["vectors"]["name"]),
+        vector_source=_text(manifest["vectors"].get("source") or ""),
+        vector_queries={key: _text(value) for key, value in dict(manifest["vectors"].get("extraction") or {}).items()},
         base_weights=tuple(_text(weight["name"]) for weight in _list(base["weights"])),
         history=tuple(_parse(earlier) for earlier in _list(manifest.get("history", []))),
         branch_scale=_number(manifest.get("branch_scale", 1.0)),

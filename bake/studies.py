@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
-from .query_sets import Questions, Seen, comparable
+from .query_sets import UNKNOWN, Questions, Seen, comparable
 from .record import read_record
 from .recorded import BASE, Kind, Recorded
 from .vectors import EMOTIONS, Steering, VectorSet, is_emotion_name, weighted_sum
@@ -91,7 +91,7 @@ def steered_study(
     *,
     control: bool = True,
     seed: int = 0,
-    seen: Seen | None = None,
+    seen: Seen = UNKNOWN,
 ) -> Study:
     """The weighted sum of `steering`, or each of `emotions` on its own, at each of `strengths` and at 0.
 
@@ -119,7 +119,7 @@ def steered_study(
     return _seen(Study(questions, tuple(directions), tuple(subjects)), seen)
 
 
-def baked_study(questions: Questions, checkpoints: Iterable[Path], seen: Seen | None = None) -> Study:
+def baked_study(questions: Questions, checkpoints: Iterable[Path], seen: Seen = UNKNOWN) -> Study:
     """Checkpoints that emobake has written, and their base.
 
     Raises:
@@ -145,7 +145,7 @@ def baked_study(questions: Questions, checkpoints: Iterable[Path], seen: Seen | 
     return _seen(Study(questions, tuple(directions.values()), tuple(subjects)), seen)
 
 
-def recorded_study(questions: Questions, recorded: Sequence[Recorded], seen: Seen | None = None) -> Study:
+def recorded_study(questions: Questions, recorded: Sequence[Recorded], seen: Seen = UNKNOWN) -> Study:
     """Answers that were recorded before; each direction brings its own at strength 0."""
     several = len({one.model for one in recorded}) > 1
     directions: dict[str, Direction] = {}
@@ -198,13 +198,11 @@ def _control(direction: Direction, seed: int) -> Direction:
     )
 
 
-def _seen(study: Study, seen: Seen | None) -> Study:
+def _seen(study: Study, seen: Seen) -> Study:
     """The study, with its questions parted into those that the vectors were made from and those held out."""
     questions = study.questions
-    if seen is None:
-        warning = (
-            f"{questions.name}: which queries the vectors were made from is not known, so none can be called held out"
-        )
+    if seen.texts is None:
+        warning = f"{questions.name}: which queries the vectors were made from {seen.what}; none can be called held out"
         return replace(study, warnings=(*study.warnings, warning))
     used = [comparable(text) in seen.texts for text in questions.texts]
     if not any(used):

@@ -76,6 +76,12 @@ class VectorSet:
         """Width of each row."""
         return int(self.rows.shape[2])
 
+    @property
+    def queries(self) -> dict[str, str]:
+        """Of `extraction` what outputs record: which queries the set was made from, by name and digest."""
+        found = {key: self.extraction.get(key) for key in ("queries", "queries_sha256")}
+        return {key: value for key, value in found.items() if isinstance(value, str)}
+
 
 @dataclass(frozen=True)
 class Steering:

@@ -1,5 +1,6 @@
 """Whole evaluations, of a tiny random model that has SmolLM2's tokenizer: what is said is nonsense, how is not."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,6 +154,22 @@ def test_baked_checkpoints_answer_as_the_steered_model(whole, tiny_chat, tiny_ve
     for i, point in enumerate(baked["directions"][0]["points"]):
         assert point["kl"] == pytest.approx(steered["directions"][0]["points"][i]["kl"], rel=1e-3, abs=1e-6)
     assert baked["layers"]["joy"]["norm"] == pytest.approx(steered["layers"]["joy"]["norm"], rel=1e-3)
+
+
+def test_checkpoints_tell_which_queries_are_held_out(tiny_chat, tiny_vectors, asked, tmp_path):
+    """By the record of the bake; of two in a row both count."""
+    vectors = emobake.find_vectors(tiny_vectors, None, model="")
+    digest = hashlib.sha256(Path(asked).read_bytes()).hexdigest()
+    made = replace(vectors, extraction={"queries": "q.json", "queries_sha256": digest, "seed": 0})
+    emobake.bake(tiny_chat, made, mix={"joy": 1}, out=tmp_path / "once")
+    emobake.bake(tmp_path / "once", vectors, mix={"fear": 1}, out=tmp_path / "twice")
+    few = Settings(Sampling(4))
+    for name, held_out, said in (("once", [], "4 of the 4 queries are among"), ("twice", None, "is not known")):
+        out = tmp_path / f"report-{name}"
+        found = evaluate(
+            tiny_chat, out, checkpoints=[tmp_path / name], questions=asked, scorers=["lexicon"], settings=few
+        )
+        assert found["questions"]["held_out"] == held_out and said in found["warnings"][0]
 
 
 def test_recorded_answers_score_as_when_they_were_made(whole, tiny_chat, asked, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import emobake
-from emobake.errors import EmobakeError, InputError
+from emobake.errors import InputError
 from emobake.query_sets import Questions, Seen, comparable, extraction_queries, open_questions
 from emobake.recorded import Recorded
 from emobake.registry import registry
@@ -88,9 +88,9 @@ def test_questions_that_the_vectors_were_made_from():
 def test_the_shipped_set_was_not_made_from_everyday_queries():
     shipped = emobake.find_vectors("smollm2-135m-instruct", None, model="")
     everyday, own = open_questions("everyday"), open_questions("emobake")
-    seen = extraction_queries(shipped, everyday)
+    seen = extraction_queries(shipped.source, shipped.queries, everyday)
     assert len(everyday.texts) == 60 and not seen.texts & {comparable(text) for text in everyday.texts}
-    assert extraction_queries(shipped, own).texts == {comparable(text) for text in own.texts}
+    assert extraction_queries(shipped.source, shipped.queries, own).texts == {comparable(text) for text in own.texts}
     assert set(own.groups) == set(EMOTIONS)
 
 
@@ -107,21 +107,20 @@ def test_the_papers_questions_and_what_of_them_is_held_out(tmp_path, monkeypatch
     assert (asked.groups.count("emotional"), asked.groups.count("everyday")) == (250, 150)
     assert open_questions(str(shared / "dataset/EmotionQuery+/EmotionQuery+.json")) == asked
     published = VectorSet(EMOTIONS, ROWS, source="https://github.com/xuanfengzu/EmotionVector")
-    for vectors, what in (
-        (published, "that the vectors were"),
-        (SET, "that the paper's vectors were"),
-        (None, "paper's"),
+    for source, queries, what in (
+        (published.source, {}, "that the vectors were"),
+        ("", {"queries": "emotionquery.json", "queries_sha256": "0" * 64}, "that the vectors were"),
+        ("", {}, "that the paper's vectors were"),
     ):
-        seen = extraction_queries(vectors, asked)
+        seen = extraction_queries(source, queries, asked)
         assert sum(comparable(text) in seen.texts for text in asked.texts) == 249 and what in seen.what
-    study = steered_study(asked, published, None, ["joy"], [1], seen=extraction_queries(published, asked))
+    study = steered_study(asked, published, None, ["joy"], [1], seen=extraction_queries(published.source, {}, asked))
     assert study.held_out == ("everyday",) and "249 of the 400" in study.warnings[0]
-    for file in tmp_path.iterdir():  # without a network, what vectors of somebody's were made from stays unknown
+    for file in tmp_path.iterdir():  # without a network it stays unknown
         file.unlink()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert extraction_queries(SET, asked) is None
-    with pytest.raises(EmobakeError, match=r"EmotionQuery\.json"):
-        extraction_queries(published, asked)
+    study = steered_study(asked, published, None, ["joy"], [1], seen=extraction_queries(published.source, {}, asked))
+    assert study.held_out is None and "emotionquery cannot be fetched; none can be called" in study.warnings[0]
 
 
 def test_a_sample_is_spread_over_each_group(tmp_path):
