@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .repetition import DISTINCT, LOOP, WINDOW, Repetition, repetition
+from .repetition import DISTINCT, LOOP, SHORTEST, WINDOW, Repetition, repetition
 from .scorers import TOPIC, Scorer
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ DEFINITIONS = {
     "kl": "Kullback-Leibler divergence of the steered next-token distribution from the base's, in nats, at each of the "
     "first 50 tokens of the base's own greedy answers to 32 everyday prompts: the mean over them",
     "kl_worst": "the mean of the largest 5% of these",
-    "collapsed": f"share of the answers with a stretch of {WINDOW} words in which fewer than {DISTINCT:.0%} of the "
-    f"pairs of neighbours are different, or with a loop of {LOOP} words or more",
+    "collapsed": f"share of the answers with a stretch of {WINDOW} words (or all of a shorter answer, from {SHORTEST} "
+    f"on) in which fewer than {DISTINCT:.0%} of the pairs of neighbours are different, or with a loop of {LOOP} words "
+    "or more",
     "unended": "share of the answers that went on to the limit of tokens",
     "distinct_2": "different pairs of neighbouring words over all pairs, of each answer; the mean",
 }

@@ -14,6 +14,8 @@ WINDOW = 100
 """Units in a stretch."""
 DISTINCT = 0.5
 """A stretch with a smaller share of different pairs has collapsed."""
+SHORTEST = 20
+"""Units that a stretch must have for that: "No, no, no, no!" is an answer."""
 LOOP = 30
 """Units that go round in a loop for an answer to have collapsed, however well the rest of it reads."""
 _STEP = 10
@@ -34,7 +36,7 @@ class Repetition:
     """The same of pairs of neighbours."""
     distinct_3: float
     worst_distinct_2: float
-    """Of the stretch of `WINDOW` units where it is lowest."""
+    """Of the stretch of `WINDOW` units where it is lowest; 1 for an answer of fewer than `SHORTEST`."""
     loop: int
     """Units in the longest stretch that says the same up to 30 units at least three times over; 0 without."""
 
@@ -47,12 +49,12 @@ class Repetition:
 def repetition(text: str) -> Repetition:
     """Measure `text`."""
     units = _UNIT.findall(text.lower())
-    starts = range(0, max(1, len(units) - WINDOW + _STEP), _STEP)
+    starts = range(0, max(1, len(units) - WINDOW + _STEP), _STEP) if len(units) >= SHORTEST else ()
     return Repetition(
         distinct(units, 1),
         distinct(units, 2),
         distinct(units, 3),
-        min(distinct(units[start : start + WINDOW], 2) for start in starts),
+        min((distinct(units[start : start + WINDOW], 2) for start in starts), default=1.0),
         _longest_loop(units),
     )
 

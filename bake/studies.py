@@ -207,9 +207,8 @@ def _seen(study: Study, seen: Seen) -> Study:
     used = [comparable(text) in seen.texts for text in questions.texts]
     if not any(used):
         return replace(study, held_out=tuple(dict.fromkeys(questions.groups)))
-    warning = (
-        f"{questions.name}: {sum(used)} of the {len(used)} queries are among {seen.what}; "
-        "only the figures of the rest are held out"
+    warning = f"{questions.name}: {sum(used)} of the {len(used)} queries are among {seen.what}; " + (
+        "none is held out" if all(used) else "only the figures of the rest are held out"
     )
     if len(set(questions.groups)) == 1 and not all(used):
         questions = replace(questions, groups=tuple("extraction" if one else "held-out" for one in used))

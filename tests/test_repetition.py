@@ -53,7 +53,7 @@ def test_the_loop_counts_what_goes_round():
     assert repetition(PROSE + " never, never, never, no!").loop == 6
 
 
-@pytest.mark.parametrize("text", ["", "Yes.", "No no no!", "1. a\n2. b\n3. c"])
+@pytest.mark.parametrize("text", ["", "Yes.", "No no no!", "No, no, no, no!", "1. a\n2. b\n3. c"])
 def test_short_answers_are_sound(text):
     assert not repetition(text).collapsed
 
