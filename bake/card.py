@@ -68,7 +68,7 @@ def record_of(
             "base_model": vectors.base_model or None,
             "source": vectors.source or None,
             "license": vectors.license or None,
-            "extraction": vectors.queries,
+            "extraction": vectors.queries or None,
             "sha256": dict(sorted(vectors.sha256.items())),
         },
         "weights": dict(plan.steering.weights),

@@ -123,15 +123,15 @@ def evaluate(
         if vectors is not None:
             with reading():
                 found = find_vectors(vectors, None, model=str(model), site=site)
-        records = [read_record(Path(one)) for one in checkpoints]
-        seen = _seen(found, records, asked)
+        baked = [(Path(one), read_record(Path(one))) for one in checkpoints]
+        seen = _seen(found, [record for _, record in baked], asked)
         if answers is not None:
             recorded = read_results(Path(answers), len(every.texts), every.sample(limit))
             study = recorded_study(asked, recorded, seen)
             base = model
         else:
-            study = baked_study(asked, [Path(one) for one in checkpoints], seen)
-            base = model or records[0].base_model
+            study = baked_study(asked, baked, seen)
+            base = model or baked[0][1].base_model
         if base is not None:
             live = _load(base, settings, **where)
     else:

@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import InputError
 from .query_sets import UNKNOWN, Questions, Seen, comparable
-from .record import read_record
+from .record import Record
 from .recorded import BASE, Kind, Recorded
 from .vectors import EMOTIONS, Steering, VectorSet, is_emotion_name, weighted_sum
 
@@ -119,16 +119,15 @@ def steered_study(
     return _seen(Study(questions, tuple(directions), tuple(subjects)), seen)
 
 
-def baked_study(questions: Questions, checkpoints: Iterable[Path], seen: Seen = UNKNOWN) -> Study:
-    """Checkpoints that emobake has written, and their base.
+def baked_study(questions: Questions, checkpoints: Iterable[tuple[Path, Record]], seen: Seen = UNKNOWN) -> Study:
+    """Checkpoints that emobake has written, each with its record, and their base.
 
     Raises:
-        InputError: a folder without emobake's record, or with one of adapters; the same one twice.
+        InputError: a record of adapters; the same checkpoint twice.
     """
     directions: dict[str, Direction] = {}
     subjects = [Subject("", 0.0)]
-    for folder in checkpoints:
-        record = read_record(folder)
+    for folder, record in checkpoints:
         if record.adapters:
             raise InputError(f"{folder}: holds adapters, not a checkpoint; evaluate their base with --emotions")
         weights = [(name, weight * record.steering.scale) for name, weight in record.steering.weights if weight]

@@ -256,6 +256,14 @@ def test_bad_input_comes_before_any_work(cli, words, tmp_path, monkeypatch, more
     assert not list(tmp_path.iterdir())
 
 
+def test_only_outputs_of_emobake_are_checkpoints(cli, tiny_chat, tiny_vectors, asked, tmp_path):
+    emobake.bake(tiny_chat, tiny_vectors, mix={"joy": 1, "fear": 1}, out=tmp_path / "each", format="peft", each=True)
+    words = ["--queries", asked, "--scorer", "lexicon", "--out", tmp_path / "report"]
+    cli("eval", tiny_chat, *words).one_line(str(tiny_chat), "no emobake.json", "bake it first")
+    cli("eval", tmp_path / "each", *words).one_line("each: holds adapters, not a checkpoint")
+    assert not (tmp_path / "report").exists()
+
+
 def test_out_is_not_overwritten(cli, words, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")

@@ -11,6 +11,7 @@ import pytest
 import emobake
 from emobake.errors import InputError
 from emobake.query_sets import Questions, Seen, comparable, extraction_queries, open_questions
+from emobake.record import read_record
 from emobake.recorded import Recorded
 from emobake.registry import registry
 from emobake.studies import baked_study, recorded_study, steered_study
@@ -160,10 +161,9 @@ def test_baked_checkpoints(base, vectors, tmp_path):
     for name, mix in (("one", {"joy": 1.0}), ("two", {"joy": 2.0}), ("both", {"joy": 1.0, "anger": 1.0})):
         folders.append(tmp_path / name)
         emobake.bake(base, vectors, mix=mix, out=folders[-1])
-    study = baked_study(QUESTIONS, folders)
+    baked = [(folder, read_record(folder)) for folder in folders]
+    study = baked_study(QUESTIONS, baked)
     assert keys(study) == ["@0", "joy@1", "joy@2", "both@1"]
     assert [one.emotions for one in study.directions] == [("joy",), ("joy", "anger")]
     with pytest.raises(InputError, match="same weights"):
-        baked_study(QUESTIONS, [folders[0], folders[0]])
-    with pytest.raises(InputError, match=r"emobake\.json"):
-        baked_study(QUESTIONS, [base])
+        baked_study(QUESTIONS, [baked[0], baked[0]])
