@@ -21,38 +21,38 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .api import BakeResult, bake
-    from .chat import Conversation, open_conversation
-    from .checks import verify
-    from .evaluation import evaluate
-    from .extraction import extract
-    from .plan import BakePlan, make_plan
-    from .pushing import push
-    from .sources import open_folder
-    from .tuning import tune
-    from .vector_exports import write_set
-    from .vector_sets import find_vectors
-    from .vector_sources import open_vectors
-    from .vectors import Steering, VectorSet
+    from .actions.bake import BakeResult, bake
+    from .actions.conversation import Conversation, open_conversation
+    from .actions.push import push
+    from .actions.verify import verify
+    from .core.vector_set import Steering, VectorSet
+    from .formats.checkpoint.plan import BakePlan, make_plan
+    from .measure.evaluation import evaluate
+    from .measure.extraction import extract
+    from .measure.tuning import tune
+    from .storage.files import open_folder
+    from .vectors.find import find_vectors
+    from .vectors.open import open_vectors
+    from .vectors.write import write_set
 
 _HOMES = {
-    "BakePlan": "plan",
-    "BakeResult": "api",
-    "Conversation": "chat",
-    "Steering": "vectors",
-    "VectorSet": "vectors",
-    "bake": "api",
-    "evaluate": "evaluation",
-    "extract": "extraction",
-    "find_vectors": "vector_sets",
-    "make_plan": "plan",
-    "open_conversation": "chat",
-    "open_folder": "sources",
-    "open_vectors": "vector_sources",
-    "push": "pushing",
-    "tune": "tuning",
-    "verify": "checks",
-    "write_set": "vector_exports",
+    "BakePlan": "formats.checkpoint.plan",
+    "BakeResult": "actions.bake",
+    "Conversation": "actions.conversation",
+    "Steering": "core.vector_set",
+    "VectorSet": "core.vector_set",
+    "bake": "actions.bake",
+    "evaluate": "measure.evaluation",
+    "extract": "measure.extraction",
+    "find_vectors": "vectors.find",
+    "make_plan": "formats.checkpoint.plan",
+    "open_conversation": "actions.conversation",
+    "open_folder": "storage.files",
+    "open_vectors": "vectors.open",
+    "push": "actions.push",
+    "tune": "measure.tuning",
+    "verify": "actions.verify",
+    "write_set": "vectors.write",
 }
 
 __all__ = [

@@ -27,9 +27,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from emobake.vector_files import to_single_file
-from emobake.vector_sources import open_vectors
-from emobake.vectors import EMOTIONS, VectorSet
+from emobake.core.vector_set import EMOTIONS, VectorSet
+from emobake.vectors.formats.own import to_single_file
+from emobake.vectors.open import open_vectors
 
 ROOT = Path(__file__).parent.parent
 SET = ROOT / "vectors" / "smollm2-135m-instruct.safetensors"

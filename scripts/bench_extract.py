@@ -23,10 +23,10 @@ import torch
 from bench import LAUNCH
 from rich.console import Console
 
-from emobake.extraction import extract
-from emobake.generating import Sampling
-from emobake.queries import Questionnaire, ask, parse_queries
-from emobake.vector_sources import open_vectors
+from emobake.measure.extraction import extract
+from emobake.measure.queries import Questionnaire, ask, parse_queries
+from emobake.models.sampling import Sampling
+from emobake.vectors.open import open_vectors
 
 ROOT = Path(__file__).parent.parent
 QUERIES = ROOT / "vectors" / "queries" / "emotions.json"

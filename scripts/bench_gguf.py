@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emobake import VectorSet
-from emobake.vector_exports import write_set
+from emobake.vectors.write import write_set
 
 HIDDEN, FF, HEADS, KV_HEADS, TOKENS = 4096, 14336, 32, 8, 128_000
 Q4_K = GGMLQuantizationType.Q4_K

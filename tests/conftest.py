@@ -51,7 +51,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Run:
     """``cli(*arguments)`` runs the command line in this process, which is fast."""
 
     def run(*arguments: object) -> Ran:
-        from emobake.cli import main
+        from emobake.cli.app import main
 
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
@@ -120,7 +120,7 @@ assert libc.capget(header, sets) == 0
 for i in (0, 1):
     sets[i] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 assert libc.capset(header, sets) == 0
-from emobake.cli import main
+from emobake.cli.app import main
 main(sys.argv[1:])
 """
 

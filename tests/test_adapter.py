@@ -10,8 +10,8 @@ from test_models import hooked_logits, load, logits
 from tiny import FAMILIES, HIDDEN, LAYERS, write_tiny, write_vectors
 
 import emobake
-from emobake.arch import architectures
 from emobake.errors import InputError, UnsupportedModelError
+from emobake.formats.checkpoint.families import architectures
 
 peft = pytest.importorskip("peft")
 torch = pytest.importorskip("torch")

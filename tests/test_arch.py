@@ -15,9 +15,9 @@ from typing import Any, get_args
 
 import pytest
 
-from emobake.arch import STACKS, Architecture, Status, architectures
 from emobake.errors import UnsupportedModelError
-from emobake.routes import choose_route
+from emobake.formats.checkpoint.families import STACKS, Architecture, Status, architectures
+from emobake.formats.checkpoint.routes import choose_route
 
 TABLE = architectures()
 BAKEABLE = [a for a in TABLE.values() if not a.refusal]
@@ -33,7 +33,7 @@ def by_type(rows: list[Architecture]) -> Callable[[Callable], Callable]:
 
 
 def test_one_row_per_model_type():
-    text = resources.files("emobake").joinpath("architectures.json").read_text(encoding="utf-8")
+    text = resources.files("emobake.formats.checkpoint").joinpath("architectures.json").read_text(encoding="utf-8")
     types = [row["model_type"] for row in loads(text)]
     assert len(types) == len(set(types)) == len(TABLE)
     assert len(BAKEABLE) > 50 and len(REFUSED) > 10

@@ -20,8 +20,8 @@ from checkpoints import (
 )
 from conftest import TIMES, Ran, run_process
 
-from emobake.vector_files import to_single_file
-from emobake.vectors import EMOTIONS, VectorSet
+from emobake.core.vector_set import EMOTIONS, VectorSet
+from emobake.vectors.formats.own import to_single_file
 
 SHARD = "model-00002-of-00003.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -326,7 +326,7 @@ def test_a_truncated_shard(refused, sharded, vectors):
 
 PEAK = """
 import resource, sys
-from emobake.cli import main
+from emobake.cli.app import main
 try:
     main(sys.argv[1:])
 finally:

@@ -6,9 +6,9 @@ from huggingface_hub import ModelCard
 from test_plan import CONFIG, ROWS, checkpoint
 
 from emobake import VectorSet, make_plan
-from emobake.adapter import make_adapter_plan
-from emobake.card import add_documents, card_metadata
-from emobake.vectors import steering
+from emobake.core.vector_set import steering
+from emobake.formats.adapter.plan import make_adapter_plan
+from emobake.formats.checkpoint.card import add_documents, card_metadata
 
 VECTORS = VectorSet(("joy",), ROWS, "ev", {"m_joy.json": "0" * 64})
 BASE_CARD = (

@@ -9,13 +9,13 @@ from test_real import SET, greedy, hooked, load, prompt
 
 import emobake
 from emobake import InputError, VectorError
-from emobake.vector_exports import write_set
-from emobake.vectors import EMOTIONS, steering
+from emobake.core.vector_set import EMOTIONS, steering
+from emobake.vectors.write import write_set
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from emobake.chat import Sampling, open_conversation  # noqa: E402
+from emobake.actions.conversation import Sampling, open_conversation  # noqa: E402
 
 pytestmark = pytest.mark.real
 

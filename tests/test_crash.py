@@ -23,7 +23,7 @@ import pytest
 from checkpoints import tree, write_checkpoint, write_vectors
 from conftest import run_process
 
-from emobake.cli import main
+from emobake.cli.app import main
 
 OLD, NEW = ("--mix", "anger=1"), ("--mix", "joy=0.5,fear=0.25")
 RANDOM_KILLS = 40
@@ -114,7 +114,7 @@ def kill_at(n: int, report: Callable[[int], object] = lambda count: None) -> Cal
 
 def slow_copies() -> None:
     """For a child: copy in small steps that take time, so that random moments fall into the copies."""
-    from emobake import copying
+    from emobake.storage import copying
 
     copying._CHUNK = 2**16
     copy = os.copy_file_range

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from tiny import EMOTIONS, randomise, write_vectors
 
-from emobake.stacks import generate
+from emobake.models.stacks import generate
 
 pytestmark = pytest.mark.cross
 

@@ -23,7 +23,7 @@ import pytest
 from checkpoints import tree, write_checkpoint, write_vectors
 from conftest import TIMES, Ran, clean_environment
 
-from emobake.cli import main
+from emobake.cli.app import main
 
 PAGE = 4096
 MODES = ("auto", "reflink", "copy", "hardlink", "symlink")

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import emobake
-from emobake.arch import architectures
-from emobake.cli import cli
+from emobake.cli.app import cli
+from emobake.formats.checkpoint.families import architectures
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,7 +76,7 @@ def test_model_families_that_the_readme_names_are_in_the_table():
         "cohere",
     ):
         assert model_type in architectures()
-    assert json.loads((ROOT / "bake" / "architectures.json").read_text(encoding="utf-8"))
+    assert json.loads((ROOT / "bake" / "formats" / "checkpoint" / "architectures.json").read_text(encoding="utf-8"))
 
 
 def test_help_shows_worked_examples():

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import emobake
-from emobake.query_sets import open_questions
-from emobake.scorers import Lexicon
-from emobake.vectors import EMOTIONS
+from emobake.core.vector_set import EMOTIONS
+from emobake.measure.query_sets import open_questions
+from emobake.measure.scorers.base import Lexicon
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.real
@@ -28,8 +28,8 @@ def test_the_held_out_queries_are_held_out():
 
 def answers(folder, queries):
     """Greedy answers of 32 tokens."""
-    from emobake.generating import Sampling, sample
-    from emobake.live import load
+    from emobake.models.loading import load
+    from emobake.models.sampling import Sampling, sample
 
     live = load(str(folder))
     prompts = [live.prompt([{"role": "user", "content": query}]) for query in queries]
@@ -61,7 +61,7 @@ def test_each_emotion_raises_its_own_words(smollm2, tmp_path):
 
 def test_the_emotions_point_apart():
     """Without what they share, no two emotions point the same way, and each is pinned down better than it is near."""
-    from emobake.vector_math import describe, remove_common
+    from emobake.vectors.arithmetic import describe, remove_common
 
     vectors = emobake.open_vectors(SET)
     apart = describe(remove_common(vectors)).cosines[~np.eye(5, dtype=bool)]

@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 def test_vllm_answers_as_transformers(smollm2, tmp_path):
     """Greedily, of the base and of a direction that is baked for the while: what is said is the same."""
-    from emobake.engines import Settings
-    from emobake.evaluation import evaluate
-    from emobake.generating import Sampling
+    from emobake.measure.engines import Settings
+    from emobake.measure.evaluation import evaluate
+    from emobake.models.sampling import Sampling
 
     (tmp_path / "q.json").write_text(json.dumps(["How was your day?", "How do you feel about growing old?"]))
     common = {
@@ -38,7 +38,7 @@ def test_vllm_answers_as_transformers(smollm2, tmp_path):
 
 
 def test_vllm_draws_by_the_seed(smollm2):
-    from emobake.stacks import Drawing, generate
+    from emobake.models.stacks import Drawing, generate
 
     prompts = [[1, 4093, 198, 18, 1], [1, 4093, 198, 18, 1]]
     python = interpreter("vllm")

@@ -20,10 +20,10 @@ from emobake.errors import EmobakeError
 
 pytest.importorskip("torch")
 
-from emobake.engines import Settings
-from emobake.evaluation import evaluate
-from emobake.generating import Sampling
-from emobake.scorers import Lexicon
+from emobake.measure.engines import Settings
+from emobake.measure.evaluation import evaluate
+from emobake.measure.scorers.base import Lexicon
+from emobake.models.sampling import Sampling
 
 pytestmark = pytest.mark.real
 
@@ -50,7 +50,7 @@ def words(tiny_chat, tiny_vectors, asked):
 @pytest.fixture(scope="module")
 def whole(words, tmp_path_factory):
     """An undisturbed run of that: the folder."""
-    from emobake.cli import main
+    from emobake.cli.app import main
 
     out = tmp_path_factory.mktemp("whole") / "report"
     with pytest.raises(SystemExit) as stop:

@@ -5,15 +5,15 @@ import math
 
 import pytest
 
-from emobake.engines import Settings
-from emobake.evaluation_plots import plot_evaluation
-from emobake.evaluation_report import examples_of, markdown
-from emobake.evaluation_run import Findings
-from emobake.evaluation_summary import best, summarize
-from emobake.generating import Sampling
-from emobake.query_sets import Questions
-from emobake.scorers import Lexicon
-from emobake.studies import Direction, Study, Subject
+from emobake.measure.engines import Settings
+from emobake.measure.experiment import Direction, Study, Subject
+from emobake.measure.plots import plot_evaluation
+from emobake.measure.query_sets import Questions
+from emobake.measure.report import examples_of, markdown
+from emobake.measure.scorers.base import Lexicon
+from emobake.measure.stages import Findings
+from emobake.measure.summary import best, summarize
+from emobake.models.sampling import Sampling
 
 LOOP = "so happy " * 60
 TEXTS = {"@0": ("A plain answer", "Another one"), "joy@2": ("I am happy", LOOP)}

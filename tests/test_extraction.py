@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import emobake
-from emobake import queries as q
-from emobake.generating import Sampling
+from emobake.measure import queries as q
+from emobake.models.sampling import Sampling
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from emobake.extraction import extract  # noqa: E402
+from emobake.measure.extraction import extract  # noqa: E402
 
 pytestmark = pytest.mark.real
 
@@ -127,7 +127,7 @@ def test_recorded_answers_give_the_same_vectors_without_generating(whole, smollm
     recorded = [json.loads(line) for line in answers.read_text().split("\n") if line]
     assert [(r["emotion"], r["query"]) for r in recorded] == [(e.lower(), t) for e, ts in ASKED.items() for t in ts]
     assert all(0 < len(r["emotional_tokens"]) <= TOKENS for r in recorded)
-    monkeypatch.setattr("emobake.extraction.generate", None)
+    monkeypatch.setattr("emobake.measure.extraction.generate", None)
     run(smollm2, tmp_path / "v.safetensors", q.parse_answers(answers.read_bytes(), "answers.jsonl"))
     assert relative(rows(tmp_path / "v.safetensors"), rows(file)) <= 1e-4
 

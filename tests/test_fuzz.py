@@ -19,8 +19,8 @@ from safetensors.numpy import save
 
 import emobake
 from emobake import InputError
-from emobake.headers import parse_header, serialize
-from emobake.vector_sources import open_vectors
+from emobake.formats.safetensors import parse_header, serialize
+from emobake.vectors.open import open_vectors
 
 quick = settings(
     max_examples=150,

@@ -14,10 +14,10 @@ from gguf_files import HEAD, HEADS, HIDDEN, KV_HEADS, LAYERS, Kind, fields_of, t
 
 import emobake
 from emobake import InputError, VectorSet, bake
-from emobake.checks import verify
-from emobake.gguf_arch import MODULES, gguf_architectures
-from emobake.gguf_model import open_gguf
-from emobake.vector_exports import write_set
+from emobake.actions.verify import verify
+from emobake.formats.gguf.architectures import MODULES, gguf_architectures
+from emobake.formats.gguf.model import open_gguf
+from emobake.vectors.write import write_set
 
 DRAW = np.random.default_rng(7)
 ROWS = DRAW.normal(0, 0.3, (2, LAYERS, HIDDEN)).astype(np.float32)
@@ -467,7 +467,7 @@ def test_without_the_kernels_copy_the_bytes_are_the_same(model, tmp_path, monkey
 
 def test_a_base_that_shrinks_meanwhile(model, tmp_path):
     plan = bake(model, SET, mix={"joy": 1}, dry_run=True).plan
-    from emobake.to_gguf import execute
+    from emobake.storage.to_file import execute
 
     with model.open("r+b") as file:
         file.truncate(model.stat().st_size // 2)

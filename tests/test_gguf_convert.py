@@ -11,8 +11,8 @@ from checkpoints import read_tensors, write_checkpoint
 from gguf_files import HIDDEN, LAYERS, fields_of, tensors_of
 
 from emobake import InputError, OutputError, UnsupportedModelError, VectorSet, bake
-from emobake.checks import verify
-from emobake.vector_exports import write_set
+from emobake.actions.verify import verify
+from emobake.vectors.write import write_set
 
 ROWS = np.random.default_rng(5).normal(0, 0.3, (1, LAYERS, HIDDEN)).astype(np.float32)
 SET = VectorSet(("joy",), ROWS, "tiny")

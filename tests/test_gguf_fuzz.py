@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from emobake import InputError, VectorSet, bake
-from emobake.gguf_headers import GgufHeader, parse_gguf, serialize_gguf, text_field, uint32_field
-from emobake.vector_exports import write_set
+from emobake.formats.gguf.header import GgufHeader, parse_gguf, serialize_gguf, text_field, uint32_field
+from emobake.vectors.write import write_set
 
 quick = settings(
     max_examples=300,

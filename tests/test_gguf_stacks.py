@@ -23,10 +23,10 @@ from test_cross_stack import ROOT, greedy, interpreter, published_vectors
 from test_gguf import control_vector
 
 import emobake
-from emobake.checks import verify
-from emobake.gguf_headers import parse_gguf
-from emobake.sources import read_at
-from emobake.stacks import generate
+from emobake.actions.verify import verify
+from emobake.formats.gguf.header import parse_gguf
+from emobake.models.stacks import generate
+from emobake.storage.files import read_at
 
 pytestmark = pytest.mark.cross
 

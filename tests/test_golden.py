@@ -86,7 +86,9 @@ def test_gguf_models(cli, tmp_path, name):
 
 def test_vector_sets(tmp_path):
     rows = np.stack([vector_rows(emotion, 2, 8) for emotion in ("anger", "joy")])
-    vectors = emobake.VectorSet(("anger", "joy"), rows, name="ev", base_model="owner/base", license="mit", source="here")
+    vectors = emobake.VectorSet(
+        ("anger", "joy"), rows, name="ev", base_model="owner/base", license="mit", source="here"
+    )
     for name in ("set.safetensors", "set.npz", "folder"):
         emobake.write_set(vectors, tmp_path / name)
     rows[:, 0] = 0

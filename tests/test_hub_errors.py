@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from emobake import EmobakeError, InputError
-from emobake.hub_errors import fetching, is_passing, reason, requested, retrying, sending
+from emobake.storage.hub.errors import fetching, is_passing, reason, requested, retrying, sending
 
 
 def answer(status, path="/api/models/me/x/commit/main", text="Said", **headers):

@@ -12,9 +12,9 @@ from test_models import assert_same, hooked_logits, load, logits
 from tiny import FAMILIES, HIDDEN, LAYERS, write_tiny
 
 import emobake
-from emobake.arch import architectures
-from emobake.checks import verify
-from emobake.vector_exports import write_set
+from emobake.actions.verify import verify
+from emobake.formats.checkpoint.families import architectures
+from emobake.vectors.write import write_set
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

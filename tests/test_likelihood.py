@@ -6,9 +6,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from emobake.hooks import steered  # noqa: E402
-from emobake.likelihood import Side, answer_logits, batches, divergences, log_likelihoods, norms  # noqa: E402
-from emobake.live import load  # noqa: E402
+from emobake.models.hooks import steered  # noqa: E402
+from emobake.models.likelihood import Side, answer_logits, batches, divergences, log_likelihoods, norms  # noqa: E402
+from emobake.models.loading import load  # noqa: E402
 
 pytestmark = pytest.mark.real
 
@@ -70,7 +70,7 @@ def test_last_in_one_pass_is_last_while_decoding(live, rows):
 
 
 def test_batches_hold_everything_once(live, monkeypatch):
-    monkeypatch.setattr("emobake.likelihood._LOGITS", 4 * 49152 * 12)
+    monkeypatch.setattr("emobake.models.likelihood._LOGITS", 4 * 49152 * 12)
     found = batches(live, PAIRS)
     assert sorted(i for batch in found for i in batch) == [0, 1, 2]
     assert found == [[2, 0], [1]]

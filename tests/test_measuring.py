@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tiny
 
-from emobake.arch import architectures
+from emobake.formats.checkpoint.families import architectures
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from emobake import measuring  # noqa: E402
-from emobake.live import LiveModel  # noqa: E402
+from emobake.measure import answer_means as measuring  # noqa: E402
+from emobake.models.loading import LiveModel  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

@@ -10,8 +10,8 @@ import pytest
 from gguf_files import HIDDEN, LAYERS, write_model
 
 from emobake import VectorSet, bake
-from emobake.gguf_headers import Field, GgufHeader, text_field, uint32_field
-from emobake.modelfile import go_template, read_template, write_modelfile
+from emobake.formats.gguf.header import Field, GgufHeader, text_field, uint32_field
+from emobake.formats.gguf.modelfile import go_template, read_template, write_modelfile
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -148,7 +148,7 @@ def test_the_file_lies_beside_the_output(tmp_path: Path, cli):
     text = (tmp_path / "Joyful.Modelfile").read_text()
     assert "FROM ./Joyful.gguf" in text and "<user>{{ .Content }}<end>" in text
     assert [f.name for f in result.plan.files] == ["Joyful.gguf", "Joyful.Modelfile"]
-    from emobake.vector_exports import write_set
+    from emobake.vectors.write import write_set
 
     write_set(vectors, tmp_path / "v.safetensors")
     some = ("--model", tmp_path / "base.gguf", "--vectors", tmp_path / "v.safetensors", "--mix", "joy=1", "--modelfile")

@@ -16,8 +16,8 @@ import pytest
 from tiny import FAMILIES, HIDDEN, LAYERS, VOCAB, write_tiny, write_vectors
 
 import emobake
-from emobake.arch import architectures
 from emobake.errors import InputError
+from emobake.formats.checkpoint.families import architectures
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

@@ -10,12 +10,12 @@ import pytest
 from safetensors import deserialize
 
 from emobake import BrokenFileError, InputError, VectorError, VectorSet, make_plan
-from emobake.arch import architectures
-from emobake.checkpoint import Checkpoint, WeightFile
-from emobake.headers import TensorHeader, encode
-from emobake.plan import Carry, Patch, Write
-from emobake.projections import input_width
-from emobake.vectors import steering
+from emobake.core.vector_set import steering
+from emobake.formats.checkpoint.families import architectures
+from emobake.formats.checkpoint.model import Checkpoint, WeightFile
+from emobake.formats.checkpoint.plan import Carry, Patch, Write
+from emobake.formats.checkpoint.projections import input_width
+from emobake.formats.safetensors import TensorHeader, encode
 
 HIDDEN, LAYERS = 4, 2
 CONFIG = {
@@ -201,7 +201,7 @@ def test_plans_of_equal_inputs_are_equal():
 
 def test_planning_loads_nothing_heavy_and_opens_no_socket():
     code = (
-        "import sys, emobake.plan; "
+        "import sys, emobake.formats.checkpoint.plan; "
         "print([m for m in ('torch', 'transformers', 'huggingface_hub', 'gguf', 'socket') if m in sys.modules])"
     )
     assert (

@@ -28,12 +28,14 @@ def loaded_after(code):
     "command", ["", "verify", "chat", "eval", "tune", "vectors", "vectors extract", "vectors show"]
 )
 def test_help_waits_for_nothing_heavy(command):
-    code = f"from emobake.cli import cli\ntry: cli({[*command.split(), '--help']})\nexcept SystemExit: pass"
+    code = f"from emobake.cli.app import cli\ntry: cli({[*command.split(), '--help']})\nexcept SystemExit: pass"
     assert loaded_after(code) == set()
 
 
 def test_the_baker_needs_no_torch():
-    assert not loaded_after("import emobake.api, emobake.to_directory, emobake.checks, emobake.cli_vectors") & {
+    assert not loaded_after(
+        "import emobake.actions.bake, emobake.storage.to_folder, emobake.actions.verify, emobake.cli.vectors"
+    ) & {
         "torch",
         "transformers",
     }

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from emobake import BrokenFileError, InputError
-from emobake.queries import (
+from emobake.measure.queries import (
     EMOTIONAL,
     NEUTRAL,
     Answer,

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import emobake
-from emobake.vector_sources import open_vectors
-from emobake.vectors import EMOTIONS, VectorSet
+from emobake.core.vector_set import EMOTIONS, VectorSet
+from emobake.vectors.open import open_vectors
 
 peft = pytest.importorskip("peft")
 torch = pytest.importorskip("torch")

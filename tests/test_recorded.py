@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emobake.errors import BrokenFileError, InputError
-from emobake.recorded import answers_json, read_results, results_file
+from emobake.measure.recorded_answers import answers_json, read_results, results_file
 
 SHARED = Path(os.environ.get("EMOBAKE_SHARED", Path(__file__).parent.parent.parent / "shared"))
 

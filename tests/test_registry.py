@@ -8,9 +8,9 @@ import pytest
 from test_vector_formats import SHARED
 
 from emobake import open_vectors
-from emobake.registry import find_by_model, find_by_name, registry
-from emobake.vector_sets import is_cached, model_ids, pull
-from emobake.vectors import EMOTIONS
+from emobake.core.vector_set import EMOTIONS
+from emobake.vectors.find import is_cached, model_ids, pull
+from emobake.vectors.registry import find_by_model, find_by_name, registry
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emobake.repetition import distinct, repetition
+from emobake.measure.repetition import distinct, repetition
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("EMOBAKE_SHARED", ROOT.parent / "shared"))

@@ -1,7 +1,7 @@
 import pytest
 
 from emobake import BrokenFileError, InputError, UnsupportedModelError
-from emobake.routes import choose_route
+from emobake.formats.checkpoint.routes import choose_route
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "rope_theta": 10000.0}
 QWEN2 = {

@@ -6,10 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from emobake.core.vector_set import EMOTIONS
 from emobake.errors import EmobakeError, InputError
-from emobake.judge import Judge, parse_verdict
-from emobake.scorers import Lexicon, lexicon, open_scorers
-from emobake.vectors import EMOTIONS
+from emobake.measure.scorers.base import Lexicon, lexicon, open_scorers
+from emobake.measure.scorers.judge import Judge, parse_verdict
 
 GOOD = {"anger": 0, "disgust": 0, "fear": 5, "joy": 90, "sadness": 0, "topic": 70}
 

@@ -1,4 +1,4 @@
-"""How `emobake.stacks` starts a stack and reads its answer; the stacks themselves are faked or absent."""
+"""How `emobake.models.stacks` starts a stack and reads its answer; the stacks themselves are faked or absent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,19 @@ from typing import Any
 
 import pytest
 
-from emobake import VerifyError, stacks
-from emobake.arch import STACKS
-from emobake.stacks import Drawing, Generation, StackMissing, eos_token_ids, generate, run_llama_cpp, run_mlx, run_vllm
+from emobake import VerifyError
+from emobake.formats.checkpoint.families import STACKS
+from emobake.models import stacks
+from emobake.models.stacks import (
+    Drawing,
+    Generation,
+    StackMissing,
+    eos_token_ids,
+    generate,
+    run_llama_cpp,
+    run_mlx,
+    run_vllm,
+)
 
 # What a runner begins with: `request` is the request, `answer` writes the response.
 PRELUDE = """
@@ -62,7 +72,7 @@ def test_every_stack_has_a_runner() -> None:
 
 def test_importing_stacks_loads_no_stack() -> None:
     code = (
-        "import sys, emobake.stacks; "
+        "import sys, emobake.models.stacks; "
         "assert not {'torch', 'transformers', 'vllm', 'mlx', 'numpy'} & set(sys.modules), sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import emobake
+from emobake.core.record import read_record
+from emobake.core.vector_set import EMOTIONS, VectorSet, steering
 from emobake.errors import InputError
-from emobake.query_sets import Questions, Seen, comparable, extraction_queries, open_questions
-from emobake.record import read_record
-from emobake.recorded import Recorded
-from emobake.registry import registry
-from emobake.studies import baked_study, recorded_study, steered_study
-from emobake.vectors import EMOTIONS, VectorSet, steering
+from emobake.measure.experiment import baked_study, recorded_study, steered_study
+from emobake.measure.query_sets import Questions, Seen, comparable, extraction_queries, open_questions
+from emobake.measure.recorded_answers import Recorded
+from emobake.vectors.registry import registry
 
 QUESTIONS = Questions("q.json", ("One?", "Two?", "Three?", "Four?"), ("a", "a", "b", "b"), "0" * 64)
 ROWS = np.arange(5 * 2 * 4, dtype=np.float32).reshape(5, 2, 4) + 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emobake import BrokenFileError
-from emobake.sums import Sums
+from emobake.measure.contrast_sums import Sums
 
 SHAPE = (3, 4)
 DRAWN = np.random.default_rng(0).normal(1, 2, (7, *SHAPE)).astype(np.float32)

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 
 from emobake.errors import EmobakeError
-from emobake.tuning import tune
+from emobake.measure.tuning import tune
 
 pytestmark = pytest.mark.real
 
@@ -27,9 +27,9 @@ def test_a_budget_is_met(budget):
 
 
 def test_what_is_found_is_what_the_report_measures(budget, tiny_chat, tiny_vectors, tmp_path):
-    from emobake.engines import Settings
-    from emobake.evaluation import evaluate
-    from emobake.generating import Sampling
+    from emobake.measure.engines import Settings
+    from emobake.measure.evaluation import evaluate
+    from emobake.models.sampling import Sampling
 
     (tmp_path / "q.json").write_text('["Hello?"]')
     data = evaluate(

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from emobake import InputError, OutputError, VectorError, VectorSet, open_vectors
-from emobake.headers import serialize
-from emobake.vector_exports import write_set
-from emobake.vectors import EMOTIONS, Statistics
+from emobake.core.vector_set import EMOTIONS, Statistics
+from emobake.formats.safetensors import serialize
+from emobake.vectors.write import write_set
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("EMOBAKE_SHARED", ROOT.parent / "shared"))
@@ -268,7 +268,7 @@ def test_hostile_archives(tmp_path, monkeypatch):
         for _ in range(2):
             archive.writestr("joy.npy", _npy(ROWS[3]))
     refused(file, "stands twice", **SAID)
-    monkeypatch.setattr("emobake.vector_imports.MAX_BYTES", 100_000)
+    monkeypatch.setattr("emobake.vectors.formats.foreign.MAX_BYTES", 100_000)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("joy.npy", _npy(np.zeros((1000, 100), np.float32)))
     assert file.stat().st_size < 10_000

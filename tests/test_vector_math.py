@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from emobake import InputError, VectorError, VectorSet, open_vectors
-from emobake.vector_exports import write_set
-from emobake.vector_math import add_mix, describe, remove_common
-from emobake.vectors import EMOTIONS, Statistics
+from emobake.core.vector_set import EMOTIONS, Statistics
+from emobake.vectors.arithmetic import add_mix, describe, remove_common
+from emobake.vectors.write import write_set
 
 RANDOM = np.random.default_rng(5)
 COMMON = RANDOM.normal(size=(6, 16)).astype(np.float32)

@@ -15,9 +15,9 @@ from huggingface_hub import ModelCard
 from test_vector_formats import SHARED
 
 from emobake import open_vectors
-from emobake.registry import find_by_name, registry
-from emobake.vector_exports import write_set
-from emobake.vectors import EMOTIONS, Statistics, VectorSet
+from emobake.core.vector_set import EMOTIONS, Statistics, VectorSet
+from emobake.vectors.registry import find_by_name, registry
+from emobake.vectors.write import write_set
 
 QWEN = "qwen2.5-7b-instruct"
 ROWS = np.random.default_rng(3).normal(size=(5, 2, 8)).astype(np.float32)
@@ -96,7 +96,8 @@ def test_a_cache_that_cannot_be_written(emobake, server, tmp_path):
 
 
 def test_endless_content_is_cut_off(server, monkeypatch):
-    from emobake import BrokenFileError, vector_sets
+    from emobake import BrokenFileError
+    from emobake.vectors import find as vector_sets
 
     file = find_by_name(QWEN).files["joy"]
     server.raw[f"{file.repository}/{file.commit}/{file.path}"] = b"x" * 100_001
@@ -108,7 +109,8 @@ def test_endless_content_is_cut_off(server, monkeypatch):
 
 @pytest.mark.published
 def test_published_queries(server, monkeypatch, tmp_path):
-    from emobake import InputError, queries, query_sets
+    from emobake import InputError
+    from emobake.measure import queries, query_sets
 
     monkeypatch.setenv("EMOBAKE_RAW_ENDPOINT", server.url)
     monkeypatch.setenv("EMOBAKE_CACHE", str(tmp_path / "cache"))
@@ -241,7 +243,7 @@ def test_what_the_hub_refuses(emobake, server, base, tmp_path):
 
 
 def test_a_card_says_how_good_the_vectors_are():
-    from emobake.vector_push import vector_card
+    from emobake.vectors.share import vector_card
 
     statistics = {"joy": Statistics(40, (0.1, 0.2), 0.91), "fear": Statistics(2, (0.1, 0.2), None)}
     made = VectorSet(

@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 
 from emobake import InputError, VectorError
-from emobake.vector_files import parse_published, parse_single_file, published_files, to_published, to_single_file
-from emobake.vectors import EMOTIONS, Statistics, VectorSet, parse_layers, parse_mix, steering, weighted_sum
+from emobake.core.vector_set import EMOTIONS, Statistics, VectorSet, parse_layers, parse_mix, steering, weighted_sum
+from emobake.vectors.formats.own import (
+    parse_published,
+    parse_single_file,
+    published_files,
+    to_published,
+    to_single_file,
+)
 
 ROWS = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
 SET = VectorSet(EMOTIONS, ROWS, "set", base_model="owner/model", source="here", license="mit")

@@ -1,0 +1,1 @@
+"""The public verbs: bake, verify, push, and conversations."""

@@ -1,0 +1,191 @@
+"""``emobake vectors extract``: from options to an extraction, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InputError
+from .options import json_option, running_options, sampling_options
+from .terminal import console, count_bar, escape, going_on_later, warn
+
+if TYPE_CHECKING:
+    from ..measure.extraction import Extraction
+    from ..measure.queries import Questionnaire
+
+
+@click.command()
+@click.option("--model", metavar="PATH|ID", required=True, help="Model to make vectors for: a folder, or a Hub id.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub model.")
+@click.option("--base-model", metavar="ID", default="", help="Hub id to record when --model is a folder.")
+@click.option(
+    "--out", metavar="FILE", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write."
+)
+@click.option(
+    "--queries",
+    metavar="FILE|NAME",
+    help="Queries per emotion, JSON or JSONL; or emotionquery, the paper's 500, which are fetched. "
+    "Default: 240 that come with emobake.",
+)
+@click.option("--emotions", metavar="NAME,...", help="Only these emotions.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N queries of each emotion.")
+@click.option(
+    "--emotional-prompt",
+    metavar="TEXT|@FILE",
+    help="Condition with {emotion} and {query}; vectors/README.md has the default.",
+)
+@click.option("--neutral-prompt", metavar="TEXT|@FILE", help="Condition with {query} that is subtracted.")
+@click.option(
+    "--contrast",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Your own pairs of texts, JSONL with positive and negative, instead of queries.",
+)
+@click.option(
+    "--reuse-answers",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Measure recorded answers instead of generating.",
+)
+@click.option("--save-answers", metavar="FILE", type=click.Path(path_type=Path), help="Record the answers, as JSONL.")
+@sampling_options(max_new_tokens=64, temperature=0.0, top_p=1.0)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Queries per batch; each is two sequences.",
+)
+@running_options
+@click.option("--license", metavar="ID", default="", help="Licence identifier to record in the file.")
+@click.option("--restart", is_flag=True, help="Forget what an interrupted run to the same --out had finished.")
+@click.option("--overwrite", is_flag=True, help="Replace --out.")
+@json_option
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
+def extract(
+    model: str,
+    out: Path,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Make vectors for any causal language model that can be baked.
+
+    Each query is answered under an emotional and under a neutral condition; a vector is the mean difference of the
+    attention outputs over the answers. A killed run goes on where it stopped. `accelerate launch -m emobake vectors
+    extract ...` spreads the queries over processes.
+    """
+    from ..measure.extraction import extract as run
+    from ..models.sampling import Sampling
+
+    questionnaire = _questionnaire(**{key: options.pop(key) for key in _QUESTIONS})
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: give --out a name that ends in .safetensors; `emobake vectors convert` writes others")
+    with going_on_later(), ExitStack() as bars:
+        done = run(
+            model,
+            out,
+            questionnaire,
+            sampling=Sampling(max_new_tokens, temperature, top_p, seed),
+            progress=_progress(bars, silent=quiet or as_json),
+            **options,
+        )
+    _report(done, model, out, as_json=as_json, quiet=quiet)
+
+
+_QUESTIONS = ("queries", "emotions", "limit", "emotional_prompt", "neutral_prompt", "contrast", "reuse_answers")
+
+
+def _questionnaire(
+    queries: str | None,
+    emotions: str | None,
+    limit: int | None,
+    emotional_prompt: str | None,
+    neutral_prompt: str | None,
+    contrast: Path | None,
+    reuse_answers: Path | None,
+) -> Questionnaire:
+    from ..measure.queries import EMOTIONAL, NEUTRAL, ask, parse_answers, parse_contrasts, parse_queries
+    from ..measure.query_sets import open_queries
+    from ..storage.files import read_small
+
+    if sum(source is not None for source in (queries, contrast, reuse_answers)) > 1:
+        raise click.UsageError(
+            "--queries, --contrast and --reuse-answers are three ways to say what to measure; give one"
+        )
+    if contrast is not None:
+        if emotional_prompt or neutral_prompt:
+            raise click.UsageError(
+                "--contrast has texts of its own: --emotional-prompt and --neutral-prompt do nothing"
+            )
+        found = parse_contrasts(read_small(contrast, str(contrast)), str(contrast))
+    else:
+        prompts = _template(emotional_prompt, EMOTIONAL), _template(neutral_prompt, NEUTRAL)
+        if reuse_answers is not None:
+            found = parse_answers(read_small(reuse_answers, str(reuse_answers)), str(reuse_answers), *prompts)
+        else:
+            content, name = open_queries(queries)
+            found = ask(parse_queries(content, name), content, Path(name).name, *prompts)
+    if emotions is not None:
+        found = found.of([name.strip().lower() for name in emotions.split(",")])
+    return found.limited(limit)
+
+
+def _template(given: str | None, default: str) -> str:
+    from ..storage.files import read_small
+
+    if given is None:
+        return default
+    if not given.startswith("@"):
+        return given
+    return read_small(Path(given[1:]), given[1:]).decode("utf-8", "replace").rstrip("\n")
+
+
+def _progress(bars: ExitStack, *, silent: bool) -> Callable[[int, int], Callable[[int], None]]:
+    def start(done: int, total: int) -> Callable[[int], None]:
+        if silent:
+            return lambda more: None
+        bar = bars.enter_context(count_bar())
+        task = bar.add_task("queries", total=total, completed=done)
+        return lambda more: bar.advance(task, more)
+
+    return start
+
+
+def _report(done: Extraction, model: str, out: Path, *, as_json: bool, quiet: bool) -> None:
+    from ..vectors.arithmetic import describe
+    from .vector_tables import as_dict, show_statistics
+
+    description = describe(done.vectors)
+    if done.skipped:
+        warn(
+            f"{len(done.skipped)} of the queries had no answer at all and are left out, for example "
+            f"{done.skipped[0].query[:60]!r} ({done.skipped[0].emotion})"
+        )
+    for problem in description.problems:
+        warn(problem)
+    if as_json:
+        click.echo(json.dumps(as_dict(done.vectors, description) | {"skipped": len(done.skipped)}, indent=2))
+        return
+    if quiet:
+        return
+    show_statistics(console(), done.vectors, description)
+    first, name = done.vectors.emotions[0], shlex.quote(str(out))
+    for line in (
+        f"Wrote {out}",
+        "Next:",
+        f"  emobake vectors show {name} --plot vectors.png",
+        f"  emobake chat --model {shlex.quote(model)} --vectors {name} --mix {shlex.quote(first)}=1",
+        f"  emobake --model {shlex.quote(model)} --vectors {name} --mix {shlex.quote(first)}=1 --out ./steered",
+    ):
+        console().print(escape(line), highlight=False)

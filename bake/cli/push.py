@@ -1,0 +1,46 @@
+"""The command ``emobake push``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import hub_options, json_option
+from .terminal import console, warn
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("repo_id", metavar="REPO[@BRANCH]")
+@click.option("--revision", metavar="BRANCH", help="The branch to push to; made if need be. Default: main.")
+@hub_options
+@click.option("--overwrite", is_flag=True, help="Replace a model there that is not an output of emobake.")
+@click.option(
+    "--report",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Put what `emobake eval` wrote there into the model card, with its pictures.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would travel, and change nothing.")
+@json_option
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Name every file.")
+def push(folder: Path, repo_id: str, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+    """Put a finished output on the Hub, by one commit.
+
+    FOLDER is checked first. What the repository has already is not sent again, and weight files that the base's own
+    repository has are copied by the Hub's server.
+    """
+    from ..actions.push import push as upload
+    from ..storage.hub.errors import quiet_library
+    from .summary import push_as_dict, show_push
+
+    quiet_library(always=quiet or as_json)
+    pushed = upload(folder, repo_id, notice=warn, **options)
+    if as_json:
+        click.echo(json.dumps(push_as_dict(pushed), indent=2))
+    elif not quiet:
+        show_push(console(), pushed, verbose=verbose)

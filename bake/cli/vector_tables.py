@@ -1,0 +1,112 @@
+"""What a person, or with ``--json`` a program, is told of a vector set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.vector_set import VectorSet
+from ..vectors.arithmetic import Description
+from .terminal import escape
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+COLUMNS = 10
+"""Emotions that a table shows; the JSON has all."""
+
+
+def show_set(console: Console, vectors: VectorSet, description: Description) -> None:
+    """Print everything: what the set is, norms per layer, cosines, statistics, and what looks wrong."""
+    console.print(f"[bold]{escape(vectors.name)}[/]  {vectors.layers} layers x {vectors.hidden}", highlight=False)
+    facts = {
+        "acts at": vectors.site.replace("_", " "),
+        "made from": vectors.base_model or "a model that it does not name",
+        "source": vectors.source,
+        "licence": vectors.license or "none recorded",
+    } | {key.replace("_", " "): " ".join(str(value).split()) for key, value in vectors.extraction.items()}
+    for key, value in facts.items():
+        if value:
+            console.print(f"  [dim]{escape(key)}:[/] {escape(value)}", highlight=False)
+    shown = vectors.emotions[:COLUMNS]
+    if len(shown) < len(vectors.emotions):
+        console.print(f"The first {COLUMNS} of {len(vectors.emotions)} emotions; --json has all.", highlight=False)
+    table = _table("Norms", ["layer", *shown, "shared"])
+    for layer in range(vectors.layers):
+        shared = description.shared[layer]
+        share = "" if np.isnan(shared) else f"{shared:.0%}"
+        table.add_row(str(layer), *(f"{x:.3f}" for x in description.norms[: len(shown), layer]), share)
+    console.print(table)
+    show_statistics(console, vectors, description)
+    for problem in description.problems:
+        console.print(f"[bold yellow]Problem:[/] {escape(problem)}", highlight=False)
+    for line in description.advice:
+        console.print(f"[bold]Note:[/] {escape(line)}", highlight=False)
+
+
+def show_statistics(console: Console, vectors: VectorSet, description: Description) -> None:
+    """Print how well each vector is pinned down, and the cosines between emotions."""
+    shown = vectors.emotions[:COLUMNS]
+    if vectors.statistics:
+        table = _table("Statistics", ["emotion", "queries", "split-half cosine", "standard error / norm"])
+        for i, emotion in enumerate(shown):
+            found = vectors.statistics.get(emotion)
+            if found is None:
+                table.add_row(escape(emotion), "", "", "")
+                continue
+            norms, errors = description.norms[i], np.array(found.standard_error)
+            ratio = f"{(errors[norms > 0] / norms[norms > 0]).mean():.2f}" if norms.any() else ""
+            cosine = "" if found.split_half_cosine is None else f"{found.split_half_cosine:.3f}"
+            table.add_row(escape(emotion), str(found.count), cosine, ratio)
+        console.print(table)
+    if len(shown) > 1:
+        table = _table("Cosines", ["", *shown])
+        for i, emotion in enumerate(shown):
+            table.add_row(escape(emotion), *(_cosine(x) for x in description.cosines[i, : len(shown)]))
+        console.print(table)
+
+
+def _cosine(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.2f}"
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(escape(column), justify="left" if i == 0 else "right")
+    return table
+
+
+def as_dict(vectors: VectorSet, description: Description) -> dict[str, Any]:
+    """The same as JSON data; what is not a number is null."""
+    return {
+        "name": vectors.name,
+        "emotions": list(vectors.emotions),
+        "layers": vectors.layers,
+        "hidden_size": vectors.hidden,
+        "site": vectors.site,
+        "base_model": vectors.base_model,
+        "source": vectors.source,
+        "license": vectors.license,
+        "norms": {e: _numbers(row) for e, row in zip(vectors.emotions, description.norms, strict=True)},
+        "cosines": {
+            e: dict(zip(vectors.emotions, _numbers(row), strict=True))
+            for e, row in zip(vectors.emotions, description.cosines, strict=True)
+        },
+        "layer_cosines": _numbers(description.layer_cosines),
+        "shared": _numbers(description.shared),
+        "statistics": {emotion: asdict(found) for emotion, found in vectors.statistics.items()},
+        "extraction": dict(vectors.extraction),
+        "problems": list(description.problems),
+        "advice": list(description.advice),
+    }
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else round(float(value), 6) for value in values]

@@ -1,0 +1,248 @@
+"""``emobake vectors``: get, make, look at, change and share emotion vectors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import InputError
+from .extract import extract
+from .options import json_option
+from .terminal import console, escape, warn
+
+if TYPE_CHECKING:
+    from ..core.vector_set import VectorSet
+
+_OUT_FORMS = ".safetensors, .npz, .gguf (one emotion of the layer output), or no suffix for a folder of JSON files"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def vectors() -> None:
+    """Get, make, look at, change and share emotion vectors.
+
+    A SET is a file or folder, a name that `list` shows, or a Hub repository (owner/name[@revision]).
+    """
+
+
+@vectors.command("list")
+@json_option
+def list_sets(as_json: bool) -> None:
+    """Show the sets that have a name, and for which models they are used without --vectors."""
+    from rich.table import Table
+
+    from ..vectors.find import is_cached
+    from ..vectors.registry import registry
+
+    entries = registry().sets
+    where = {
+        e.name: "comes with emobake" if e.shipped else "cached" if is_cached(e) else "fetched when needed"
+        for e in entries
+    }
+    if as_json:
+        rows = [
+            {
+                "name": e.name,
+                "base_model": e.base_model,
+                "also_for": list(e.same_weights),
+                "layers": e.layers,
+                "hidden_size": e.hidden_size,
+                "license": e.license,
+                "source": e.source,
+                "where": where[e.name],
+            }
+            for e in entries
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("name", "model", "layers", "hidden", "licence", "", box=None, pad_edge=False, header_style="bold")
+    for e in entries:
+        table.add_row(e.name, e.base_model, str(e.layers), str(e.hidden_size), e.license, where[e.name])
+    console().print(table)
+    console().print("Any other model: emobake vectors extract --model MODEL --out NAME.safetensors", highlight=False)
+
+
+@vectors.command()
+@click.argument("name")
+@click.option("--out", metavar="PATH", type=click.Path(path_type=Path), help=f"Write it here as well: {_OUT_FORMS}.")
+@click.option("--overwrite", is_flag=True, help="Replace --out.")
+def pull(name: str, out: Path | None, overwrite: bool) -> None:
+    """Fetch a published set into the cache, and print where it is.
+
+    NAME is a name that `list` shows, or the Hub id of a model that has a set.
+    """
+    from ..vectors.find import pull as fetch
+    from ..vectors.open import open_vectors
+    from ..vectors.registry import find_by_model, find_by_name
+    from ..vectors.write import write_set
+
+    entry = find_by_name(name) or find_by_model([name])
+    if entry is None:
+        raise InputError(f"{name}: no set of that name, nor for a model of that id; `emobake vectors list` shows them")
+    path = fetch(entry)
+    if out is not None:
+        write_set(open_vectors(path), out, overwrite=overwrite)
+    click.echo(str(out or path))
+
+
+@vectors.command()
+@click.argument("set_", metavar="SET")
+@click.option("--plot", metavar="PNG", type=click.Path(path_type=Path), help="Draw norms and cosines into a picture.")
+@json_option
+def show(set_: str, plot: Path | None, as_json: bool) -> None:
+    """Show what is in a set: shape and site, norms per layer, cosines between emotions, statistics.
+
+    Says what looks wrong: layers without a vector, emotions that are the same, too few queries.
+    """
+    from ..vectors.arithmetic import describe
+    from .vector_tables import as_dict, show_set
+
+    found = _open(set_)
+    description = describe(found)
+    if plot is not None:
+        from ..vectors.plot import plot_set
+
+        plot_set(found, description, plot)
+    if as_json:
+        click.echo(json.dumps(as_dict(found, description), indent=2))
+    else:
+        show_set(console(), found, description)
+        if plot is not None:
+            console().print(f"Picture: {escape(str(plot))}", highlight=False)
+
+
+@vectors.command()
+@click.argument("set_", metavar="SET")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--site",
+    type=click.Choice(["attention_output", "layer_output"]),
+    help="Where the vectors act, for a file that does not say: the attention module's output, or the residual stream "
+    "after the block.",
+)
+@click.option(
+    "--first-row",
+    type=click.IntRange(-1, 1023),
+    metavar="LAYER",
+    help="Layer of the first row, for a file that does not say: 0 is the first decoder block, -1 the embeddings.",
+)
+@click.option("--emotion", metavar="NAME", help="For a .gguf, which holds one: which emotion to write.")
+@click.option("--base-model", metavar="ID", help="Hub id of the model it was made from, to record.")
+@click.option("--license", metavar="ID", help="Licence identifier to record.")
+@click.option("--source", metavar="TEXT", help="Where it comes from, to record.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.")
+def convert(
+    set_: str,
+    out: Path,
+    site: str | None,
+    first_row: int | None,
+    emotion: str | None,
+    base_model: str | None,
+    license: str | None,
+    source: str | None,
+    overwrite: bool,
+) -> None:
+    """Write SET in another form, chosen by the suffix of OUT: .safetensors, .npz, .gguf, or none for a JSON folder.
+
+    Reads what `--vectors` reads, and the .npz, .pt, .gguf and .safetensors files of other projects.
+    """
+    from dataclasses import replace
+
+    from ..vectors.open import open_vectors
+
+    if site is not None or first_row is not None:
+        found = open_vectors(Path(set_), site=site or "", first_row=first_row)
+    else:
+        found = _open(set_)
+    found = replace(
+        found,
+        base_model=base_model or found.base_model,
+        license=license or found.license,
+        source=source or found.source,
+    )
+    _write(found, out, overwrite, emotion=emotion or "")
+    _say_zero_layers(found)
+
+
+@vectors.command()
+@click.argument("set_", metavar="SET")
+@click.option(
+    "--out", metavar="PATH", type=click.Path(path_type=Path), required=True, help=f"Where to write: {_OUT_FORMS}."
+)
+@click.option("--name", metavar="NAME", help="Name of the new emotion.")
+@click.option("--mix", metavar="NAME=X,...", help="What it is made of, e.g. joy=0.5,sadness=0.5.")
+@click.option("--only", is_flag=True, help="Write the new emotion alone, not beside the others.")
+@click.option(
+    "--remove-common",
+    is_flag=True,
+    help="First subtract from every emotion the mean of all of them: what is left is what tells them apart.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace --out.")
+def mix(
+    set_: str, out: Path, name: str | None, mix: str | None, only: bool, remove_common: bool, overwrite: bool
+) -> None:
+    """Make a new named emotion from others, or take out the part that all emotions share, or both."""
+    from ..core.vector_set import parse_mix
+    from ..vectors import arithmetic as vector_math
+
+    if (name is None) != (mix is None):
+        raise click.UsageError("--name and --mix go together: --name bittersweet --mix joy=0.5,sadness=0.5")
+    if name is None and not remove_common:
+        raise click.UsageError("give --name and --mix, or --remove-common, or all three")
+    if only and name is None:
+        raise click.UsageError("--only goes with --name and --mix")
+    found = _open(set_)
+    if remove_common:
+        found = vector_math.remove_common(found)
+    if name is not None and mix is not None:
+        found = vector_math.add_mix(found, name, parse_mix(mix), only=only)
+    _write(found, out, overwrite)
+
+
+@vectors.command()
+@click.argument("set_", metavar="SET")
+@click.argument("repo_id", metavar="OWNER/NAME")
+@click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
+@click.option("--commit-message", metavar="TEXT", default="", help="Message of the commit.")
+@click.option("--base-model", metavar="ID", help="Hub id of the model it was made from, if the set does not say.")
+@click.option("--license", metavar="ID", help="Licence identifier, if the set does not say.")
+def push(
+    set_: str, repo_id: str, private: bool, commit_message: str, base_model: str | None, license: str | None
+) -> None:
+    """Share SET on the Hub as a small repository with a card; `--vectors OWNER/NAME` then finds it."""
+    from dataclasses import replace
+
+    from ..vectors.share import push as upload
+
+    found = _open(set_)
+    found = replace(found, base_model=base_model or found.base_model, license=license or found.license)
+    if not found.license:
+        warn("no licence is recorded: others may not use what has none; give --license, e.g. --license mit")
+    done = upload(found, repo_id, private=private, commit_message=commit_message)
+    click.echo(done.url if done.changed else f"{done.url} (already the same: nothing was uploaded)")
+
+
+def _open(set_: str) -> VectorSet:
+    from ..storage.files import reading
+    from ..vectors.find import find_vectors
+
+    with reading():
+        return find_vectors(set_, None, model="")
+
+
+def _write(found: VectorSet, out: Path, overwrite: bool, *, emotion: str = "") -> None:
+    from ..vectors.write import write_set
+
+    for path in write_set(found, out, emotion=emotion, overwrite=overwrite):
+        click.echo(str(path))
+
+
+def _say_zero_layers(found: VectorSet) -> None:
+    zero = [layer for layer in range(found.layers) if not found.rows[:, layer].any()]
+    if zero:
+        warn(f"no vector in layer {', '.join(map(str, zero))}: nothing is steered there")
+
+
+vectors.add_command(extract)

@@ -1,0 +1,1 @@
+"""Model formats: reading, planning and checking one format each."""

@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints: safetensors shards with a config."""

@@ -1,0 +1,145 @@
+"""Where the projections that get a bias are in a checkpoint, how wide, and in which dtype a bias goes there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from ...errors import BrokenFileError, InputError
+from ..safetensors import FLOATS
+from .families import Architecture
+from .model import Checkpoint
+
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+
+# One element per number; what is stored as U8 or I32 holds several.
+_UNPACKED = ("F8_E4M3", "F8_E5M2", "I8")
+
+# A quantised linear may have no `weight`: GPTQ and AWQ store `qweight`, compressed-tensors `weight_packed`.
+_WEIGHT_NAMES = ("weight", "qweight", "weight_packed")
+
+
+def find_projections(checkpoint: Checkpoint, arch: Architecture) -> dict[int, str]:
+    """Layer -> module name of its projection of `arch`, as named in the checkpoint's files.
+
+    Layers without it (hybrids) are left out.
+
+    Raises:
+        BrokenFileError: no layer has the projection.
+
+    """
+    modules = {
+        layer: module_in_file(checkpoint, arch.projection.format(layer=layer))
+        for layer in range(checkpoint.num_hidden_layers)
+    }
+    found = {layer: module for layer, module in modules.items() if module is not None}
+    if not found:
+        raise BrokenFileError(
+            f"{checkpoint.name}: no tensor {arch.projection.format(layer=0)}.weight; "
+            f"these are not the weights of {arch.model_type}"
+        )
+    return found
+
+
+def check_landing(checkpoint: Checkpoint, projections: Mapping[int, str], added: np.ndarray) -> None:
+    """Refuse when a row of `added` (float32 ``[layers, hidden]``) that is not zero has no projection to land on.
+
+    Raises:
+        InputError: names the layer, and the layers to choose from.
+    """
+    homeless = [layer for layer in range(len(added)) if added[layer].any() and layer not in projections]
+    if homeless:
+        raise InputError(
+            f"{checkpoint.name}: layer {homeless[0]} has no such projection, so its vector cannot land; "
+            f"choose among the layers that have one: --layers {','.join(map(str, projections))}"
+        )
+
+
+def module_in_file(checkpoint: Checkpoint, module: str) -> str | None:
+    """The name under which a linear module's weight is stored, or None if it is not.
+
+    Checkpoints saved from the bare model (the original GPT-2, say) lack the first part of each name; stacks
+    read both.
+    """
+    for name in (module, module.partition(".")[2]):
+        if any(f"{name}.{part}" in checkpoint.tensors for part in _WEIGHT_NAMES):
+            return name
+    return None
+
+
+def bias_dtype(checkpoint: Checkpoint, module: str) -> str:
+    """The dtype for a new bias: that of the module's weight, or the config's where the weight is quantised.
+
+    Raises:
+        BrokenFileError: the weight is quantised and the config names no dtype.
+
+    """
+    weight = checkpoint.tensors.get(f"{module}.weight")
+    if weight is not None and weight.dtype in FLOATS:
+        return weight.dtype
+    named = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
+    if isinstance(named, str) and named.removeprefix("torch.") in _DTYPES:
+        return _DTYPES[named.removeprefix("torch.")]
+    raise BrokenFileError(
+        f"{checkpoint.name}/config.json: names no float dtype (it says {named!r}), which the bias beside the "
+        f"quantised {module} needs; add torch_dtype"
+    )
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 < value < 2**20
+
+
+def output_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int:
+    """Number of outputs of a linear module, quantised or not.
+
+    Raises:
+        BrokenFileError: it cannot be told from the headers or the config.
+
+    """
+    tensors = checkpoint.tensors
+    weight = tensors.get(f"{module}.weight") or tensors.get(f"{module}.weight_packed")
+    if weight is not None and len(weight.shape) == 2 and 1 not in weight.shape:
+        return weight.shape[1 if arch.conv1d else 0]
+    # GPTQ and AWQ: one scale per group and output.
+    scales = tensors.get(f"{module}.scales")
+    if scales is not None and len(scales.shape) == 2:
+        return scales.shape[1]
+    # bitsandbytes stores 4-bit weights as one flat column; the config has to tell.
+    heads = checkpoint.config.get("num_attention_heads")
+    kv_heads = checkpoint.config.get("num_key_value_heads") or heads
+    head_dim = _head_dim(checkpoint, "head_dim")
+    widths = {"q_proj": (heads, head_dim), "k_proj": (kv_heads, head_dim), "v_proj": (kv_heads, head_dim)}
+    widths |= dict.fromkeys(("gate_proj", "up_proj"), (1, checkpoint.config.get("intermediate_size")))
+    widths |= dict.fromkeys(("o_proj", "down_proj", arch.projection.rpartition(".")[2]), (1, checkpoint.hidden_size))
+    count, width = widths.get(module.rpartition(".")[2], (None, None))
+    if _is_count(count) and _is_count(width) and _is_count(count * width):
+        return count * width
+    raise BrokenFileError(f"{checkpoint.name}: cannot tell how many outputs {module} has from its quantised form")
+
+
+def input_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int:
+    """Number of inputs of a projection that gets a bias, quantised or not.
+
+    Raises:
+        BrokenFileError: it cannot be told from the headers or the config.
+
+    """
+    weight = checkpoint.tensors.get(f"{module}.weight")
+    if weight is not None and len(weight.shape) == 2 and weight.dtype in (*FLOATS, *_UNPACKED):
+        return weight.shape[0 if arch.conv1d else 1]
+    heads, head_dim = checkpoint.config.get("num_attention_heads"), _head_dim(checkpoint, "v_head_dim", "head_dim")
+    if module.endswith("down_proj"):
+        heads, head_dim = 1, checkpoint.config.get("intermediate_size")
+    if _is_count(heads) and _is_count(head_dim) and _is_count(heads * head_dim):
+        return heads * head_dim
+    raise BrokenFileError(f"{checkpoint.name}: cannot tell how many inputs {module} has from its quantised form")
+
+
+def _head_dim(checkpoint: Checkpoint, *names: str) -> Any:
+    """The first of the fields `names` that the config gives, whatever it is; else hidden size by heads."""
+    heads = checkpoint.config.get("num_attention_heads")
+    default = checkpoint.hidden_size // heads if _is_count(heads) else None
+    return next((value for name in names if (value := checkpoint.config.get(name))), default)

@@ -1,0 +1,344 @@
+"""GGUF headers: metadata and where each tensor's bytes lie in a file, without reading the tensors.
+
+The format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic, version, two counts, the metadata as
+typed key and value pairs, one description per tensor, and after padding the data, each tensor at a multiple of the
+alignment. llama.cpp (ggml/src/gguf.cpp) takes tensors only in the order of their bytes and without holes; so do we.
+
+`gguf.GGUFReader` is not used for models: it makes numpy arrays of every entry of a vocabulary (hundreds of megabytes
+for 128,000 tokens) and believes what the file says of itself. A value that is not asked for stays as the bytes that it
+is stored in, so metadata is carried over exactly. What the types of tensors are, the package does tell.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+from ...errors import BrokenFileError, EmobakeError
+from ..safetensors import ReadAt
+
+MAGIC = b"GGUF"
+MAX_HEADER = 96 * 2**20
+"""Bytes. The largest vocabulary known (Gemma's 262,000 tokens) takes 15 MB."""
+DEFAULT_ALIGNMENT = 32
+_MAX_ALIGNMENT = 2**20
+_MAX_NAME = 64  # GGML_MAX_NAME, with the byte that ends it
+_MAX_DIMENSIONS = 4
+_STRING, _ARRAY = 8, 9
+# Type number -> format of `struct`, without strings and arrays.
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_UINT32 = 4
+_CHUNK = 2**18
+
+
+@dataclass(frozen=True)
+class Field:
+    """One entry of the metadata; `data` is the value as it is stored, without the type's number in front."""
+
+    key: str
+    kind: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """One tensor: `shape` in elements, the length of a row first (the reverse of numpy's).
+
+    Its bytes are ``[start, end)``, counted from the file's beginning.
+    """
+
+    name: str
+    kind: int
+    """ggml's number for the type."""
+    shape: tuple[int, ...]
+    file: str
+    start: int
+    end: int
+
+    @property
+    def rows(self) -> int:
+        """Number of rows: the elements of all dimensions but the first."""
+        return math.prod(self.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class GgufHeader:
+    """One file's header; `size` is the file's, in bytes."""
+
+    file: str
+    size: int
+    version: int
+    alignment: int
+    fields: tuple[Field, ...]
+    tensors: tuple[GgufTensor, ...]
+    """In the order of their bytes."""
+
+    @cached_property
+    def by_key(self) -> Mapping[str, Field]:
+        """The metadata by its keys."""
+        return {field.key: field for field in self.fields}
+
+    def text(self, key: str) -> str:
+        """A text of the metadata; empty when there is none under `key`, or it is something else."""
+        field = self.by_key.get(key)
+        return field.data[8:].decode("utf-8", "replace") if field is not None and field.kind == _STRING else ""
+
+    def texts(self, key: str) -> list[str]:
+        """A list of texts; empty when there is none under `key`, or it is something else."""
+        field = self.by_key.get(key)
+        if field is None or field.kind != _ARRAY or int.from_bytes(field.data[:4], "little") != _STRING:
+            return []
+        found, position = [], 12
+        while position < len(field.data):
+            end = position + 8 + int.from_bytes(field.data[position : position + 8], "little")
+            found.append(field.data[position + 8 : end].decode("utf-8", "replace"))
+            position = end
+        return found
+
+    def number(self, key: str) -> int | float | None:
+        """A number (or truth value) of the metadata; None when there is none under `key`, or it is something else."""
+        field = self.by_key.get(key)
+        if field is None or field.kind not in _SCALARS:
+            return None
+        value: int | float = struct.unpack("<" + _SCALARS[field.kind], field.data)[0]
+        return value
+
+
+@cache
+def tensor_types() -> Mapping[int, tuple[str, int, int]]:
+    """The types of tensors: number -> name, elements per block, bytes per block.
+
+    Raises:
+        EmobakeError: the gguf package is not installed.
+
+    """
+    try:
+        from gguf import GGML_QUANT_SIZES
+    except ImportError:
+        raise EmobakeError("GGUF models need the gguf package; pip install 'emobake[gguf]'") from None
+    return {int(kind): (kind.name, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
+
+
+def type_name(tensor: GgufTensor) -> str:
+    """What ggml calls the type of `tensor`, such as ``Q4_K``."""
+    return tensor_types()[tensor.kind][0]
+
+
+class _Cursor:
+    """Reads a header in order, a chunk at a time; refuses to go beyond the file or `MAX_HEADER`."""
+
+    def __init__(self, file: str, size: int, read: ReadAt) -> None:
+        self.file, self.size, self.read = file, size, read
+        self.data = b""
+        self.position = 0
+
+    def broken(self, what: str) -> BrokenFileError:
+        return BrokenFileError(f"{self.file}: {what}; truncated, or not a GGUF model")
+
+    def need(self, count: int) -> int:
+        """Have the next `count` bytes in `data`; where they begin."""
+        start, end = self.position, self.position + count
+        if end > self.size:
+            raise self.broken(f"ends within its header, at byte {self.size}")
+        if end > MAX_HEADER:
+            raise self.broken(f"has a header of more than {MAX_HEADER} bytes")
+        if end > len(self.data):
+            wanted = min(max(end, 2 * len(self.data), _CHUNK), self.size, MAX_HEADER)
+            self.data += self.read(len(self.data), wanted - len(self.data))
+            if end > len(self.data):
+                raise self.broken("ends within its header")
+        self.position = end
+        return start
+
+    def take(self, count: int) -> bytes:
+        start = self.need(count)
+        return self.data[start : start + count]
+
+    def scalar(self, form: str) -> int:
+        start = self.need(struct.calcsize("<" + form))
+        value: int = struct.unpack_from("<" + form, self.data, start)[0]
+        return value
+
+    def skip_texts(self, count: int) -> None:
+        """Pass over `count` texts: a vocabulary has hundreds of thousands, so this is the loop that takes the time."""
+        data, position = self.data, self.position
+        for _ in range(count):
+            end = position + 8 + int.from_bytes(data[position : position + 8], "little")
+            if end > len(data):
+                self.position = position
+                self.need(8)
+                self.need(int.from_bytes(self.data[position : position + 8], "little"))
+                data, end = self.data, self.position
+            position = end
+        self.position = position
+
+    def name(self, what: str) -> str:
+        length = self.scalar("Q")
+        if length > 65535:
+            raise self.broken(f"has {what} of {length} bytes")
+        try:
+            text = self.take(length).decode()
+        except UnicodeDecodeError:
+            raise self.broken(f"has {what} that is no text") from None
+        if not text:
+            raise self.broken(f"has {what} without a name")
+        return text
+
+
+def parse_gguf(file: str, size: int, read: ReadAt) -> GgufHeader:
+    """Read and check the header of the GGUF file named `file`, `size` bytes long.
+
+    Raises:
+        BrokenFileError: truncated, not GGUF, of a version or byte order that llama.cpp does not read, or anything that
+            the header claims contradicts the format or the size.
+        EmobakeError: the gguf package is not installed.
+
+    """
+    cursor = _Cursor(file, size, read)
+    if size < 24:
+        raise cursor.broken(f"{size} bytes are too few for a header")
+    if cursor.take(4) != MAGIC:
+        raise BrokenFileError(f"{file}: does not begin with {MAGIC.decode()}; it is not a GGUF file")
+    version = cursor.scalar("I")
+    if version & 0xFFFF == 0:
+        raise BrokenFileError(f"{file}: is big-endian; convert it anew for little-endian machines")
+    if version not in (2, 3):
+        raise BrokenFileError(f"{file}: is GGUF version {version}, and 2 and 3 are known; convert it anew")
+    tensor_count, field_count = cursor.scalar("Q"), cursor.scalar("Q")
+    # Each entry takes some bytes: 13 the smallest of the metadata, 29 that of a tensor.
+    if 29 * tensor_count + 13 * field_count > min(size, MAX_HEADER):
+        raise cursor.broken(f"claims {tensor_count} tensors and {field_count} fields in {size} bytes")
+    fields = tuple(_field(cursor) for _ in range(field_count))
+    if len({field.key for field in fields}) != len(fields):
+        raise cursor.broken("has a key of its metadata twice")
+    alignment = _alignment(cursor, fields)
+    entries = [_entry(cursor) for _ in range(tensor_count)]
+    if len({name for name, *_ in entries}) != len(entries):
+        raise cursor.broken("has a tensor's name twice")
+    base = padded(cursor.position, alignment)
+    tensors = tuple(_placed(cursor, entries, base, alignment))
+    end = tensors[-1].end if tensors else cursor.position
+    # The last tensor may lack its padding: llama.cpp's own tools write it, others do not.
+    if not end <= size <= padded(end, alignment):
+        raise cursor.broken(f"the header describes {end} bytes, the file has {size}")
+    return GgufHeader(file, size, version, alignment, fields, tensors)
+
+
+def padded(position: int, alignment: int) -> int:
+    """The next multiple of `alignment`, or `position` itself."""
+    return position + -position % alignment
+
+
+def _field(cursor: _Cursor) -> Field:
+    key = cursor.name("a key")
+    kind = cursor.scalar("I")
+    start = cursor.position
+    if kind == _STRING:
+        cursor.need(cursor.scalar("Q"))
+    elif kind == _ARRAY:
+        _skip_array(cursor, key)
+    elif kind in _SCALARS:
+        cursor.need(struct.calcsize("<" + _SCALARS[kind]))
+    else:
+        raise cursor.broken(f"{key[:80]!r} has the unknown type {kind}")
+    return Field(key, kind, cursor.data[start : cursor.position])
+
+
+def _skip_array(cursor: _Cursor, key: str) -> None:
+    kind, count = cursor.scalar("I"), cursor.scalar("Q")
+    if kind in _SCALARS:
+        cursor.need(count * struct.calcsize("<" + _SCALARS[kind]))
+    elif kind == _STRING:
+        if 8 * count > cursor.size:
+            raise cursor.broken(f"{key[:80]!r} claims {count} texts")
+        cursor.skip_texts(count)
+    else:
+        raise cursor.broken(f"{key[:80]!r} is a list of the unknown type {kind}")
+
+
+def _alignment(cursor: _Cursor, fields: Iterable[Field]) -> int:
+    found = [field for field in fields if field.key == "general.alignment"]
+    if not found:
+        return DEFAULT_ALIGNMENT
+    value = int.from_bytes(found[0].data, "little")
+    if found[0].kind != _UINT32 or value & (value - 1) or not 0 < value <= _MAX_ALIGNMENT:
+        raise cursor.broken("its general.alignment is not a power of two")
+    return value
+
+
+def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+    """Name, shape, type and offset within the data of the next tensor."""
+    name = cursor.name("a tensor")
+    count = cursor.scalar("I")
+    if len(name.encode()) >= _MAX_NAME or not 0 < count <= _MAX_DIMENSIONS:
+        raise cursor.broken(f"the tensor {name[:80]!r} has too long a name, or {count} dimensions")
+    shape = tuple(cursor.scalar("Q") for _ in range(count))
+    return name, shape, cursor.scalar("I"), cursor.scalar("Q")
+
+
+def _placed(
+    cursor: _Cursor, entries: Iterable[tuple[str, tuple[int, ...], int, int]], base: int, alignment: int
+) -> Iterable[GgufTensor]:
+    position = base
+    for name, shape, kind, offset in entries:
+        if kind not in tensor_types():
+            raise BrokenFileError(
+                f"{cursor.file}: the tensor {name!r} is of type {kind}, which this gguf package does not know; "
+                "pip install -U gguf"
+            )
+        type_, block, block_bytes = tensor_types()[kind]
+        if math.prod(n or 1 for n in shape) >= 2**60 or 0 in shape or shape[0] % block:
+            raise cursor.broken(f"the tensor {name!r} cannot be {type_} of shape {list(shape)}")
+        if base + offset != position:
+            raise cursor.broken(f"the data of {name!r} overlaps another tensor, leaves a hole or is out of order")
+        end = position + math.prod(shape) // block * block_bytes
+        if end > cursor.size:
+            raise cursor.broken(f"the data of {name!r} lies beyond the end of the file")
+        yield GgufTensor(name, kind, shape, cursor.file, position, end)
+        position = padded(end, alignment)
+
+
+def text_field(key: str, value: str) -> Field:
+    """An entry that holds a text."""
+    return Field(key, _STRING, _string(value))
+
+
+def uint32_field(key: str, value: int) -> Field:
+    """An entry that holds a 32-bit number."""
+    return Field(key, _UINT32, value.to_bytes(4, "little"))
+
+
+def _string(value: str) -> bytes:
+    data = value.encode()
+    return len(data).to_bytes(8, "little") + data
+
+
+def serialize_gguf(
+    version: int, alignment: int, fields: Iterable[Field], tensors: Iterable[tuple[str, int, tuple[int, ...], int]]
+) -> bytes:
+    """A header with its padding. `tensors`: name, type, shape and size in bytes, in the order of their data."""
+    header = _unpadded(version, alignment, list(fields), list(tensors))
+    return header + bytes(-len(header) % alignment)
+
+
+def unpadded_length(
+    version: int, fields: Iterable[Field], tensors: Iterable[tuple[str, int, tuple[int, ...], int]]
+) -> int:
+    """Bytes of the header that `serialize_gguf` makes of the same, without its padding."""
+    return len(_unpadded(version, DEFAULT_ALIGNMENT, list(fields), list(tensors)))
+
+
+def _unpadded(
+    version: int, alignment: int, fields: list[Field], tensors: list[tuple[str, int, tuple[int, ...], int]]
+) -> bytes:
+    out = [MAGIC, struct.pack("<IQQ", version, len(tensors), len(fields))]
+    for field in fields:
+        out += [_string(field.key), struct.pack("<I", field.kind), field.data]
+    offset = 0
+    for name, kind, shape, size in tensors:
+        out += [_string(name), struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)]
+        offset = padded(offset + size, alignment)
+    return b"".join(out)

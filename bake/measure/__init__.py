@@ -1,0 +1,1 @@
+"""Long runs: extraction, evaluation and tuning."""

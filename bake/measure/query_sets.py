@@ -1,0 +1,155 @@
+"""Where queries come from: a file, the sets that come with emobake, or the paper's, fetched."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+
+from ..errors import EmobakeError, InputError
+from ..storage.files import git_blob_id, read_small
+from ..vectors.find import pull_queries
+from ..vectors.registry import RegisteredQueries, registry
+from .queries import parse_queries, parse_questions
+
+OWN = "emobake"
+"""Name of the set for extraction that comes along: 48 queries for each of the paper's five emotions."""
+EVERYDAY = "everyday"
+"""Name of the set for evaluation that comes along: 60 everyday queries, none of which is in `OWN`."""
+_PAPER = "xuanfengzu/EmotionVector"
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked in an evaluation."""
+
+    name: str
+    texts: tuple[str, ...]
+    groups: tuple[str, ...]
+    """Of each text, the part of the set that it belongs to; ``""`` where there are no parts."""
+    sha256: str
+    """Of the file."""
+
+    def sample(self, limit: int | None) -> list[int]:
+        """Indices of at most `limit` of each group, spread evenly over it: neighbours are often alike."""
+        if limit is None:
+            return list(range(len(self.texts)))
+        kept = []
+        for group in dict.fromkeys(self.groups):
+            places = [i for i, own in enumerate(self.groups) if own == group]
+            count = min(limit, len(places))
+            kept += [places[i * len(places) // count] for i in range(count)]
+        return kept
+
+    def limited(self, limit: int | None) -> Questions:
+        """Those of `sample`."""
+        kept = self.sample(limit)
+        return replace(self, texts=tuple(self.texts[i] for i in kept), groups=tuple(self.groups[i] for i in kept))
+
+
+def open_queries(given: str | None) -> tuple[bytes, str]:
+    """The content of a query set for extraction, and the name of its file; None is our own.
+
+    Raises:
+        InputError: no such file or name; what `pull_queries` raises.
+    """
+    if given is None or (given == OWN and not Path(given).exists()):
+        return _shipped("emotions.json"), "emotions.json"
+    if Path(given).exists():
+        return read_small(Path(given), given), given
+    entry = _registered(given)
+    if entry is None or entry.groups:
+        names = [entry.name for entry in registry().queries if not entry.groups]
+        raise InputError(f"{given}: no such file of queries, nor one of {', '.join([OWN, *names])}")
+    return pull_queries(given), f"{given}.json"
+
+
+def open_questions(given: str) -> Questions:
+    """A set for evaluation: a file as `emobake.queries.parse_questions` reads it, or a name.
+
+    A copy of a published file is what it is a copy of, with its parts.
+
+    Raises:
+        InputError: no such file or name; what `pull_queries` raises. BrokenFileError: no queries in it.
+    """
+    groups: dict[str, int] = {}
+    if Path(given).exists():
+        content, name = read_small(Path(given), given), Path(given).name
+        blob = git_blob_id(content)
+        if entry := next((entry for entry in registry().queries if entry.file.blob == blob), None):
+            name, groups = entry.name, dict(entry.groups)
+    elif given == EVERYDAY:
+        content, name = _shipped("everyday.json"), given
+    elif given == OWN:
+        content, name = _shipped("emotions.json"), given
+    elif entry := _registered(given):
+        content, name, groups = pull_queries(given), given, dict(entry.groups)
+    else:
+        names = ", ".join([EVERYDAY, OWN, *(entry.name for entry in registry().queries)])
+        raise InputError(f"{given}: no such file of queries, nor one of {names}")
+    found = parse_questions(content, name if name.endswith((".json", ".jsonl")) else f"{name}.json")
+    if groups:
+        texts = iter(found[""])
+        found = {group: list(islice(texts, count)) for group, count in groups.items()}
+    pairs = [(text, group) for group, texts in found.items() for text in texts]
+    return Questions(
+        name, tuple(text for text, _ in pairs), tuple(group for _, group in pairs), hashlib.sha256(content).hexdigest()
+    )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Queries that vectors were made from, or may have been."""
+
+    texts: frozenset[str] | None
+    """As `comparable` makes them; None where they are not known."""
+    what: str
+    """What they are, in words; or why they are not known, as in "which they are, is not known"."""
+
+
+UNKNOWN = Seen(None, "is not known")
+
+
+def extraction_queries(source: str, queries: Mapping[str, str], questions: Questions) -> Seen:
+    """The queries that vectors with this `source` and `queries` were made from.
+
+    Of the paper's queries for evaluation most stand in those for extraction, too. Where they are asked and nothing is
+    known of the vectors, these are taken for seen.
+    """
+    digest = queries.get("queries_sha256")
+    own, made = _shipped("emotions.json"), "those that the vectors were made from"
+    if digest == hashlib.sha256(own).hexdigest():
+        return Seen(_texts(parse_queries(own, "emotions.json").values()), made)
+    if digest == questions.sha256:
+        return Seen(_texts([questions.texts]), made)
+    paper = next(entry for entry in registry().queries if not entry.groups)
+    known = _PAPER in source or queries.get("queries") == f"{paper.name}.json"
+    asked = _registered(questions.name)
+    if known or (digest is None and asked is not None and asked.file.repository == paper.file.repository):
+        try:
+            content = pull_queries(paper.name)
+        except EmobakeError:  # an evaluation without a network need not end here
+            return Seen(None, f"cannot be looked up, because {paper.name} cannot be fetched")
+        texts = _texts(parse_queries(content, f"{paper.name}.json").values())
+        return Seen(texts, made if known else "those that the paper's vectors were made from")
+    return UNKNOWN
+
+
+def comparable(text: str) -> str:
+    """A query without what may differ between two copies of it."""
+    return " ".join(text.lower().split())
+
+
+def _texts(lists: Iterable[Sequence[str]]) -> frozenset[str]:
+    return frozenset(comparable(text) for texts in lists for text in texts)
+
+
+def _registered(name: str) -> RegisteredQueries | None:
+    return next((entry for entry in registry().queries if entry.name == name), None)
+
+
+def _shipped(name: str) -> bytes:
+    return (resources.files("emobake.vectors_data") / "queries" / name).read_bytes()

@@ -1,0 +1,248 @@
+"""The report of an evaluation as Markdown that fits into a model card, and as a summary on the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .scorers.base import TOPIC
+from .summary import DEFINITIONS, target
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HEADING = "## Evaluation"
+DOSE_RESPONSE, LAYERS = "dose_response", "layers"
+"""Names of the pictures, without their suffix."""
+_EXCERPT = 280
+"""Characters of an example answer."""
+_EXAMPLES = 3
+
+Row = tuple[str, Callable[[Mapping[str, Any]], str]]
+
+
+def markdown(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], pictures: Sequence[str] = ()) -> str:
+    """The report: what was asked, a table per direction, examples, and what the figures mean.
+
+    `data` is what `summarize` gives, `examples` what `examples_of` gives.
+    """
+    parts = [HEADING, _asked(data)]
+    parts += [f"> **Note.** {_line(warning)}." for warning in data["warnings"]]
+    parts += [f"> **{_line(one['name'])}** {_line(one['note'])}." for one in data["scorers"] if one["note"]]
+    if DOSE_RESPONSE in pictures:
+        parts.append(f"![What was measured, by strength]({DOSE_RESPONSE}.png)")
+    controls = {one["like"]: one for one in data["directions"] if one["control"]}
+    shown, groups = data["questions"]["shown"], data["questions"]["groups"]
+    others = {group: count for group, count in groups.items() if group != shown} if len(groups) > 1 else {}
+    for one in data["directions"]:
+        if not one["control"]:
+            control = controls.get(one["name"])
+            parts += [f"### {_line(one['name'])}", _table(data, one, control), _verdict(data, one)]
+            for group, count in others.items():
+                parts += [f"The {count} *{_line(group)}* queries:", _table(data, one, control, group)]
+    if data["layers"]:
+        parts += ["### Dose by layer", _doses(data)]
+        if LAYERS in pictures:
+            parts.append(f"![Norm of the vectors by layer, over what the model has there]({LAYERS}.png)")
+    if examples:
+        parts += ["### Examples", *(_example(one) for one in examples)]
+    names = [name for name in _TITLES if _measured(data, name)]
+    parts += ["### What the figures mean", "\n".join(f"- **{_TITLES[name]}**: {DEFINITIONS[name]}." for name in names)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+_TITLES = {
+    "perplexity": "perplexity",
+    "topic": "topic",
+    "kl": "KL",
+    "kl_worst": "KL worst 5%",
+    "collapsed": "collapsed",
+    "unended": "unended",
+    "distinct_2": "distinct-2",
+}
+
+
+def examples_of(
+    texts: Sequence[str],
+    places: Sequence[int],
+    curves: Mapping[str, Sequence[tuple[float, Sequence[str]]]],
+) -> list[dict[str, Any]]:
+    """Side by side: for the first queries of `places`, what is answered along each direction's curve."""
+    return [
+        {
+            "query": texts[place],
+            "answers": {
+                name: {f"{strength:g}": answers[place] for strength, answers in curve} for name, curve in curves.items()
+            },
+        }
+        for place in places[:_EXAMPLES]
+    ]
+
+
+def show(console: Console, data: Mapping[str, Any], out: str) -> None:
+    """Print a table per direction, what is recommended, and where the report is."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    controls = {one["like"]: one for one in data["directions"] if one["control"]}
+    for one in (one for one in data["directions"] if not one["control"]):
+        rows = _rows(data, one, controls.get(one["name"]))
+        table = Table(title=escape(one["name"]), title_justify="left", box=None, pad_edge=False, title_style="bold")
+        for name, _ in rows:
+            table.add_column(escape(name), justify="right")
+        for point in one["points"]:
+            table.add_row(*(escape(cell(point)) for _, cell in rows))
+        console.print(table)
+        console.print(escape(_plain(_verdict(data, one))), highlight=False)
+    for one in data["scorers"]:
+        if one["note"]:
+            console.print(f"[bold yellow]{escape(one['name'])}:[/] {escape(one['note'])}", highlight=False)
+    console.print(f"Report: {escape(out)}", highlight=False)
+
+
+def _asked(data: Mapping[str, Any]) -> str:
+    questions, sampling = data["questions"], data["sampling"]
+    parts = [
+        f"{questions['count']} queries of `{_line(questions['name'])}`"
+        + (f" ({', '.join(f'{n} {group}' for group, n in questions['groups'].items())})" if questions["groups"] else "")
+    ]
+    if questions["shown"] != "all":
+        parts[0] += f"; the tables show the {questions['groups'][questions['shown']]} **{questions['shown']}** ones"
+        if questions["held_out"] is not None:
+            parts[0] += ", which the vectors were not made from"
+    if sampling is None:
+        parts.append("the answers were recorded before")
+    else:
+        drawn = (
+            "greedy"
+            if not sampling["temperature"]
+            else f"temperature {sampling['temperature']}, top-p {sampling['top_p']}, seed {sampling['seed']}"
+        )
+        parts.append(f"answers of at most {sampling['max_new_tokens']} tokens, {drawn}, by {data['engine']}")
+    if data.get("model"):
+        parts.append(f"base model `{_line(data['model'])}`")
+    if data.get("vectors"):
+        parts.append(f"vectors `{_line(data['vectors'])}`")
+    return "; ".join(parts) + f". Made by `emobake eval` {data['emobake']}."
+
+
+def _rows(
+    data: Mapping[str, Any], direction: Mapping[str, Any], control: Mapping[str, Any] | None, group: str = ""
+) -> list[Row]:
+    """The columns of a direction's table that have anything in them: title, and a cell of a point."""
+    main, group = not group, group or data["questions"]["shown"]
+    emotions = direction["emotions"]
+    beside = {point["strength"]: point for point in control["points"]} if control else {}
+    rows: list[Row] = [("strength", lambda point: f"{point['strength']:g}")]
+    wanted = emotions[0] if len(emotions) == 1 else "emotion"
+    for scorer in data["scorers"]:
+        name, unit = scorer["name"], scorer["unit"]
+        title = wanted if len(data["scorers"]) == 1 else f"{wanted}, {name}"
+
+        def figure(point: Mapping[str, Any], name: str = name) -> str:
+            return _cell(target(point["groups"][group], name, emotions))
+
+        def random(point: Mapping[str, Any], name: str = name) -> str:
+            own = beside.get(point["strength"])
+            return _cell(target(own["groups"][group], name, emotions)) if own else ""
+
+        def topic(point: Mapping[str, Any], name: str = name) -> str:
+            return _cell(target(point["groups"][group], name, [TOPIC]))
+
+        rows.append((f"{title} ({unit})", figure))
+        if beside:
+            rows.append((f"{title}, random vector", random))
+        rows.append((f"topic, {name} ({unit})", topic))  # a judge's; for others the column is empty
+    rows += [
+        (title, lambda point, key=key, form=form: form(point["groups"][group][key]))  # type: ignore[misc]
+        for key, title, form in (
+            ("collapsed", "collapsed", _share),
+            ("perplexity", "perplexity", _cell),
+            ("topic", "topic", _share),
+            ("distinct_2", "distinct-2", _cell),
+            ("words", "words", _cell),
+            ("unended", "unended", _share),
+        )
+    ]
+    if main:  # these are of the neutral prompts, whatever was asked
+        rows += [
+            (title, lambda point, key=key: _cell(point[key]))  # type: ignore[misc]
+            for key, title in (("kl", "KL"), ("kl_worst", "KL worst 5%"))
+        ]
+    return [row for row in rows if any(row[1](point) for point in direction["points"])]
+
+
+def _table(
+    data: Mapping[str, Any], direction: Mapping[str, Any], control: Mapping[str, Any] | None, group: str = ""
+) -> str:
+    rows = _rows(data, direction, control, group)
+    lines = ["| " + " | ".join(_line(name) for name, _ in rows) + " |", "| " + " | ".join("---:" for _ in rows) + " |"]
+    lines += ["| " + " | ".join(cell(point) for _, cell in rows) + " |" for point in direction["points"]]
+    return "\n".join(lines)
+
+
+def _verdict(data: Mapping[str, Any], direction: Mapping[str, Any]) -> str:
+    found = data["best"].get(direction["name"])
+    if found is None:
+        return ""
+    if found["strength"] is None:
+        return f"Best strength: none ({_line(found['why'])})."
+    return f"Best strength of these: **{found['strength']:g}** ({_line(found['why'])})."
+
+
+def _doses(data: Mapping[str, Any]) -> str:
+    lines = [
+        "| direction | norm at strength 1 | over the attention output | over the residual stream |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    controls = {one["name"] for one in data["directions"] if one["control"]}
+    for name, found in data["layers"].items():
+        if name in controls:  # of the same norms
+            continue
+        cells = [_range(found.get(key)) for key in ("norm", "of_attention_output", "of_layer_output")]
+        lines.append(f"| {_line(name)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n\nSmallest to largest layer; the mean norm of what the base has there is 1."
+
+
+def _range(values: Sequence[float | None] | None) -> str:
+    known = [x for x in values or () if x is not None]
+    return f"{min(known):.3g} to {max(known):.3g}" if known else ""
+
+
+def _example(example: Mapping[str, Any]) -> str:
+    lines = [f"**{_line(example['query'])}**"]
+    for name, answers in example["answers"].items():
+        rows = [f"| {strength} | {_line(_excerpt(text))} |" for strength, text in answers.items()]
+        lines.append("\n".join([f"| {_line(name)} | |", "| ---: | --- |", *rows]))
+    return "\n\n".join(lines)
+
+
+def _excerpt(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _EXCERPT else text[:_EXCERPT].rstrip() + " ..."
+
+
+def _measured(data: Mapping[str, Any], name: str) -> bool:
+    points = [point for one in data["directions"] for point in one["points"]]
+    return any((point.get(name) if name in point else point["groups"]["all"][name]) is not None for point in points)
+
+
+def _line(text: object) -> str:
+    """Text of anybody's in a table of ours: on one line, with nothing that Markdown or HTML would act on."""
+    one = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]#|!~])", r"\\\1", one)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text.replace("**", ""))
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"

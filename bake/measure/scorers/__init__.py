@@ -1,0 +1,1 @@
+"""Scorers rate the emotion in an answer."""

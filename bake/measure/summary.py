@@ -1,0 +1,194 @@
+"""From what an evaluation found to the figures of its report: means, shares, and the strength to recommend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .repetition import DISTINCT, LOOP, SHORTEST, WINDOW, Repetition, repetition
+from .scorers.base import TOPIC, Scorer
+
+if TYPE_CHECKING:
+    from .engines import Settings
+    from .experiment import Direction, Subject
+    from .stages import Findings
+
+COLLAPSED_AT_MOST = 0.05
+PERPLEXITY_AT_MOST = 4.0
+TOPIC_LOSS_AT_MOST = 0.15
+WORST = 0.05
+"""Share of the positions that the worst KL is the mean of."""
+
+DEFINITIONS = {
+    "perplexity": "exp of the mean negative log probability per token of the answers, after their queries, under the "
+    "unsteered base; low for text that the base could have written, and for text that repeats itself",
+    "topic": "share of the answers that the base finds likelier after their own query than after another one of the "
+    "set; one half is chance",
+    "topic_gain": "log probability of an answer after its own query minus that after the other one, in nats per token",
+    "kl": "Kullback-Leibler divergence of the steered next-token distribution from the base's, in nats, at each of the "
+    "first 50 tokens of the base's own greedy answers to 32 everyday prompts: the mean over them",
+    "kl_worst": "the mean of the largest 5% of these",
+    "collapsed": f"share of the answers with a stretch of {WINDOW} words (or all of a shorter answer, from {SHORTEST} "
+    f"on) in which fewer than {DISTINCT:.0%} of the pairs of neighbours are different, or with a loop of {LOOP} words "
+    "or more",
+    "unended": "share of the answers that went on to the limit of tokens",
+    "distinct_2": "different pairs of neighbouring words over all pairs, of each answer; the mean",
+}
+
+
+def summarize(findings: Findings, scorers: Sequence[Scorer], settings: Settings) -> dict[str, Any]:
+    """Everything in ``report.json``, as JSON data; what could not be measured is null."""
+    study = findings.study
+    groups = list(dict.fromkeys(study.questions.groups))
+    measured = {s.key: _subject(findings, s, groups, settings) for s in study.subjects}
+    shown = study.held_out[0] if study.held_out and len(study.held_out) == 1 and len(groups) > 1 else "all"
+    main = max(scorers, key=lambda scorer: scorer.rank)
+    directions = [_curve(findings, one, measured) for one in study.directions]
+    return {
+        **findings.record,
+        "questions": {
+            "name": study.questions.name,
+            "sha256": study.questions.sha256,
+            "count": len(study.questions.texts),
+            "groups": {group: study.questions.groups.count(group) for group in groups if group},
+            "held_out": None if study.held_out is None else list(study.held_out),
+            "shown": shown,
+        },
+        "sampling": None if findings.record.get("answers") == "recorded" else asdict(settings.sampling),
+        "engine": settings.engine,
+        "scorers": [
+            {"name": one.name, "unit": one.unit, "note": one.note, "main": one.name == main.name} for one in scorers
+        ],
+        "directions": directions,
+        "best": {
+            one["name"]: best(one, shown, main.name) for one in directions if not one["control"] and one["emotions"]
+        },
+        "layers": _layers(findings),
+        "warnings": list(study.warnings),
+        "definitions": DEFINITIONS,
+    }
+
+
+def best(direction: Mapping[str, Any], group: str, scorer: str) -> dict[str, Any]:
+    """The strength at which the emotion is strongest while the answers are still sane; None without one.
+
+    Sane: at most 5% of the answers collapsed, perplexity at most four times the base's, and topic adherence at most
+    0.15 below the base's; of what was measured.
+    """
+    points = [(point["strength"], point["groups"][group]) for point in direction["points"]]
+    base = next((found for strength, found in points if strength == 0), None)
+    why = "no strength raises the emotion and keeps the answers sane"
+    if base is None:
+        return {"strength": None, "why": "there are no answers at strength 0 to compare with"}
+    sane = [(x, found) for x, found in points if x != 0 and all(_bounds(found, base).values())]
+    rated = [(target(found, scorer, direction["emotions"]), x) for x, found in sane]
+    top = max((pair for pair in rated if pair[0] is not None), default=None)
+    before = target(base, scorer, direction["emotions"])
+    if top is None or before is None or top[0] is None or top[0] <= before:
+        return {"strength": None, "why": why}
+    return {
+        "strength": top[1],
+        "why": f"{scorer}: {before:.3g} at 0, {top[0]:.3g} here; within bounds: {', '.join(_bounds(base, base))}",
+    }
+
+
+def target(measured: Mapping[str, Any], scorer: str, emotions: Iterable[str]) -> float | None:
+    """The mean of a scorer's figures for the emotions that a direction is to bring out."""
+    figures = [x for emotion in emotions if (x := measured["scores"].get(scorer, {}).get(emotion)) is not None]
+    return sum(figures) / len(figures) if figures else None
+
+
+def _bounds(found: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, bool]:
+    """What was measured of an answer's sanity, and whether it is within bounds."""
+    bounds = {"collapsed": found["collapsed"] <= COLLAPSED_AT_MOST}
+    if found["perplexity"] and base["perplexity"]:
+        bounds["perplexity"] = found["perplexity"] <= PERPLEXITY_AT_MOST * base["perplexity"]
+    if found["topic"] is not None and base["topic"] is not None:
+        bounds["topic"] = found["topic"] >= base["topic"] - TOPIC_LOSS_AT_MOST
+    return bounds
+
+
+def _curve(findings: Findings, direction: Direction, measured: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": direction.name,
+        "kind": direction.kind,
+        "control": direction.kind == "control",
+        "like": direction.like or None,
+        "emotions": list(direction.emotions),
+        "points": [{"strength": s.strength, **measured[s.key]} for s in findings.study.curve(direction)],
+    }
+
+
+def _subject(findings: Findings, subject: Subject, groups: Sequence[str], settings: Settings) -> dict[str, Any]:
+    texts = [repetition(text) for text in findings.answers[subject.key]]
+    own = findings.study.questions.groups
+    parts = {"all": list(range(len(own)))}
+    parts |= {group: [i for i, one in enumerate(own) if one == group] for group in groups if len(groups) > 1}
+    kl = np.array([x for values in findings.divergences.get(subject.key, ()) for x in values])
+    if not subject.direction and findings.divergences:
+        kl = np.zeros(1)
+    return {
+        "kl": _number(kl.mean()) if kl.size else None,
+        "kl_worst": _number(np.sort(kl)[-math.ceil(WORST * kl.size) :].mean()) if kl.size else None,
+        "groups": {part: _group(findings, subject.key, places, texts, settings) for part, places in parts.items()},
+    }
+
+
+def _group(
+    findings: Findings, key: str, places: Sequence[int], texts: Sequence[Repetition], settings: Settings
+) -> dict[str, Any]:
+    answers = [findings.answers[key][i] for i in places]
+    tokens = [count for i in places if (count := findings.tokens[key][i]) is not None]
+    chosen = [texts[i] for i in places]
+    likely = [found for i in places if findings.likelihoods and (found := findings.likelihoods[key][i])]
+    per_token = [-one["own"] / one["tokens"] for one in likely]
+    gains = [(one["own"] - one["other"]) / one["tokens"] for one in likely]
+    total = sum(one["tokens"] for one in likely)
+    return {
+        "answers": len(answers),
+        "empty": sum(not answer.strip() for answer in answers),
+        "words": _mean([len(answer.split()) for answer in answers]),
+        "tokens": _mean(tokens),
+        "unended": _mean([count >= settings.sampling.max_new_tokens for count in tokens]),
+        "collapsed": _mean([one.collapsed for one in chosen]),
+        "distinct_1": _mean([one.distinct_1 for one in chosen]),
+        "distinct_2": _mean([one.distinct_2 for one in chosen]),
+        "distinct_3": _mean([one.distinct_3 for one in chosen]),
+        "perplexity": _number(np.exp(-sum(one["own"] for one in likely) / total)) if total else None,
+        "perplexity_median": _number(np.exp(np.median(per_token))) if per_token else None,
+        "topic": _mean([gain > 0 for gain in gains]),
+        "topic_gain": _mean(gains),
+        "scores": {scorer: _means([found[key][i] for i in places]) for scorer, found in findings.scores.items()},
+    }
+
+
+def _layers(findings: Findings) -> dict[str, Any]:
+    """Norms at strength 1, and over what the base has at each site."""
+
+    def over(dose: Sequence[float], own: Sequence[float]) -> list[float | None]:
+        return [_number(x / y) if y > 0 else None for x, y in zip(dose, own, strict=True)]  # NaN is not above 0
+
+    return {
+        name: {"norm": [_number(x) for x in dose]}
+        | {f"of_{site}": over(dose, own) for site, own in findings.scales.items()}
+        for name, dose in findings.doses.items()
+    }
+
+
+def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    names = list(dict.fromkeys(name for one in figures for name in one))
+    order = [name for name in names if name != TOPIC] + [name for name in names if name == TOPIC]
+    return {name: _mean([one[name] for one in figures if name in one]) for name in order}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return _number(sum(values) / len(values)) if values else None
+
+
+def _number(value: float) -> float:
+    """Six significant digits are more than any of these figures has."""
+    return float(f"{value:.6g}")

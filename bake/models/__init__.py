@@ -1,0 +1,1 @@
+"""Running models: loading, hooks, sampling, likelihood, and other stacks."""

@@ -1,0 +1,96 @@
+"""Where the vectors of layer l act in a live model, and hooks that read what is there or add to it.
+
+The attention output is the output of the module that holds the projection of `emobake.arch`: after the projection,
+before whatever the architecture does next (a post-norm, a residual multiplier, the residual add). The layer output is
+that of the whole decoder layer. torch is imported by the caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..formats.checkpoint.families import Architecture
+
+if TYPE_CHECKING:
+    import torch
+
+Scope = Literal["every", "last"]
+"""``every`` position, as a bias does, or the ``last`` of each forward pass, as the paper's published code does."""
+
+
+def site_module(model: torch.nn.Module, arch: Architecture, layer: int) -> torch.nn.Module:
+    """The module of decoder layer `layer` (from 0) of a causal language model whose output is the site of `arch`."""
+    if arch.site == "layer_output":
+        return model.get_submodule(arch.block.format(layer=layer))
+    return model.get_submodule(arch.projection.format(layer=layer).rpartition(".")[0])
+
+
+@contextlib.contextmanager
+def observed(
+    model: torch.nn.Module, arch: Architecture, layers: int, see: Callable[[int, torch.Tensor], None]
+) -> Iterator[tuple[int, ...]]:
+    """Within the context, `see` gets layer and what each forward pass has at the site, ``[batch, positions, hidden]``.
+
+    Gives the layers, of ``0 .. layers - 1``, that have the site; in a hybrid not all have attention.
+    """
+
+    def hook(layer: int) -> Any:
+        def call(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            see(layer, output[0] if isinstance(output, tuple) else output)
+
+        return call
+
+    modules: dict[int, torch.nn.Module] = {}
+    for layer in range(layers):
+        with contextlib.suppress(AttributeError):  # what torch says of a module that is not there
+            modules[layer] = site_module(model, arch, layer)
+    handles = [module.register_forward_hook(hook(layer)) for layer, module in modules.items()]
+    try:
+        yield tuple(modules)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def steered(
+    model: torch.nn.Module,
+    arch: Architecture,
+    rows: Mapping[int, np.ndarray],
+    scope: Scope = "every",
+    positions: torch.Tensor | None = None,
+) -> Iterator[None]:
+    """Within the context, what is at the site of each layer in `rows` gains its row (float32 ``[hidden]``).
+
+    `positions`, bool ``[batch, positions]``, says where in the one forward pass to come, whatever the `scope`.
+    """
+    import torch
+
+    def add(row: torch.Tensor) -> Any:
+        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = hidden.clone()
+            vector = row.to(hidden.device, hidden.dtype)
+            if positions is not None:
+                hidden += vector * positions.to(hidden.device)[:, :, None]
+            elif scope == "every":
+                hidden += vector
+            else:
+                hidden[:, -1:, :] += vector
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        return hook
+
+    handles = [
+        site_module(model, arch, layer).register_forward_hook(add(torch.from_numpy(row.copy())))
+        for layer, row in rows.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,1 @@
+"""Bytes on this disk and on the Hub. Knows no model format."""

@@ -1,0 +1,1 @@
+"""Reading and writing repositories on the Hugging Face Hub."""

@@ -1,0 +1,1 @@
+"""Emotion vector sets: finding, reading, changing, writing and sharing them."""

@@ -1,0 +1,144 @@
+"""Arithmetic on vector sets: what is in one, what its emotions share, and new emotions made from others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..core.vector_set import VectorSet, is_emotion_name, steering, weighted_sum
+from ..errors import InputError, VectorError
+
+SAME = 0.995
+"""Cosine from which two emotions are called the same."""
+NOISE = 0.5
+"""Split-half cosine below which a vector is called mostly noise."""
+SPIKE = 20.0
+"""Times the median of its neighbours, from which a layer's norm is called out of line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """What can be said of a set without a model."""
+
+    norms: np.ndarray
+    """``[emotions, layers]``, Euclidean."""
+    cosines: np.ndarray
+    """``[emotions, emotions]``, the mean over the layers in which both have a vector; NaN where there is none."""
+    layer_cosines: np.ndarray
+    """``[layers]``, the mean over pairs of emotions; NaN where there is none."""
+    shared: np.ndarray
+    """``[layers]``, how much of the squared length the emotions have in common: ``|mean|^2 / mean(|.|^2)``."""
+    problems: tuple[str, ...]
+    """What looks wrong, one line each."""
+    advice: tuple[str, ...]
+    """What may be worth doing."""
+
+
+def describe(vectors: VectorSet) -> Description:
+    """Measure a set, in float64."""
+    rows = vectors.rows.astype(np.float64)
+    norms = np.linalg.norm(rows, axis=2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        units = rows / norms[:, :, None]
+        by_layer = np.einsum("elh,flh->efl", units, units)
+        shared = np.square(rows.mean(axis=0)).sum(axis=1) / np.square(norms).mean(axis=0)
+    pairs = np.triu_indices(len(rows), 1)
+    cosines, layer_cosines = _mean(by_layer, 2), _mean(by_layer[pairs], 0)
+    problems = tuple(_problems(vectors, norms, cosines))
+    return Description(norms, cosines, layer_cosines, shared, problems, tuple(_advice(vectors, shared)))
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of what is not NaN; NaN where nothing is left."""
+    there = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: np.ndarray = np.where(there, values, 0).sum(axis=axis) / there.sum(axis=axis)
+    return mean
+
+
+def _problems(vectors: VectorSet, norms: np.ndarray, cosines: np.ndarray) -> list[str]:
+    found = []
+    empty = [layer for layer in range(vectors.layers) if not norms[:, layer].any()]
+    if empty and len(empty) < vectors.layers:
+        found.append(f"no vector in layer {', '.join(map(str, empty))}: nothing is steered there")
+    for i, emotion in enumerate(vectors.emotions):
+        if not norms[i].any():
+            found.append(f"{emotion} is zero in every layer")
+            continue
+        for layer in range(vectors.layers):
+            around = np.delete(norms[i], layer)[max(0, layer - 3) : layer + 3]
+            if len(around) and norms[i, layer] > SPIKE * np.median(around) > 0:
+                times = norms[i, layer] / np.median(around)
+                found.append(f"{emotion} is {times:.0f} times as long in layer {layer} as around it")
+        found += [
+            f"{emotion} and {other} are the same (cosine {cosines[i, j]:.3f})"
+            for j, other in enumerate(vectors.emotions)
+            if j > i and cosines[i, j] > SAME
+        ]
+        statistics = vectors.statistics.get(emotion)
+        cosine = None if statistics is None else statistics.split_half_cosine
+        if statistics is not None and cosine is not None and cosine < NOISE:
+            found.append(
+                f"{emotion} is mostly noise (split-half cosine {cosine:.2f} with {statistics.count} queries): "
+                "use more queries"
+            )
+    return found
+
+
+def _advice(vectors: VectorSet, shared: np.ndarray) -> list[str]:
+    there = shared[~np.isnan(shared)]
+    if len(vectors.emotions) > 1 and len(there) and there.mean() > NOISE:
+        return [
+            f"the emotions share {there.mean():.0%} of their squared length; `emobake vectors mix SET --remove-common` "
+            "leaves what tells them apart"
+        ]
+    return []
+
+
+def remove_common(vectors: VectorSet) -> VectorSet:
+    """Subtract from every emotion, layer by layer, the mean over all of them: the paper's ``EV_base``.
+
+    Statistics are left out, as they are of the vectors before.
+
+    Raises:
+        VectorError: a set of one emotion, which would become zero.
+    """
+    if len(vectors.emotions) < 2:
+        raise VectorError(f"{vectors.name}: has one emotion only, so there is nothing that others share with it")
+    rows = vectors.rows.astype(np.float64)
+    return replace(
+        vectors,
+        rows=(rows - rows.mean(axis=0)).astype(np.float32),
+        source=_and(vectors.source, "without the mean over the emotions"),
+        statistics={},
+    )
+
+
+def add_mix(vectors: VectorSet, name: str, mix: Mapping[str, float], *, only: bool = False) -> VectorSet:
+    """A set with the new emotion `name`, the weighted sum of others; with `only` it is the only one.
+
+    Raises:
+        InputError: `name` cannot be an emotion's, or is taken.
+        VectorError: an emotion that the set does not have, or an overflow.
+    """
+    name = name.strip().lower()
+    if not is_emotion_name(name):
+        raise InputError(f"--name {name[:60]!r}: use letters, digits, spaces, '_', '.' and '-'")
+    if name in vectors.emotions and not only:
+        raise InputError(f"--name {name}: {vectors.name} has that emotion already; choose another, or --only")
+    weights = steering(None, mix)
+    row = weighted_sum(vectors, weights)[None]
+    recipe = " + ".join(f"{weight:g} x {emotion}" for emotion, weight in weights.weights)
+    return replace(
+        vectors,
+        emotions=(name,) if only else (*vectors.emotions, name),
+        rows=row if only else np.concatenate([vectors.rows, row]),
+        source=_and(vectors.source, f"{name} = {recipe}"),
+        statistics={} if only else vectors.statistics,
+    )
+
+
+def _and(source: str, more: str) -> str:
+    return f"{source}; {more}" if source else more
