@@ -25,21 +25,23 @@ if TYPE_CHECKING:
     from .actions.conversation import Conversation, open_conversation
     from .actions.push import push
     from .actions.verify import verify
-    from .core.vector_set import Steering, VectorSet
-    from .formats.checkpoint.plan import BakePlan, make_plan
+    from .core.plan import BakePlan
+    from .core.steering import Steering
+    from .core.vector_set import VectorSet
+    from .formats.checkpoint.open import open_folder
+    from .formats.checkpoint.plan import make_plan
     from .measure.evaluation import evaluate
     from .measure.extraction import extract
     from .measure.tuning import tune
-    from .storage.files import open_folder
     from .vectors.find import find_vectors
     from .vectors.open import open_vectors
     from .vectors.write import write_set
 
 _HOMES = {
-    "BakePlan": "formats.checkpoint.plan",
+    "BakePlan": "core.plan",
     "BakeResult": "actions.bake",
     "Conversation": "actions.conversation",
-    "Steering": "core.vector_set",
+    "Steering": "core.steering",
     "VectorSet": "core.vector_set",
     "bake": "actions.bake",
     "evaluate": "measure.evaluation",
@@ -47,7 +49,7 @@ _HOMES = {
     "find_vectors": "vectors.find",
     "make_plan": "formats.checkpoint.plan",
     "open_conversation": "actions.conversation",
-    "open_folder": "storage.files",
+    "open_folder": "formats.checkpoint.open",
     "open_vectors": "vectors.open",
     "push": "actions.push",
     "tune": "measure.tuning",

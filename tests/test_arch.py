@@ -15,8 +15,9 @@ from typing import Any, get_args
 
 import pytest
 
+from emobake.core.stacks import STACKS, Status
 from emobake.errors import UnsupportedModelError
-from emobake.formats.checkpoint.families import STACKS, Architecture, Status, architectures
+from emobake.formats.checkpoint.families import Architecture, architectures
 from emobake.formats.checkpoint.routes import choose_route
 
 TABLE = architectures()

@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 from test_plan import CONFIG, ROWS, checkpoint
 
 from emobake import VectorSet, make_plan
-from emobake.core.vector_set import steering
+from emobake.core.steering import steering
 from emobake.formats.adapter.plan import make_adapter_plan
 from emobake.formats.checkpoint.card import add_documents, card_metadata
 

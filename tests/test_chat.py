@@ -9,7 +9,8 @@ from test_real import SET, greedy, hooked, load, prompt
 
 import emobake
 from emobake import InputError, VectorError
-from emobake.core.vector_set import EMOTIONS, steering
+from emobake.core.steering import steering
+from emobake.core.vector_set import EMOTIONS
 from emobake.vectors.write import write_set
 
 torch = pytest.importorskip("torch")

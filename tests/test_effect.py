@@ -9,7 +9,7 @@ import pytest
 import emobake
 from emobake.core.vector_set import EMOTIONS
 from emobake.measure.query_sets import open_questions
-from emobake.measure.scorers.base import Lexicon
+from emobake.measure.scorers.lexicon import Lexicon
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.real

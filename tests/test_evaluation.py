@@ -22,7 +22,7 @@ pytest.importorskip("torch")
 
 from emobake.measure.engines import Settings
 from emobake.measure.evaluation import evaluate
-from emobake.measure.scorers.base import Lexicon
+from emobake.measure.scorers.lexicon import Lexicon
 from emobake.models.sampling import Sampling
 
 pytestmark = pytest.mark.real

@@ -10,7 +10,7 @@ from emobake.measure.experiment import Direction, Study, Subject
 from emobake.measure.plots import plot_evaluation
 from emobake.measure.query_sets import Questions
 from emobake.measure.report import examples_of, markdown
-from emobake.measure.scorers.base import Lexicon
+from emobake.measure.scorers.lexicon import Lexicon
 from emobake.measure.stages import Findings
 from emobake.measure.summary import best, summarize
 from emobake.models.sampling import Sampling

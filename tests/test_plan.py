@@ -10,12 +10,12 @@ import pytest
 from safetensors import deserialize
 
 from emobake import BrokenFileError, InputError, VectorError, VectorSet, make_plan
-from emobake.core.vector_set import steering
+from emobake.core.plan import Carry, Patch, Write
+from emobake.core.steering import steering
+from emobake.core.tensors import TensorHeader, encode
 from emobake.formats.checkpoint.families import architectures
 from emobake.formats.checkpoint.model import Checkpoint, WeightFile
-from emobake.formats.checkpoint.plan import Carry, Patch, Write
 from emobake.formats.checkpoint.projections import input_width
-from emobake.formats.safetensors import TensorHeader, encode
 
 HIDDEN, LAYERS = 4, 2
 CONFIG = {

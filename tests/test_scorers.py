@@ -8,8 +8,9 @@ import pytest
 
 from emobake.core.vector_set import EMOTIONS
 from emobake.errors import EmobakeError, InputError
-from emobake.measure.scorers.base import Lexicon, lexicon, open_scorers
 from emobake.measure.scorers.judge import Judge, parse_verdict
+from emobake.measure.scorers.lexicon import Lexicon, lexicon
+from emobake.measure.scorers.open import open_scorers
 
 GOOD = {"anger": 0, "disgust": 0, "fear": 5, "joy": 90, "sadness": 0, "topic": 70}
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from emobake import VerifyError
-from emobake.formats.checkpoint.families import STACKS
+from emobake.core.stacks import STACKS
 from emobake.models import stacks
 from emobake.models.stacks import (
     Drawing,

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import emobake
-from emobake.core.record import read_record
-from emobake.core.vector_set import EMOTIONS, VectorSet, steering
+from emobake.core.steering import steering
+from emobake.core.vector_set import EMOTIONS, VectorSet
 from emobake.errors import InputError
+from emobake.formats.read_record import read_record
 from emobake.measure.experiment import baked_study, recorded_study, steered_study
 from emobake.measure.query_sets import Questions, Seen, comparable, extraction_queries, open_questions
 from emobake.measure.recorded_answers import Recorded

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from emobake import InputError, VectorError
-from emobake.core.vector_set import EMOTIONS, Statistics, VectorSet, parse_layers, parse_mix, steering, weighted_sum
+from emobake.core.steering import parse_layers, parse_mix, steering, weighted_sum
+from emobake.core.vector_set import EMOTIONS, Statistics, VectorSet
 from emobake.vectors.formats.own import (
     parse_published,
     parse_single_file,

@@ -10,19 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..core.vector_set import EMOTIONS, SITE, Steering, VectorSet, steering
+from ..core.plan import BakePlan, Write
+from ..core.steering import Steering, steering
+from ..core.vector_set import EMOTIONS, SITE, VectorSet
 from ..errors import EmobakeError, InputError
 from ..formats.adapter.plan import gather, make_adapter_plan
 from ..formats.checkpoint.card import adapters_card, add_documents
 from ..formats.checkpoint.model import Checkpoint
-from ..formats.checkpoint.plan import BakePlan, Write, make_plan
+from ..formats.checkpoint.open import open_folder
+from ..formats.checkpoint.plan import make_plan
 from ..formats.checkpoint.routes import choose_route
 from ..storage.copying import LinkMode
-from ..storage.files import open_folder, reading
-from ..storage.model_name import is_local, is_offline, known_ids, locate, split_revision
+from ..storage.files import reading
+from ..storage.model_name import is_gguf, is_local, is_offline, locate, split_revision
 from ..storage.to_folder import check_output, execute
-from ..vectors.find import SetOpener
-from .gguf_options import GgufOptions, check_gguf_options, is_gguf
+from ..vectors.find import SetOpener, known_ids
+from .gguf_options import GgufOptions, check_gguf_options
 
 if TYPE_CHECKING:
     from ..storage.hub.changes import Pushed, Target
@@ -287,7 +290,7 @@ def _at_a_distance(
     model: str, revision: str | None, check: Callable[[Mapping[str, object]], object], *, from_cache: bool
 ) -> tuple[Snapshot | None, Checkpoint]:
     """A checkpoint on the Hub, without its weights; `from_cache` when the Hub cannot be reached."""
-    from ..storage.hub.snapshot import open_repository
+    from ..formats.checkpoint.open import open_repository
 
     try:
         return open_repository(model, revision, check)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..core.vector_set import Steering, VectorSet
-from ..errors import InputError, OutputError
-from ..formats.checkpoint.plan import BakePlan, Write
-from ..formats.gguf.header import GgufHeader
-from ..formats.gguf.model import GgufModel, open_gguf, split_path
+from ..core.plan import BakePlan, Write
+from ..core.steering import Steering
+from ..core.vector_set import VectorSet
+from ..errors import EmobakeError, InputError, OutputError
+from ..formats.gguf.header import GgufHeader, parse_gguf
+from ..formats.gguf.model import RECORD, GgufModel, open_gguf, split_path
 from ..formats.gguf.plan import make_converted_plan, make_gguf_plan
 from ..models.stacks.run_llama_cpp import NotInstalledError, convert, find_converter
 from ..storage.copying import Progress
-from ..storage.files import sha256_of
+from ..storage.files import read_at, sha256_of
 from ..storage.staging import clear_remains, parents, staging
-from ..storage.to_file import check_gguf_output, execute, inputs_of
+from ..storage.to_file import execute
 from ..vectors.find import model_ids
 from .gguf_options import GgufOptions
 
@@ -146,3 +149,48 @@ def _with_modelfile(plan: BakePlan, header: GgufHeader, out: Path) -> BakePlan:
     text, notes = write_modelfile(header, plan.files[0].name, plan.steering.recipe)
     plan = replace(plan, warnings=(*plan.warnings, *notes))
     return plan.with_files(Write(modelfile_path(out).name, text.encode()))
+
+
+def check_gguf_output(
+    targets: Sequence[Path], inputs: Sequence[Path], *, overwrite: bool, texts: Sequence[Path] = ()
+) -> None:
+    """Refuse outputs that would hit the inputs or somebody's files, before anything large is read.
+
+    `texts` are small files beside the models, which replace only what begins as ours do.
+
+    Raises:
+        InputError: one of them exists and may not be replaced, or is one of `inputs`.
+
+    """
+    sources = {path.resolve() for path in inputs}
+    for out in (*targets, *texts):
+        target = out.resolve()
+        if target in sources:
+            raise InputError(f"--out {out}: is the input; choose another name")
+        if os.path.lexists(out):
+            if not overwrite:
+                raise InputError(f"--out {out}: exists already; choose another name or give --overwrite")
+            if not (_is_our_text(out) if out in texts else _is_ours(out)):
+                raise InputError(f"--out {out}: is not an earlier output of emobake, so --overwrite leaves it alone")
+        else:
+            parent = next(p for p in target.parents if os.path.exists(p))  # noqa: PTH110 - False where a mode forbids it
+            if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+                raise InputError(f"--out {out}: no permission to write in {parent}")
+
+
+def _is_ours(out: Path) -> bool:
+    with contextlib.suppress(EmobakeError, OSError):
+        if out.is_file() and not out.is_symlink():
+            header = parse_gguf(str(out), out.stat().st_size, read_at(out))
+            # The further files of a split set have no metadata but their number.
+            return bool(header.text(RECORD)) or (header.number("split.no") or 0) > 0
+    return False
+
+
+def _is_our_text(out: Path) -> bool:
+    return out.is_file() and out.read_bytes()[:2000].startswith(b"# Made by emobake")
+
+
+def inputs_of(model: GgufModel) -> list[Path]:
+    """The files that a model was opened from."""
+    return [Path(header.file) for header in model.files]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.vector_set import Steering, VectorSet, steering, weighted_sum
+from ..core.steering import Steering, steering, weighted_sum
+from ..core.vector_set import VectorSet
 from ..errors import EmobakeError, InputError
 from ..models.hooks import Scope, site_module, steered
 from ..models.loading import LiveModel

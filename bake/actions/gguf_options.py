@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..storage.model_name import is_gguf
 
 OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 """What llama.cpp's converter can write the weights as; ``auto`` keeps 16 bits."""
@@ -20,11 +21,6 @@ class GgufOptions:
     converter: str = ""
     keep_split: bool = False
     modelfile: bool = False
-
-
-def is_gguf(path: str) -> bool:
-    """Whether the user means a GGUF file, by its suffix."""
-    return path.lower().endswith(".gguf")
 
 
 def check_gguf_options(model: str, out: Path | None, options: GgufOptions, others: Mapping[str, object]) -> None:

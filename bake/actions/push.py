@@ -6,17 +6,18 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..core.record import Record, read_record
+from ..core.plan import BakePlan
+from ..core.record import Record
+from ..core.strict_json import parse_json_object
 from ..errors import InputError
 from ..formats.checkpoint.card import with_report
-from ..formats.checkpoint.plan import BakePlan
-from ..formats.safetensors import parse_json_object
+from ..formats.read_record import read_record
 from ..storage.files import read_small, reading, sha256_of
 from ..storage.hub.changes import Item, Pushed, Target, addressed, items_of, parse_target
 from ..storage.hub.commit import Notice, push_items, settle
 from ..storage.hub.errors import reason, retrying
 from ..storage.hub.snapshot import Snapshot, take_snapshot
-from .gguf_options import is_gguf
+from ..storage.model_name import is_gguf
 from .verify import verify
 
 _REPORT = "evaluation"

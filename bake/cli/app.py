@@ -23,7 +23,7 @@ from .terminal import console, escape, warn
 from .vectors import vectors as vectors_commands
 
 if TYPE_CHECKING:
-    from ..formats.checkpoint.plan import BakePlan
+    from ..core.plan import BakePlan
 
 _LINK_MODES = ("auto", "reflink", "copy", "hardlink", "symlink")
 
@@ -133,7 +133,7 @@ def _bake(
     if model is None:
         raise click.UsageError("give --model, a checkpoint's folder or Hub id (emobake --help shows examples)")
     from ..actions.bake import bake
-    from ..core.vector_set import parse_mix
+    from ..core.steering import parse_mix
     from ..storage.model_name import is_local
 
     if push_to_hub and revision and ("@" in model or is_local(model, None)):
@@ -234,7 +234,8 @@ def verify(as_json: bool, quiet: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON on stdout.")
 def show_command(out: Path, as_json: bool) -> None:
     """Show what was baked into OUT, a finished output's folder or .gguf file: its weights, its base and its vectors."""
-    from ..core.record import parse_record, read_manifest
+    from ..core.record import parse_record
+    from ..formats.read_record import read_manifest
     from ..storage.files import reading
     from .summary import show_manifest
 

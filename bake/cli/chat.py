@@ -21,7 +21,7 @@ from .terminal import console, escape, warn
 
 if TYPE_CHECKING:
     from ..actions.conversation import Answer, Conversation
-    from ..core.vector_set import Steering
+    from ..core.steering import Steering
 
 _HELP = """\
 /times A D F J S       weights of anger, disgust, fear, joy and sadness
@@ -90,7 +90,7 @@ def chat(
     if as_json and not prompts:
         raise click.UsageError("--json goes with --prompt")
     from ..actions.conversation import Sampling, open_conversation
-    from ..core.vector_set import parse_mix
+    from ..core.steering import parse_mix
 
     interactive = not prompts and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     parsed = None if mix is None else parse_mix(mix)
@@ -205,7 +205,7 @@ class _Session:
         return answer
 
     def _times(self, rest: str) -> None:
-        from ..core.vector_set import steering
+        from ..core.steering import steering
 
         try:
             times = tuple(float(word) for word in rest.split())
@@ -214,12 +214,12 @@ class _Session:
         self._steer(steering(times))
 
     def _mix(self, rest: str) -> None:
-        from ..core.vector_set import parse_mix, steering
+        from ..core.steering import parse_mix, steering
 
         self._steer(steering(mix=parse_mix(rest)))
 
     def _scale(self, rest: str) -> None:
-        from ..core.vector_set import steering
+        from ..core.steering import steering
 
         try:
             scale = float(rest)
@@ -307,7 +307,7 @@ class _Session:
         self._say("loads steered: " + (", ".join(n for n, status in loads.items() if status == "steered") or "nowhere"))
         for name, stack in plan.stacks.items():
             if stack.status != "steered":
-                from ..formats.checkpoint.routes import describe
+                from ..core.stacks import describe
 
                 self._say(f"{name}: {describe(stack)}")
         self._say(next_commands(result, out)[0] + "\n")

@@ -127,7 +127,7 @@ def eval_command(
     Of a model with vectors at several strengths; of CHECKPOINTS that are baked; or of recorded answers. A killed run
     goes on where it stopped. `accelerate launch -m emobake eval ...` spreads the work over processes.
     """
-    from ..core.vector_set import parse_mix
+    from ..core.steering import parse_mix
     from ..measure.engines import Settings
     from ..measure.evaluation import evaluate
     from ..measure.report import show
@@ -205,7 +205,7 @@ def tune(
     """Find the --scale for a bake: one that keeps to a budget of KL, or matches the paper's way of steering."""
     from dataclasses import asdict
 
-    from ..core.vector_set import parse_mix
+    from ..core.steering import parse_mix
     from ..measure.tuning import check_picture, plot_curve
     from ..measure.tuning import tune as search
 

@@ -13,10 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..actions.bake import BakeResult
+from ..core.plan import Assemble, BakePlan, Carry, Patch, Write
 from ..core.record import Record
-from ..formats.checkpoint.families import STACKS, Support
-from ..formats.checkpoint.plan import Assemble, BakePlan, Carry, Patch, Write
-from ..formats.checkpoint.routes import describe
+from ..core.stacks import STACKS, Support, describe
 
 if TYPE_CHECKING:
     from ..storage.hub.changes import Action, Pushed

@@ -184,7 +184,7 @@ def mix(
     set_: str, out: Path, name: str | None, mix: str | None, only: bool, remove_common: bool, overwrite: bool
 ) -> None:
     """Make a new named emotion from others, or take out the part that all emotions share, or both."""
-    from ..core.vector_set import parse_mix
+    from ..core.steering import parse_mix
     from ..vectors import arithmetic as vector_math
 
     if (name is None) != (mix is None):

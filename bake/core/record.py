@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .._version import __version__
 from ..errors import InputError, VerifyError
-from ..formats.checkpoint.families import Site
-from ..formats.safetensors import parse_json_object
-from ..storage.files import read_small
-from .vector_set import MAX_LAYERS, SITE, SITES, Steering, VectorSet, fitted, weighted_sum
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding. `ok` is None for what is reported but not judged."""
-
-    name: str
-    ok: bool | None
-    detail: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """The finding as plain data, for ``--json``."""
-        return asdict(self)
+from .plan import BakePlan, Carry, Patch
+from .steering import Steering, weighted_sum
+from .vector_set import MAX_LAYERS, SITE, SITES, Site, VectorSet, fitted
 
 
 @dataclass(frozen=True)
@@ -70,36 +57,6 @@ class Record:
     """What was baked before, the first bake first."""
     branch_scale: float = 1.0
     """What the biases are multiplied by on the way there."""
-
-
-def read_record(out: Path) -> Record:
-    """The ``emobake.json`` of the folder `out`.
-
-    Raises:
-        InputError: no such folder or file, or not a record of this version's kind.
-    """
-    return parse_record(read_manifest(out), f"{out}/emobake.json")
-
-
-def read_manifest(out: Path) -> dict[str, Any]:
-    """What a bake has written about itself: in the folder `out`, or into the metadata of the GGUF file `out`.
-
-    Raises:
-        InputError: no such folder or file, or not an output of emobake.
-    """
-    if out.suffix.lower() == ".gguf" and not out.is_dir():
-        from ..formats.gguf.model import RECORD, open_gguf
-
-        manifest = open_gguf(out).record
-        if manifest is None:
-            raise InputError(f"{out}: has no {RECORD} in its metadata, so it is not an output of emobake")
-        return manifest
-    if not out.is_dir():
-        raise InputError(f"{out}: no such folder")
-    file = out / "emobake.json"
-    if not file.is_file():
-        raise InputError(f"{out}: has no emobake.json, so it is not an output of emobake; bake it first")
-    return parse_json_object(read_small(file, str(file)), str(file))
 
 
 def parse_record(manifest: Mapping[str, Any], file: str) -> Record:
@@ -192,3 +149,55 @@ def _plain_name(value: Any) -> str:
     if Path(_text(value)).name != value:
         raise ValueError
     return str(value)
+
+
+MANIFEST = "emobake.json"
+
+
+def record_of(
+    plan: BakePlan, vectors: VectorSet, form: str, base: Mapping[str, Any], earlier: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The record of a bake: no timestamps and no local paths, so that the same inputs give the same bytes.
+
+    `form` is what the output is (``checkpoint``, ``peft``, ``gguf``), `base` what it was made of, and `earlier` the
+    record of the base, when it was baked before.
+    """
+    record: dict[str, Any] = {
+        "emobake_version": __version__,
+        "format": form,
+        "base": dict(base),
+        "vectors": {
+            "name": vectors.name,
+            "site": vectors.site,
+            "base_model": vectors.base_model or None,
+            "source": vectors.source or None,
+            "license": vectors.license or None,
+            "extraction": vectors.queries or None,
+            "sha256": dict(sorted(vectors.sha256.items())),
+        },
+        "weights": dict(plan.steering.weights),
+        "scale": plan.steering.scale,
+        "steered_layers": None if plan.steering.layers is None else list(plan.steering.layers),
+        **({} if plan.branch_scale == 1 else {"branch_scale": plan.branch_scale}),
+        "route": plan.route,
+        "model_type": plan.model_type,
+        "files": {
+            f.name: f.source for f in plan.files if isinstance(f, Carry | Patch) and f.source.endswith(".safetensors")
+        },
+        "added_tensors": list(plan.added),
+        "biases": [
+            {
+                "layer": b.layer,
+                "tensor": b.tensor,
+                "dtype": b.dtype,
+                "norm": round(b.norm, 6),
+                "sha256": b.sha256,
+            }
+            for b in plan.layers
+        ],
+    }
+    if earlier is not None:
+        earlier = dict(earlier)
+        history = earlier.pop("history", [])
+        record["history"] = [*(history if isinstance(history, list) else []), earlier]
+    return record

@@ -10,88 +10,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-import ml_dtypes
-import numpy as np
-
+from ..core.strict_json import parse_json_object
+from ..core.tensors import _BITS, ReadAt, TensorHeader
 from ..errors import BrokenFileError
 
 MAX_HEADER = 100_000_000
 """Bytes. The limit that the reference implementation of the format sets."""
-
-# Bits per element; several of the newest dtypes are narrower than a byte.
-_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
-}  # fmt: skip
-
-FLOATS: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-"""The dtypes a bias can be stored in, and numpy's name for each."""
-
-ReadAt = Callable[[int, int], bytes]
-"""``read(offset, length)``: that many bytes of one file, fewer only at its end."""
-
-
-@dataclass(frozen=True)
-class TensorHeader:
-    """One tensor: `shape` in elements, and its bytes ``[start, end)`` counted from the file's beginning."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: str
-    start: int
-    end: int
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name stands twice")
-    return result
-
-
-def parse_json(data: bytes | str, file: str) -> Any:
-    """Parse JSON from a file named `file`; a repeated key is an error, not a silent choice.
-
-    Raises:
-        BrokenFileError: not JSON, nested too deep, or a repeated key.
-
-    """
-    try:
-        text = data if isinstance(data, str) else data.decode()
-        value = json.loads(text, object_pairs_hook=_unique)
-        if "\\ud" in text.lower():  # half a surrogate pair cannot be written into any file, here or later
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise BrokenFileError(f"{file}: not valid JSON ({_short(error)}); fetch the file again") from None
-    return value
-
-
-def parse_json_object(data: bytes | str, file: str) -> dict[str, Any]:
-    """Parse a JSON object, as `parse_json`.
-
-    Raises:
-        BrokenFileError: as `parse_json`, or not an object.
-
-    """
-    value = parse_json(data, file)
-    if not isinstance(value, dict):
-        raise BrokenFileError(f"{file}: holds a JSON {type(value).__name__}, not an object")
-    return value
-
-
-def _short(error: BaseException) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
 def parse_header(file: str, size: int, read: ReadAt) -> tuple[TensorHeader, ...]:
@@ -152,31 +79,6 @@ def _entry(file: str, name: str, entry: object, base: int) -> TensorHeader:
 
 def _naturals(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
-
-
-def decode(header: TensorHeader, data: bytes) -> np.ndarray:
-    """The values of a float tensor as float32, in its own shape.
-
-    Raises:
-        BrokenFileError: the dtype is not a float that a bias is stored in, or `data` has another length.
-
-    """
-    dtype = FLOATS.get(header.dtype)
-    if dtype is None:
-        raise BrokenFileError(f"{header.file}: {header.name!r} is stored as {header.dtype}, not as floats")
-    if len(data) != header.end - header.start:
-        raise BrokenFileError(f"{header.file}: ends within {header.name!r}; fetch it again")
-    return np.frombuffer(data, dtype).astype(np.float32).reshape(header.shape)
-
-
-def encode(values: np.ndarray, dtype: str) -> bytes:
-    """float32 `values` as the bytes of a safetensors tensor of `dtype` (little endian, row-major).
-
-    Rounds to nearest, ties to even; what is too large for `dtype` becomes infinite, for the caller to refuse.
-    """
-    target = FLOATS[dtype]
-    with np.errstate(over="ignore"):
-        return values.astype(target.newbyteorder("<") if target.kind == "f" else target).tobytes()
 
 
 def serialize(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]], metadata: Mapping[str, str]) -> bytes:

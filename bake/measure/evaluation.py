@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
-from ..actions.gguf_options import is_gguf
-from ..core.record import Record, read_record
-from ..core.vector_set import Steering, VectorSet, steering
+from ..core.record import Record
+from ..core.steering import Steering, steering
+from ..core.vector_set import VectorSet
 from ..errors import InputError
+from ..formats.read_record import read_record
 from ..models.steered import open_steered
 from ..storage.files import reading
+from ..storage.model_name import is_gguf
 from ..vectors.find import find_vectors
 from .engines import Settings
 from .experiment import STRENGTHS, Study, baked_study, recorded_study, steered_study
-from .processes import writing
+from .ledger import writing
 from .query_sets import Questions, Seen, extraction_queries, open_questions
 from .recorded_answers import read_results
 from .report import examples_of, markdown
-from .scorers.base import DEFAULT_CLASSIFIER, Scorer, open_scorers
+from .scorers.base import DEFAULT_CLASSIFIER, Scorer
+from .scorers.open import open_scorers
 from .stages import Findings, Progress, carry_out, remove_partial, write_results
 from .summary import summarize
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core.record import Record
-from ..core.vector_set import EMOTIONS, Steering, VectorSet, is_emotion_name, weighted_sum
+from ..core.steering import Steering, weighted_sum
+from ..core.vector_set import EMOTIONS, VectorSet, is_emotion_name
 from ..errors import InputError
 from .query_sets import UNKNOWN, Questions, Seen, comparable
 from .recorded_answers import BASE, Kind, Recorded

@@ -28,7 +28,8 @@ from ..storage.files import read_small
 from ..vectors.write import write_set
 from .answer_means import generate, measure
 from .contrast_sums import Sums
-from .processes import Team, check_same, writing
+from .ledger import check_same, writing
+from .processes import Team
 from .queries import Answer, Contrast, Questionnaire, answer_line
 
 Progress = Callable[[int, int], Callable[[int], None]]

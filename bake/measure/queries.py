@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from ..core.strict_json import parse_json
 from ..core.vector_set import is_emotion_name
 from ..errors import BrokenFileError, InputError
-from ..formats.safetensors import parse_json
 
 EMOTIONAL = "Answer as a person who is overwhelmed by {emotion}. Let {emotion} show in every sentence.\n\n{query}"
 """Default emotional condition; ``{emotion}`` and ``{query}`` are filled in."""

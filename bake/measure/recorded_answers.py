@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, get_args
 
+from ..core.strict_json import parse_json
 from ..errors import BrokenFileError, InputError
-from ..formats.safetensors import parse_json
 from ..storage.files import read_small
 
 Kind = Literal["base", "emotion", "mix", "control"]

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.record import MANIFEST
 from ..errors import InputError
-from ..formats.checkpoint.card import MANIFEST
 from ..models.likelihood import Pair, Side, answer_logits, batches, divergences, log_likelihoods, norms
 from ..models.loading import LiveModel, fingerprint, model_failing
 from ..storage.files import sha256_of
 from .engines import Models, Settings, bias_norms
 from .experiment import Direction, Study, Subject
+from .ledger import Ledger, check_same, writing
 from .neutral_prompts import PROMPTS, continued, neutral_prompts
-from .processes import Ledger, Team, check_same, writing
+from .processes import Team
 from .recorded_answers import answers_json, results_file
 from .scorers.base import Scorer
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..core.vector_set import steering, weighted_sum
+from ..core.steering import steering, weighted_sum
 from ..errors import EmobakeError, InputError, OutputError
 from ..models.likelihood import Side, answer_logits, batches, divergences
 from ..models.loading import model_failing

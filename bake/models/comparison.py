@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.record import Check
+from ..core.check import Check
+from ..core.strict_json import parse_json_object
+from ..core.vector_set import Site
 from ..errors import VerifyError
-from ..formats.checkpoint.families import Architecture, Site, architectures
-from ..formats.safetensors import parse_json_object
+from ..formats.checkpoint.families import Architecture, architectures
 from ..storage.files import read_small
 from .hooks import steered
 from .stacks import generate

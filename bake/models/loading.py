@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.strict_json import parse_json_object
 from ..errors import EmobakeError, InputError, UnsupportedModelError
 from ..formats.checkpoint.families import Architecture, architectures
-from ..formats.safetensors import parse_json_object
 from ..storage.files import cached_id, read_small, reading
 from ..storage.model_name import locate, split_revision
 

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..actions.gguf_options import is_gguf
 from ..core.vector_set import VectorSet, fitted, require_site
 from ..errors import InputError
 from ..formats.checkpoint.model import Checkpoint
 from ..storage.files import reading
-from ..storage.model_name import is_local, known_ids, split_revision
-from ..vectors.find import find_vectors
+from ..storage.model_name import is_gguf, is_local, split_revision
+from ..vectors.find import find_vectors, known_ids
 from .loading import LiveModel, load
 
 

@@ -12,7 +12,7 @@ from typing import IO, Literal
 
 import numpy as np
 
-from ..formats.checkpoint.plan import Assemble, Edit, Rows, Span
+from ..core.plan import Assemble, Edit, Rows, Span
 
 LinkMode = Literal["auto", "reflink", "copy", "hardlink", "symlink"]
 LINK_MODES: tuple[LinkMode, ...] = ("auto", "reflink", "copy", "hardlink", "symlink")

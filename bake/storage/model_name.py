@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import InputError
-from .files import cached_id, read_small
 
 
 def split_revision(model: str | os.PathLike[str], revision: str | None) -> tuple[str, str | None]:
@@ -66,26 +65,6 @@ def locate(
     return download(str(model), revision, check)
 
 
-def known_ids(
-    model: str | os.PathLike[str], revision: str | None, base_model: str, vectors_for: str
-) -> tuple[str, ...]:
-    """The Hub ids by which a model's vectors are looked up, most specific first.
-
-    Raises:
-        InputError: a Hub id whose card cannot be read, because there is no such repository or access to it.
-    """
-    from ..vectors.find import model_ids
-    from ..vectors.registry import find_by_model
-
-    if vectors_for:
-        return (vectors_for,)
-    if find_by_model([str(model)]) and not is_local(model, revision):
-        return (str(model),)  # The card could add nothing.
-    if is_local(model, revision):
-        folder = Path(model)
-        card = folder / "README.md"
-        text = read_small(card, str(card)).decode("utf-8", "replace") if card.is_file() else ""
-        return model_ids(base_model or cached_id(folder)[0], text)
-    from .hub.download import card_text
-
-    return model_ids(str(model), card_text(str(model), revision))
+def is_gguf(path: str) -> bool:
+    """Whether the user means a GGUF file, by its suffix."""
+    return path.lower().endswith(".gguf")

@@ -6,58 +6,14 @@ llama.cpp opens, appears last.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import EmobakeError, InputError, OutputError
-from ..formats.checkpoint.plan import Assemble, BakePlan, Write
-from ..formats.gguf.header import parse_gguf
-from ..formats.gguf.model import RECORD, GgufModel
+from ..core.plan import Assemble, BakePlan, Write
+from ..errors import OutputError
 from .copying import Progress, assemble
-from .files import read_at
 from .staging import clear_remains, explain, parents, staging
-
-
-def check_gguf_output(
-    targets: Sequence[Path], inputs: Sequence[Path], *, overwrite: bool, texts: Sequence[Path] = ()
-) -> None:
-    """Refuse outputs that would hit the inputs or somebody's files, before anything large is read.
-
-    `texts` are small files beside the models, which replace only what begins as ours do.
-
-    Raises:
-        InputError: one of them exists and may not be replaced, or is one of `inputs`.
-
-    """
-    sources = {path.resolve() for path in inputs}
-    for out in (*targets, *texts):
-        target = out.resolve()
-        if target in sources:
-            raise InputError(f"--out {out}: is the input; choose another name")
-        if os.path.lexists(out):
-            if not overwrite:
-                raise InputError(f"--out {out}: exists already; choose another name or give --overwrite")
-            if not (_is_our_text(out) if out in texts else _is_ours(out)):
-                raise InputError(f"--out {out}: is not an earlier output of emobake, so --overwrite leaves it alone")
-        else:
-            parent = next(p for p in target.parents if os.path.exists(p))  # noqa: PTH110 - False where a mode forbids it
-            if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-                raise InputError(f"--out {out}: no permission to write in {parent}")
-
-
-def _is_ours(out: Path) -> bool:
-    with contextlib.suppress(EmobakeError, OSError):
-        if out.is_file() and not out.is_symlink():
-            header = parse_gguf(str(out), out.stat().st_size, read_at(out))
-            # The further files of a split set have no metadata but their number.
-            return bool(header.text(RECORD)) or (header.number("split.no") or 0) > 0
-    return False
-
-
-def _is_our_text(out: Path) -> bool:
-    return out.is_file() and out.read_bytes()[:2000].startswith(b"# Made by emobake")
 
 
 def execute(plan: BakePlan, out: Path, *, overwrite: bool = False, progress: Progress = lambda _: None) -> None:
@@ -127,8 +83,3 @@ def _appear(staged: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise FileExistsError(17, "exists already", str(target)) from None
         staged.rename(target)
-
-
-def inputs_of(model: GgufModel) -> list[Path]:
-    """The files that a model was opened from."""
-    return [Path(header.file) for header in model.files]

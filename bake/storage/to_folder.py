@@ -13,8 +13,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ..core.plan import Assemble, BakePlan, Carry, Patch, Write
 from ..errors import InputError, OutputError
-from ..formats.checkpoint.plan import Assemble, BakePlan, Carry, Patch, Write
 from .copying import LinkMode, Progress, apply, carry
 from .staging import clear_remains, escape, explain, parents, prefix, staging
 

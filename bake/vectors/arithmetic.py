@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..core.vector_set import VectorSet, is_emotion_name, steering, weighted_sum
+from ..core.steering import steering, weighted_sum
+from ..core.vector_set import VectorSet, is_emotion_name
 from ..errors import InputError, VectorError
 
 SAME = 0.995

@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 from ..core.vector_set import VectorSet, require_site
 from ..errors import BrokenFileError, EmobakeError, InputError, OutputError, VectorError
-from ..storage.files import git_blob_id, read_small
+from ..storage.files import cached_id, git_blob_id, read_small
+from ..storage.model_name import is_local
 from .formats.own import parse_published
 from .open import open_vectors
 from .registry import RegisteredSet, RemoteFile, find_by_model, find_by_name, registry
@@ -237,3 +238,28 @@ def _fetch(file: RemoteFile) -> bytes:
     if git_blob_id(bytes(content)) != file.blob:
         raise BrokenFileError(f"{name}: what {endpoint} sent is not the file that was published (its git id differs)")
     return bytes(content)
+
+
+def known_ids(
+    model: str | os.PathLike[str], revision: str | None, base_model: str, vectors_for: str
+) -> tuple[str, ...]:
+    """The Hub ids by which a model's vectors are looked up, most specific first.
+
+    Raises:
+        InputError: a Hub id whose card cannot be read, because there is no such repository or access to it.
+    """
+    from ..vectors.find import model_ids
+    from ..vectors.registry import find_by_model
+
+    if vectors_for:
+        return (vectors_for,)
+    if find_by_model([str(model)]) and not is_local(model, revision):
+        return (str(model),)  # The card could add nothing.
+    if is_local(model, revision):
+        folder = Path(model)
+        card = folder / "README.md"
+        text = read_small(card, str(card)).decode("utf-8", "replace") if card.is_file() else ""
+        return model_ids(base_model or cached_id(folder)[0], text)
+    from ..storage.hub.download import card_text
+
+    return model_ids(str(model), card_text(str(model), revision))

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.record import Check, Record
-from ...core.vector_set import VectorSet, weighted_sum
+from ...core.check import Check
+from ...core.record import Record
+from ...core.steering import weighted_sum
+from ...core.strict_json import parse_json_object
+from ...core.tensors import decode, encode
+from ...core.vector_set import VectorSet
 from ...errors import BrokenFileError
 from ...storage.files import read_small
-from ..safetensors import decode, encode, parse_header, parse_json_object
+from ..safetensors import parse_header
 
 _FILE = "adapter_model.safetensors"
 

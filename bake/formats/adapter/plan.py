@@ -15,24 +15,19 @@ from dataclasses import replace
 import numpy as np
 
 from ..._version import __version__
-from ...core.vector_set import Steering, VectorSet, fitted
+from ...core.biases import strength_warnings, sum_to_add
+from ...core.plan import BakePlan, LayerBias, LeftOut, Write, json_bytes
+from ...core.stacks import Support
+from ...core.steering import Steering
+from ...core.tensors import encode
+from ...core.vector_set import Site, VectorSet, fitted
 from ...errors import UnsupportedModelError
-from ..checkpoint.families import Architecture, Site, Support, architectures
+from ..checkpoint.families import Architecture, architectures
 from ..checkpoint.model import Checkpoint
-from ..checkpoint.plan import (
-    BakePlan,
-    LayerBias,
-    LeftOut,
-    Write,
-    branch_scale,
-    json_bytes,
-    strength_warnings,
-    sum_to_add,
-    warnings,
-)
+from ..checkpoint.plan import branch_scale, warnings
 from ..checkpoint.projections import check_landing, find_projections, input_width
 from ..checkpoint.routes import declared_classes
-from ..safetensors import encode, serialize
+from ..safetensors import serialize
 
 _STACKS = {
     "transformers": Support("option", run=True, option="PEFT (PeftModel.from_pretrained)"),

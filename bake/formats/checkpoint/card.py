@@ -8,14 +8,13 @@ from typing import Any
 from urllib.parse import quote
 
 from ..._version import __version__
+from ...core.plan import BakePlan, Carry, Write, json_bytes
+from ...core.record import MANIFEST, record_of
 from ...core.side_files import is_licence
-from ...core.vector_set import VectorSet
-from .families import Site
+from ...core.stacks import describe
+from ...core.vector_set import Site, VectorSet
 from .model import Checkpoint
-from .plan import BakePlan, Carry, Patch, Write, json_bytes
-from .routes import describe
 
-MANIFEST = "emobake.json"
 PAPER = "https://arxiv.org/abs/2502.04075"
 
 POSITION_NOTE = (
@@ -48,55 +47,6 @@ def manifest(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_mo
     ]
     base = {"model": base_model or None, "revision": checkpoint.revision or None, "weights": weights}
     return record_of(plan, vectors, "peft" if plan.route == "adapter" else "checkpoint", base, checkpoint.manifest)
-
-
-def record_of(
-    plan: BakePlan, vectors: VectorSet, form: str, base: Mapping[str, Any], earlier: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """The record of a bake: no timestamps and no local paths, so that the same inputs give the same bytes.
-
-    `form` is what the output is (``checkpoint``, ``peft``, ``gguf``), `base` what it was made of, and `earlier` the
-    record of the base, when it was baked before.
-    """
-    record: dict[str, Any] = {
-        "emobake_version": __version__,
-        "format": form,
-        "base": dict(base),
-        "vectors": {
-            "name": vectors.name,
-            "site": vectors.site,
-            "base_model": vectors.base_model or None,
-            "source": vectors.source or None,
-            "license": vectors.license or None,
-            "extraction": vectors.queries or None,
-            "sha256": dict(sorted(vectors.sha256.items())),
-        },
-        "weights": dict(plan.steering.weights),
-        "scale": plan.steering.scale,
-        "steered_layers": None if plan.steering.layers is None else list(plan.steering.layers),
-        **({} if plan.branch_scale == 1 else {"branch_scale": plan.branch_scale}),
-        "route": plan.route,
-        "model_type": plan.model_type,
-        "files": {
-            f.name: f.source for f in plan.files if isinstance(f, Carry | Patch) and f.source.endswith(".safetensors")
-        },
-        "added_tensors": list(plan.added),
-        "biases": [
-            {
-                "layer": b.layer,
-                "tensor": b.tensor,
-                "dtype": b.dtype,
-                "norm": round(b.norm, 6),
-                "sha256": b.sha256,
-            }
-            for b in plan.layers
-        ],
-    }
-    if earlier is not None:
-        earlier = dict(earlier)
-        history = earlier.pop("history", [])
-        record["history"] = [*(history if isinstance(history, list) else []), earlier]
-    return record
 
 
 def model_card(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_model: str) -> str:

@@ -14,29 +14,10 @@ import json
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
-STACKS = ("transformers", "vllm", "llama.cpp", "mlx")
-
-Site = Literal["attention_output", "layer_output"]
-"""Where vectors act: on the attention module's output, or on the residual stream after a decoder block."""
-
-Status = Literal["steered", "option", "unsteered", "refuses"]
-
-
-@dataclass(frozen=True)
-class Support:
-    """What one stack does with a checkpoint whose attention output projection has a bias.
-
-    ``steered``: loads it and adds the bias. ``option``: does so only when started with `option`.
-    ``unsteered``: loads it and drops the bias. ``refuses``: does not load it (at all, or any more).
-    """
-
-    status: Status
-    run: bool = False
-    """Whether this was seen in a run of that stack; otherwise it was read from its source."""
-    option: str = ""
-    """The command-line option that makes the stack honour the bias (status ``option`` only)."""
+from ...core.stacks import STACKS, Support
+from ...core.vector_set import Site
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...core.tensors import TensorHeader
 from ...errors import BrokenFileError
-from ..safetensors import TensorHeader
 
 
 @dataclass(frozen=True)

@@ -7,170 +7,26 @@ executors obey it. Nothing here opens a file, a socket or a heavy library.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ...core.biases import strength_warnings, sum_to_add
+from ...core.plan import BakePlan, Carry, ConfigChange, Edit, LayerBias, LeftOut, Patch, Write, json_bytes
 from ...core.side_files import INDEX, is_carried, reason_left_out
-from ...core.vector_set import Steering, VectorSet, fitted, weighted_sum
-from ...errors import BrokenFileError, InputError, VectorError
-from ..safetensors import FLOATS, TensorHeader, decode, encode, serialize
-from .families import Architecture, Support
+from ...core.steering import Steering
+from ...core.tensors import FLOATS, TensorHeader, decode, encode
+from ...core.vector_set import VectorSet, fitted
+from ...errors import BrokenFileError, VectorError
+from ..safetensors import serialize
+from .families import Architecture
 from .model import Checkpoint, WeightFile
 from .projections import bias_dtype, check_landing, find_projections, module_in_file, output_width
-from .routes import ConfigChange, Route, RouteKind, choose_route
+from .routes import Route, choose_route
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _GENERIC_TOKENIZERS = ("LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
-COLLAPSE = 3.0
-"""Bias norm in units of the set's own mean row norm beyond which a warning is due: at strength 4 most of the
-paper's published answers collapse into repetition."""
-
-
-@dataclass(frozen=True)
-class Carry:
-    """A file that keeps its bytes; `weights` marks those that a link may stand for."""
-
-    name: str
-    source: str
-    size: int
-    weights: bool = False
-
-
-@dataclass(frozen=True)
-class Edit:
-    """Bytes that replace as many at `offset` of a file."""
-
-    offset: int
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A weight file that is copied and then overwritten in places."""
-
-    name: str
-    source: str
-    size: int
-    edits: tuple[Edit, ...]
-
-
-@dataclass(frozen=True)
-class Write:
-    """A new file."""
-
-    name: str
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Span:
-    """Bytes of a file of the base; `source` is its path."""
-
-    source: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a file of the base, each of `row` bytes, `count` of them from `offset` on, in another order.
-
-    Every group of ``len(order)`` rows becomes the rows that `order` names, counted within the group.
-    """
-
-    source: str
-    offset: int
-    row: int
-    count: int
-    order: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes in all."""
-        return self.row * self.count
-
-
-@dataclass(frozen=True)
-class Assemble:
-    """A file that is put together from pieces of the base's files and new bytes, in this order."""
-
-    name: str
-    parts: tuple[bytes | Span | Rows, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes that are copied from the base."""
-        return sum(part.size for part in self.parts if not isinstance(part, bytes))
-
-    @property
-    def new(self) -> int:
-        """Bytes that are new."""
-        return sum(len(part) for part in self.parts if isinstance(part, bytes))
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A file of the base that does not go along."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class LayerBias:
-    """The bias of one layer's projection, as it will be stored."""
-
-    layer: int
-    tensor: str
-    dtype: str
-    norm: float
-    """Euclidean norm of w_l, what this bake adds."""
-    sha256: str
-    """Digest of the tensor's bytes as stored."""
-
-
-@dataclass(frozen=True, eq=False)
-class BakePlan:
-    """Everything a bake does, as a value."""
-
-    route: RouteKind
-    model_type: str
-    architecture: str
-    """The class that the result says it is."""
-    layers: tuple[LayerBias, ...]
-    steering: Steering
-    files: tuple[Carry | Patch | Write | Assemble, ...]
-    left_out: tuple[LeftOut, ...]
-    config_changes: tuple[ConfigChange, ...]
-    stacks: Mapping[str, Support]
-    added: tuple[str, ...] = ()
-    """Names of the tensors that the base does not have."""
-    overwritten: tuple[str, ...] = ()
-    """Names of the tensors whose bytes are replaced."""
-    warnings: tuple[str, ...] = ()
-    branch_scale: float = 1.0
-    """What stands between the biases and the site where the vectors act; the weighted sums were divided by it."""
-
-    @property
-    def bytes_carried(self) -> int:
-        """Bytes that are copied or linked from the base."""
-        return sum(f.size for f in self.files if not isinstance(f, Write))
-
-    @property
-    def bytes_written(self) -> int:
-        """Bytes that are new."""
-        edits = [e for f in self.files if isinstance(f, Patch) for e in f.edits]
-        assembled = sum(f.new for f in self.files if isinstance(f, Assemble))
-        written = sum(len(f.data) for f in self.files if isinstance(f, Write))
-        return written + assembled + sum(len(e.data) for e in edits)
-
-    def with_files(self, *more: Write) -> BakePlan:
-        """The same plan with further new files."""
-        return replace(self, files=(*self.files, *more))
 
 
 def make_plan(
@@ -218,19 +74,6 @@ def make_plan(
     )
 
 
-def sum_to_add(vectors: VectorSet, steering: Steering, *, force: bool) -> np.ndarray:
-    """``w`` as float32 ``[layers, hidden]``.
-
-    Raises:
-        InputError: all of ``w`` is zero and not `force`.
-
-    """
-    added = weighted_sum(vectors, steering)
-    if not added.any() and not force:
-        raise InputError("all weights are zero: the result would be the unsteered model; --force writes it anyway")
-    return added
-
-
 def branch_scale(checkpoint: Checkpoint, arch: Architecture) -> float:
     """What stands between the projection of `arch` and the site where its vectors act: a factor, 1 for most.
 
@@ -244,20 +87,6 @@ def branch_scale(checkpoint: Checkpoint, arch: Architecture) -> float:
     return float(value)
 
 
-def strength_warnings(vectors: VectorSet, added: np.ndarray) -> Iterable[str]:
-    """What the user should know of `added` (float32 ``[layers, hidden]``), one line each."""
-    if not added.any():
-        yield "all weights are zero: the result behaves as the unsteered model"
-    usual = np.mean([_norms(rows) for rows in vectors.rows], axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        strength = np.nan_to_num(_norms(added) / usual, nan=0.0)
-    if strength.max() > COLLAPSE:
-        yield (
-            f"strength {strength.max():.1f} at layer {int(strength.argmax())}: the bias is that many times the set's "
-            "own mean norm, far beyond a layer's usual change; at 4 most models collapse into repetition"
-        )
-
-
 def warnings(checkpoint: Checkpoint, vectors: VectorSet) -> Iterable[str]:
     """What the user should know of a checkpoint with these vectors, one line each."""
     if vectors.base_model and checkpoint.repo_id and vectors.base_model != checkpoint.repo_id:
@@ -266,11 +95,6 @@ def warnings(checkpoint: Checkpoint, vectors: VectorSet) -> Iterable[str]:
         yield "the weights are quantised: only stacks that load the base load the result"
     if "auto_map" in checkpoint.config:
         yield "the checkpoint's own code is left out: stacks use their own class for this architecture"
-
-
-def _norms(rows: np.ndarray) -> np.ndarray:
-    """Euclidean norms of the rows of float32 ``[layers, hidden]``, in float64 and without a copy of them all."""
-    return np.array([np.linalg.norm(row.astype(np.float64)) for row in rows])
 
 
 class _Tensors:
@@ -431,8 +255,3 @@ def left_out(side_files: Mapping[str, int]) -> tuple[LeftOut, ...]:
     """The files that stay behind, each with the reason."""
     reasons = {name: reason_left_out(name) for name in sorted(side_files) if not is_carried(name)}
     return tuple(LeftOut(name, reason) for name, reason in reasons.items() if reason)
-
-
-def json_bytes(value: Mapping[str, Any]) -> bytes:
-    """JSON as the Hugging Face libraries write it: indented by two, UTF-8, a final newline."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -7,8 +7,8 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from ...core.tensors import FLOATS
 from ...errors import BrokenFileError, InputError
-from ..safetensors import FLOATS
 from .families import Architecture
 from .model import Checkpoint
 

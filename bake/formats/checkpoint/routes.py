@@ -10,24 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from ...errors import BrokenFileError, InputError, UnsupportedModelError
-from .families import STACKS, Architecture, LlamaForm, Site, Support, architectures
-
-RouteKind = Literal["existing", "flag", "llama", "adapter", "tensor"]
-"""``tensor``: a GGUF file gains the tensor, which its architecture reads where it is there."""
+from ...core.plan import ConfigChange, RouteKind
+from ...core.stacks import STACKS, Support, check_targets, describe
+from ...core.vector_set import Site
+from ...errors import BrokenFileError, UnsupportedModelError
+from .families import Architecture, LlamaForm, architectures
 
 _ADAPTER_HINT = "--format peft writes an adapter that works on any Linear projection"
-
-
-@dataclass(frozen=True)
-class ConfigChange:
-    """One field of config.json; `old` or `new` is None where the field is absent."""
-
-    field: str
-    old: Any
-    new: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,20 +75,6 @@ def find_architecture(config: Mapping[str, Any], name: str, site: Site = "attent
     return arch
 
 
-def check_targets(targets: Iterable[str]) -> tuple[str, ...]:
-    """`targets` in the table's order.
-
-    Raises:
-        InputError: a stack that the table does not know.
-
-    """
-    wanted = {target.strip().lower() for target in targets}
-    unknown = sorted(wanted - set(STACKS))
-    if unknown:
-        raise InputError(f"--targets: unknown stack {unknown[0]!r}; known are {', '.join(STACKS)}")
-    return tuple(stack for stack in STACKS if stack in wanted)
-
-
 def choose_route(
     config: Mapping[str, Any], name: str, targets: Iterable[str] = (), site: Site = "attention_output"
 ) -> Route:
@@ -143,16 +120,6 @@ def _why_not(
     if obey:
         advice = f"--targets {','.join(obey)} bakes for what would honour it; {advice}"
     return f"{arch.model_type} cannot be baked: {'; '.join(reasons)}. {advice}"
-
-
-def describe(support: Support) -> str:
-    """A stack's behaviour as a clause, for messages, the summary and the model card."""
-    return {
-        "steered": "loads steered",
-        "option": f"loads steered only with {support.option}; without it UNSTEERED",
-        "unsteered": "would load UNSTEERED",
-        "refuses": "refuses to load it",
-    }[support.status]
 
 
 def _native(arch: Architecture, config: Mapping[str, Any]) -> Route | None:

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from ...core.tensors import ReadAt
 from ...errors import BrokenFileError, EmobakeError
-from ..safetensors import ReadAt
 
 MAGIC = b"GGUF"
 MAX_HEADER = 96 * 2**20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..checkpoint.plan import Rows, Span
+from ...core.plan import Rows, Span
 from .header import Field, padded, serialize_gguf, text_field, unpadded_length
 
 _PAGE = 4096

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...core.strict_json import parse_json_object
 from ...errors import BrokenFileError, InputError
 from ...storage.files import read_at
-from ..safetensors import parse_json_object
 from .header import GgufHeader, GgufTensor, parse_gguf
 
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")

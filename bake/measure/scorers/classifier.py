@@ -11,7 +11,8 @@ from ...errors import EmobakeError, InputError
 from ...models.loading import device_for, need_transformers
 from ...storage.files import reading
 from ...storage.model_name import is_local, locate, split_revision
-from .base import DEFAULT_CLASSIFIER, LEXICON
+from .base import DEFAULT_CLASSIFIER
+from .lexicon import LEXICON
 
 _SAME = {
     "angry": "anger",

@@ -9,9 +9,9 @@ from typing import Literal
 
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from ...core.plan import Assemble, BakePlan, Carry, Edit, Patch, Write
 from ...core.side_files import is_of_a_model, is_ours
 from ...errors import EmobakeError, InputError
-from ...formats.checkpoint.plan import Assemble, BakePlan, Carry, Edit, Patch, Write
 from .errors import sending
 from .snapshot import RemoteFile, Snapshot
 

@@ -12,7 +12,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from ...core.side_files import INDEX, REPLACED, SINGLE, is_carried
-from ...formats.safetensors import parse_json_object
+from ...core.strict_json import parse_json_object
 from ..files import read_small
 from .errors import fetching
 

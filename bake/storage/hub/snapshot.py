@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
 from ..._version import __version__
-from ...errors import BrokenFileError, EmobakeError, InputError
-from ...formats.checkpoint.model import Checkpoint
-from ...formats.safetensors import ReadAt
-from ..files import Files, open_checkpoint, read_small
-from .errors import fetching, retrying
-
-T = TypeVar("T")
+from ...core.tensors import ReadAt
+from ...errors import BrokenFileError, EmobakeError
+from .errors import retrying
 
 _AHEAD = 16 * 2**10
 """Bytes that are asked for at a file's beginning. The header of a shard of a large model takes a few thousand."""
@@ -29,8 +23,6 @@ _MAX_HEADER = 25_000_000
 """Bytes. The limit that huggingface_hub sets as well; several headers are in memory at a time."""
 _WHOLE = 64 * 2**20
 """Bytes up to which a file is fetched whole once anything beyond its header is wanted."""
-_AT_ONCE = 8
-"""Requests at a time while headers are read."""
 
 
 @dataclass(frozen=True)
@@ -83,39 +75,6 @@ def _remote(entry: RepoFile) -> RemoteFile:
     return RemoteFile(entry.path, entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else "")
 
 
-def open_repository(
-    repo_id: str, revision: str | None, check: Callable[[Mapping[str, Any]], object] = lambda config: None
-) -> tuple[Snapshot, Checkpoint]:
-    """Read what planning needs of a checkpoint on the Hub: small files whole, of the weights the headers only.
-
-    `check` sees config.json before anything else is fetched, and may refuse by raising. Small files come by way of the
-    Hub's cache. A few megabytes travel, whatever the size of the model.
-
-    Raises:
-        InputError: no such repository, revision or access, or not a checkpoint; BrokenFileError: an index or header
-            that is wrong.
-        EmobakeError: the Hub or the network failed, or its storage does not serve parts of files.
-    """
-    with fetching(repo_id, revision, "a file that was listed is no longer there; run again"):
-        snapshot = retrying()(take_snapshot, repo_id, revision)
-        if "config.json" not in snapshot.files:
-            raise InputError(f"{repo_id}: has no config.json; it is not a transformers checkpoint")
-        files = Files(
-            name=repo_id,
-            sizes={path: file.size for path, file in snapshot.files.items()},
-            small=lambda name: read_small(fetch(snapshot, name), f"{repo_id}/{name}"),
-            read_at=lambda name: _ranges(snapshot, name),
-            sha256=lambda name: snapshot.files[name].sha256,
-            repo_id=repo_id,
-            revision=snapshot.commit,
-        )
-        config = files.json("config.json")
-        assert config is not None
-        check(config)
-        checkpoint = open_checkpoint(files, spread=_at_once)
-    return snapshot, checkpoint
-
-
 def fetch(snapshot: Snapshot, path: str) -> Path:
     """The file at `path` of the commit, in the Hub's cache, fetched if need be. Raises what the library raises."""
     return Path(retrying()(hf_hub_download, snapshot.repo_id, path, revision=snapshot.commit))
@@ -125,15 +84,6 @@ def fetch_all(snapshot: Snapshot) -> Path:
     """The folder in the Hub's cache with every file of the commit. Raises what the library raises."""
     places = [fetch(snapshot, path) for path in snapshot.files if not path.startswith(".git")]
     return next(place for place in places if place.name == "emobake.json").parent
-
-
-def _at_once(function: Callable[[str], T], names: Iterable[str]) -> Iterable[T]:
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        try:
-            yield from pool.map(function, names)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def _ranges(snapshot: Snapshot, path: str) -> ReadAt:

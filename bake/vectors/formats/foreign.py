@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from ...core.strict_json import parse_json_object
+from ...core.tensors import FLOATS, decode
 from ...core.vector_set import MAX_LAYERS, VectorSet, is_emotion_name
 from ...errors import BrokenFileError, EmobakeError, InputError, VectorError
-from ...formats.safetensors import FLOATS, decode, parse_header, parse_json_object
+from ...formats.safetensors import parse_header
 from ...storage.files import read_at, sha256_of
 from .own import FORMAT, in_order, with_metadata
 

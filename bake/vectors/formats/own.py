@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ...core.vector_set import EMOTIONS, MAX_LAYERS, SITE, SITES, Statistics, VectorSet, require_site
+from ...core.strict_json import parse_json_object
+from ...core.tensors import ReadAt, decode, encode
+from ...core.vector_set import EMOTIONS, MAX_LAYERS, SITE, SITES, Site, Statistics, VectorSet, require_site
 from ...errors import BrokenFileError, VectorError
-from ...formats.checkpoint.families import Site
-from ...formats.safetensors import ReadAt, decode, encode, parse_header, parse_json_object, serialize
+from ...formats.safetensors import parse_header, serialize
 
 FORMAT = "emobake-vectors-1"
 
