@@ -1,31 +1,53 @@
-"""What can go wrong, and with which exit code.
+"""Every error that emobake raises, with its exit code.
 
-    EmobakeError                 1  a run that failed
-    ├── OutputError              1  the output could not be written (disk full, no permission ...)
-    ├── VerifyError              1  a check of a finished bake did not hold
-    └── InputError               2  what was asked for cannot be done; nothing was written
-        ├── BrokenFileError      2  a checkpoint file that is not what it says it is
-        ├── VectorError          2  a vector set that is broken or does not fit the model
-        └── UnsupportedModelError 2 no route puts the bias where stock stacks honour it
+    EmobakeError                  1  a run failed
+    ├── OutputError               1  the output could not be written (disk full, no permission ...)
+    ├── VerifyError               1  a finished bake could not be checked
+    ├── HubError                  1  the Hub, another host or the network failed
+    ├── ModelError                1  a model did not load or did not run
+    ├── MissingPackageError       1  an optional package is not installed
+    └── InputError                2  the request cannot be carried out; nothing was written
+        ├── BrokenFileError       2  a file is not what it claims to be
+        ├── VectorError           2  a vector set is broken or does not fit the model
+        │   └── NoVectorsError    2  no vector set is known for the model
+        └── UnsupportedModelError 2  no route puts the bias where stock stacks add it
 
-Every message is one line: what is wrong, in which file, what to do about it.
+Each message is one line: what is wrong, in which file, what to do. A name in backticks is an argument of the call
+that failed, such as `overwrite`; `spell_arguments` writes it as the caller typed it.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
+_ARGUMENT = re.compile(r"`([a-z][a-z_]*)`")
+
 
 class EmobakeError(Exception):
-    """Base of all errors that emobake raises on purpose."""
+    """Base class of the errors above."""
 
     exit_code = 1
 
 
 class OutputError(EmobakeError):
-    """The output could not be written; what was begun has been removed."""
+    """The output could not be written; partial output was removed."""
 
 
 class VerifyError(EmobakeError):
     """A finished bake could not be checked."""
+
+
+class HubError(EmobakeError):
+    """The Hub, another host or the network failed; another try may succeed."""
+
+
+class ModelError(EmobakeError):
+    """A model did not load or did not run."""
+
+
+class MissingPackageError(EmobakeError):
+    """An optional package, or a stack, is not installed."""
 
 
 class InputError(EmobakeError):
@@ -35,12 +57,25 @@ class InputError(EmobakeError):
 
 
 class BrokenFileError(InputError):
-    """A file of the checkpoint is truncated, malformed or contradicts another one."""
+    """A file is truncated, malformed or contradicts another one."""
 
 
 class VectorError(InputError):
     """A vector set is malformed, or was made for another model."""
 
 
+class NoVectorsError(VectorError):
+    """No vector set is known for a model; `model` is its name as the user gave it."""
+
+    def __init__(self, message: str, model: str) -> None:
+        super().__init__(message)
+        self.model = model
+
+
 class UnsupportedModelError(InputError):
-    """No route serves this architecture (or the stacks that were demanded)."""
+    """No route serves this architecture, or the requested stacks."""
+
+
+def spell_arguments(text: str, spell: Callable[[str], str]) -> str:
+    """Replace each argument name in backticks by `spell(name)`: ``--overwrite`` in a shell, ``/mix`` in a chat."""
+    return _ARGUMENT.sub(lambda match: spell(match[1]), text)

@@ -1,40 +1,133 @@
-"""The rows that a bake adds, and where they land."""
+"""Biases of a bake: the row that each layer gains, the tensor that holds it, its rounding and its digest.
+
+Every output form uses this module. A form only says where its biases are stored (`Home`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import BrokenFileError, InputError, VectorError
 from .steering import Steering, weighted_sum
-from .vector_set import VectorSet
+from .tensors import FLOATS, encode
+from .vector_set import VectorSet, fitted
 
 COLLAPSE = 3.0
-"""Bias norm in units of the set's own mean row norm beyond which a warning is due: at strength 4 most of the
-paper's published answers collapse into repetition."""
+"""Bias norm, in units of the set's mean row norm, from which a warning is due. At strength 4 most of the paper's
+published answers collapse into repetition."""
 
 
-def sum_to_add(vectors: VectorSet, steering: Steering, *, force: bool) -> np.ndarray:
-    """``w`` as float32 ``[layers, hidden]``.
+@dataclass(frozen=True, eq=False)
+class Home:
+    """The tensor that stores one layer's bias."""
+
+    layer: int
+    tensor: str
+    dtype: str
+    """One of `emobake.core.tensors.FLOATS`."""
+    width: int
+    """Outputs of the projection."""
+    existing: np.ndarray | None = None
+    """float32 ``[width]`` as stored in the base; None for a new tensor."""
+
+
+@dataclass(frozen=True)
+class PlannedBias:
+    """The bias of one layer as it will be stored."""
+
+    layer: int
+    tensor: str
+    dtype: str
+    norm: float
+    """Euclidean norm of w_l, the row that this bake adds."""
+    sha256: str
+    """Digest of the stored bytes."""
+    is_new: bool
+    """Whether the base lacks the tensor."""
+    data: bytes = field(repr=False)
+
+
+def steering_rows(
+    vectors: VectorSet,
+    steering: Steering,
+    *,
+    model: str,
+    layers: int,
+    hidden: int,
+    branch_scale: float = 1.0,
+    force: bool = False,
+) -> np.ndarray:
+    """Compute the row that each layer's bias gains: float32 ``[layers, hidden]``.
+
+    `branch_scale` is the factor between the projection and the site; the sums are divided by it.
 
     Raises:
-        InputError: all of ``w`` is zero and not `force`.
-
+        VectorError: the set does not fit `layers` and `hidden` of `model`, or the weights do not fit the set.
+        InputError: all rows are zero and not `force`.
     """
-    added = weighted_sum(vectors, steering)
-    if not added.any() and not force:
-        raise InputError("all weights are zero: the result would be the unsteered model; --force writes it anyway")
-    return added
+    rows = weighted_sum(fitted(vectors, layers, hidden, model), steering)
+    if not rows.any() and not force:
+        raise InputError("all weights are zero: the result would be the unsteered model; `force` writes it anyway")
+    return np.asarray(rows / np.float32(branch_scale))
 
 
-def strength_warnings(vectors: VectorSet, added: np.ndarray) -> Iterable[str]:
-    """What the user should know of `added` (float32 ``[layers, hidden]``), one line each."""
-    if not added.any():
+def plan_biases(model: str, projection: str, homes: Sequence[Home], rows: np.ndarray) -> tuple[PlannedBias, ...]:
+    """Add each row of float32 `rows` to the bias at its home; `model` and `projection` are names in messages.
+
+    Raises:
+        InputError: a row that is not zero has no home; names the layers to choose from.
+        BrokenFileError: a projection has another width than the rows.
+        VectorError: a sum is too large for its dtype.
+    """
+    layers = {home.layer for home in homes}
+    homeless = [layer for layer in range(len(rows)) if rows[layer].any() and layer not in layers]
+    if homeless:
+        choice = (
+            f"; choose among the layers that have one: `layers` {','.join(map(str, sorted(layers)))}" if homes else ""
+        )
+        raise InputError(f"{model}: layer {homeless[0]} has no {projection}, so its vector cannot land{choice}")
+    return tuple(plan_bias(model, home, rows[home.layer]) for home in homes)
+
+
+def plan_bias(model: str, home: Home, row: np.ndarray) -> PlannedBias:
+    """Add a float32 `row` to the bias at `home`, and round the sum once to the home's dtype.
+
+    Raises:
+        BrokenFileError: the projection has another width than the row.
+        VectorError: the sum is too large for the dtype.
+    """
+    if home.width != len(row):
+        module = home.tensor.removesuffix(".bias")
+        raise BrokenFileError(f"{model}: {module} has {home.width} outputs, the hidden size is {len(row)}")
+    total = row if home.existing is None else home.existing + row
+    data = encode(total, home.dtype)
+    if not np.isfinite(np.frombuffer(data, FLOATS[home.dtype]).astype(np.float32)).all():
+        raise VectorError(
+            f"{model}: the bias of layer {home.layer} reaches {np.abs(total).max():.3g}, too large for {home.dtype}; "
+            "use smaller weights"
+        )
+    digest = hashlib.sha256(data).hexdigest()
+    return PlannedBias(home.layer, home.tensor, home.dtype, norm_of(row), digest, home.existing is None, data)
+
+
+def norm_of(row: np.ndarray) -> float:
+    """Euclidean norm of a float32 row, computed in float64."""
+    return float(np.linalg.norm(row.astype(np.float64)))
+
+
+def strength_warnings(vectors: VectorSet, rows: np.ndarray) -> Iterable[str]:
+    """Warn of `rows` (float32 ``[layers, hidden]``) that are all zero, or far longer than the set's own rows."""
+    if not rows.any():
         yield "all weights are zero: the result behaves as the unsteered model"
-    usual = np.mean([_norms(rows) for rows in vectors.rows], axis=0)
+    usual = np.zeros(len(rows))
+    own = np.mean([[norm_of(row) for row in emotion] for emotion in vectors.rows], axis=0)
+    usual[: len(own)] = own[: len(rows)]
     with np.errstate(divide="ignore", invalid="ignore"):
-        strength = np.nan_to_num(_norms(added) / usual, nan=0.0)
+        strength = np.nan_to_num([norm_of(row) for row in rows] / usual, nan=0.0)
     if strength.max() > COLLAPSE:
         yield (
             f"strength {strength.max():.1f} at layer {int(strength.argmax())}: the bias is that many times the set's "
@@ -42,6 +135,7 @@ def strength_warnings(vectors: VectorSet, added: np.ndarray) -> Iterable[str]:
         )
 
 
-def _norms(rows: np.ndarray) -> np.ndarray:
-    """Euclidean norms of the rows of float32 ``[layers, hidden]``, in float64 and without a copy of them all."""
-    return np.array([np.linalg.norm(row.astype(np.float64)) for row in rows])
+def origin_warnings(vectors: VectorSet, base_model: str) -> Iterable[str]:
+    """Warn when the set names another base model than `base_model`."""
+    if vectors.base_model and base_model and vectors.base_model != base_model:
+        yield f"{vectors.name} was made from {vectors.base_model}, not from {base_model}"

@@ -1,4 +1,4 @@
-"""One finding of a check."""
+"""Findings of a verification."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `ok` is None for what is reported but not judged."""
+    """One finding."""
 
     name: str
     ok: bool | None
+    """None for information that is reported but not judged."""
     detail: str
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as plain data, for ``--json``."""
+        """The finding as JSON data."""
         return asdict(self)

@@ -1,78 +1,49 @@
-"""Bake plans as plain data."""
+"""Bake plans as plain data: every byte of every output file, and everything that is said about the result.
+
+A file is a sequence of pieces: new bytes, spans of the base's files, or rows of them in another order. A plan does not
+know where it will be written: a folder, a single file and a Hub repository are sinks of the same pieces.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from .biases import PlannedBias
+from .record import Record
 from .stacks import Support
 from .steering import Steering
 
-RouteKind = Literal["existing", "flag", "llama", "adapter", "tensor"]
-"""``tensor``: a GGUF file gains the tensor, which its architecture reads where it is there."""
+Form = Literal["checkpoint", "peft", "peft-each", "gguf"]
+"""Output form. ``peft-each`` is a folder with one adapter per emotion."""
+RouteName = Literal["existing", "flag", "llama", "tensor", "adapter"]
+"""Mechanism that makes the bias act. ``tensor``: a GGUF file gains a tensor that its architecture reads if present;
+``adapter``: PEFT adds it as ``lora_bias``."""
+Action = Literal["carry", "overwrite", "write", "assemble"]
 
-
-@dataclass(frozen=True)
-class ConfigChange:
-    """One field of config.json; `old` or `new` is None where the field is absent."""
-
-    field: str
-    old: Any
-    new: Any
-
-
-@dataclass(frozen=True)
-class Carry:
-    """A file that keeps its bytes; `weights` marks those that a link may stand for."""
-
-    name: str
-    source: str
-    size: int
-    weights: bool = False
-
-
-@dataclass(frozen=True)
-class Edit:
-    """Bytes that replace as many at `offset` of a file."""
-
-    offset: int
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A weight file that is copied and then overwritten in places."""
-
-    name: str
-    source: str
-    size: int
-    edits: tuple[Edit, ...]
-
-
-@dataclass(frozen=True)
-class Write:
-    """A new file."""
-
-    name: str
-    data: bytes
+CARD_FILE = "README.md"
+"""The model card."""
+REPO_PLACEHOLDER = "THIS_REPO"
+"""Stands in a model card for the repository's id, which is unknown until the card is pushed."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes of a file of the base; `source` is its path."""
+    """Bytes ``[offset, offset + size)`` of a file of the base."""
 
     source: str
+    """Path in the base's folder or repository, with ``/``."""
     offset: int
     size: int
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a file of the base, each of `row` bytes, `count` of them from `offset` on, in another order.
+    """Rows of a file of the base, in another order.
 
-    Every group of ``len(order)`` rows becomes the rows that `order` names, counted within the group.
+    From `offset` on there are `count` rows of `row` bytes. Each group of ``len(order)`` rows is written as the rows
+    that `order` names, counted within the group.
     """
 
     source: str
@@ -87,85 +58,125 @@ class Rows:
         return self.row * self.count
 
 
+Piece = bytes | Span | Rows
+
+
+def piece_size(piece: Piece) -> int:
+    """Bytes of a piece."""
+    return len(piece) if isinstance(piece, bytes) else piece.size
+
+
 @dataclass(frozen=True)
-class Assemble:
-    """A file that is put together from pieces of the base's files and new bytes, in this order."""
+class PlannedFile:
+    """One output file."""
 
     name: str
-    parts: tuple[bytes | Span | Rows, ...]
+    """Path in the output, with ``/``."""
+    pieces: tuple[Piece, ...]
+    source: str = ""
+    """The base's file that this one continues: whole, or with bytes overwritten in place. Empty for other files."""
+    weights: bool = False
+    """Whether the file holds weights; a link may stand for such a file if it is carried whole."""
+
+    @classmethod
+    def carried(cls, name: str, source: str, size: int, *, weights: bool = False) -> PlannedFile:
+        """The base's file `source` of `size` bytes, unchanged."""
+        return cls(name, (Span(source, 0, size),), source, weights)
+
+    @classmethod
+    def overwritten(cls, name: str, source: str, size: int, edits: Mapping[int, bytes]) -> PlannedFile:
+        """The base's weight file `source` of `size` bytes, with the bytes of `edits` at their offsets."""
+        pieces: list[Piece] = []
+        position = 0
+        for offset, data in sorted(edits.items()):
+            if offset > position:
+                pieces.append(Span(source, position, offset - position))
+            pieces.append(data)
+            position = offset + len(data)
+        if position < size:
+            pieces.append(Span(source, position, size - position))
+        return cls(name, tuple(pieces), source, weights=True)
 
     @property
     def size(self) -> int:
-        """Bytes that are copied from the base."""
-        return sum(part.size for part in self.parts if not isinstance(part, bytes))
+        """Bytes in all."""
+        return sum(map(piece_size, self.pieces))
 
     @property
-    def new(self) -> int:
-        """Bytes that are new."""
-        return sum(len(part) for part in self.parts if isinstance(part, bytes))
+    def new_bytes(self) -> int:
+        """Bytes that the base does not have."""
+        return sum(len(piece) for piece in self.pieces if isinstance(piece, bytes))
+
+    @property
+    def action(self) -> Action:
+        """What happens to the file."""
+        if self.source:
+            return "overwrite" if self.new_bytes else "carry"
+        return "write" if self.new_bytes == self.size else "assemble"
+
+    @property
+    def data(self) -> bytes:
+        """Content of a file that is all new; ValueError for others."""
+        if self.action != "write":
+            raise ValueError(f"{self.name} holds bytes of the base")
+        return b"".join(piece for piece in self.pieces if isinstance(piece, bytes))
+
+
+@dataclass(frozen=True)
+class ConfigChange:
+    """One changed field of a config; `old` or `new` is None where the field is absent."""
+
+    field: str
+    old: Any
+    new: Any
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A file of the base that does not go along."""
+    """A file of the base that the output does not have."""
 
     name: str
     reason: str
 
 
-@dataclass(frozen=True)
-class LayerBias:
-    """The bias of one layer's projection, as it will be stored."""
-
-    layer: int
-    tensor: str
-    dtype: str
-    norm: float
-    """Euclidean norm of w_l, what this bake adds."""
-    sha256: str
-    """Digest of the tensor's bytes as stored."""
-
-
 @dataclass(frozen=True, eq=False)
 class BakePlan:
-    """Everything a bake does, as a value."""
+    """Everything that a bake does."""
 
-    route: RouteKind
+    form: Form
+    route: RouteName
     model_type: str
     architecture: str
-    """The class that the result says it is."""
-    layers: tuple[LayerBias, ...]
+    """Class (or GGUF architecture) that the result names."""
     steering: Steering
-    files: tuple[Carry | Patch | Write | Assemble, ...]
-    left_out: tuple[LeftOut, ...]
-    config_changes: tuple[ConfigChange, ...]
+    biases: tuple[PlannedBias, ...]
+    record: Record
+    """The record that the output keeps about itself."""
     stacks: Mapping[str, Support]
+    files: tuple[PlannedFile, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    config_changes: tuple[ConfigChange, ...] = ()
     added: tuple[str, ...] = ()
     """Names of the tensors that the base does not have."""
     overwritten: tuple[str, ...] = ()
     """Names of the tensors whose bytes are replaced."""
     warnings: tuple[str, ...] = ()
-    branch_scale: float = 1.0
-    """What stands between the biases and the site where the vectors act; the weighted sums were divided by it."""
 
     @property
     def bytes_carried(self) -> int:
-        """Bytes that are copied or linked from the base."""
-        return sum(f.size for f in self.files if not isinstance(f, Write))
+        """Bytes that come from the base."""
+        return sum(file.size - file.new_bytes for file in self.files)
 
     @property
     def bytes_written(self) -> int:
         """Bytes that are new."""
-        edits = [e for f in self.files if isinstance(f, Patch) for e in f.edits]
-        assembled = sum(f.new for f in self.files if isinstance(f, Assemble))
-        written = sum(len(f.data) for f in self.files if isinstance(f, Write))
-        return written + assembled + sum(len(e.data) for e in edits)
+        return sum(file.new_bytes for file in self.files)
 
-    def with_files(self, *more: Write) -> BakePlan:
-        """The same plan with further new files."""
+    def with_files(self, *more: PlannedFile) -> BakePlan:
+        """Return the plan with further files."""
         return replace(self, files=(*self.files, *more))
 
 
-def json_bytes(value: Mapping[str, Any]) -> bytes:
-    """JSON as the Hugging Face libraries write it: indented by two, UTF-8, a final newline."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+def new_file(name: str, data: bytes) -> PlannedFile:
+    """A file of new bytes."""
+    return PlannedFile(name, (data,))

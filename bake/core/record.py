@@ -1,130 +1,230 @@
-"""Reading back the record of a bake, and what a check of it finds."""
+"""The record that each output keeps about itself: ``emobake.json``, or ``emobake.record`` in a GGUF file.
+
+`Record.to_json` and `Record.from_json` are each other's inverse. A record has no timestamp and no local path, so the
+same inputs give the same bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any, TypeVar
 
 from .._version import __version__
-from ..errors import InputError, VerifyError
-from .plan import BakePlan, Carry, Patch
-from .steering import Steering, weighted_sum
-from .vector_set import MAX_LAYERS, SITE, SITES, Site, VectorSet, fitted
+from ..errors import InputError
+from .biases import PlannedBias
+from .sites import SITE, SITES, Site
+from .steering import Steering
+from .tensors import WeightFile
+from .vector_set import MAX_LAYERS, VectorSet
+
+RECORD_FILE = "emobake.json"
+_FORMS = ("checkpoint", "peft", "gguf")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RecordedBase:
+    """The model that was baked."""
+
+    model: str = ""
+    """Hub id; empty if unknown."""
+    revision: str = ""
+    """Commit on the Hub; empty if the base was a folder."""
+    weights: tuple[WeightFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class RecordedVectors:
+    """The vector set that was baked; fields as in `emobake.VectorSet`, empty if unknown."""
+
+    name: str = ""
+    site: Site = SITE
+    base_model: str = ""
+    source: str = ""
+    license: str = ""
+    queries: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, vectors: VectorSet) -> RecordedVectors:
+        """What a record keeps of `vectors`."""
+        return cls(
+            vectors.name,
+            vectors.site,
+            vectors.base_model,
+            vectors.source,
+            vectors.license,
+            vectors.queries,
+            vectors.sha256,
+        )
 
 
 @dataclass(frozen=True)
 class RecordedBias:
-    """One bias of a projection, as ``emobake.json`` records it."""
+    """One bias of the output."""
 
     layer: int
     tensor: str
-    sha256: str
+    dtype: str
     norm: float
-    """Euclidean norm of what the bake added."""
+    """Euclidean norm of the row that the bake added."""
+    sha256: str
+    """Digest of the stored bytes."""
+
+    @classmethod
+    def of(cls, bias: PlannedBias) -> RecordedBias:
+        """What a record keeps of `bias`."""
+        return cls(bias.layer, bias.tensor, bias.dtype, round(bias.norm, 6), bias.sha256)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What checking needs of an ``emobake.json``."""
+    """One bake: what was added to what, and where it is stored."""
 
-    adapters: tuple[str, ...]
-    """Folders of the adapters, when the output is several; then the rest is empty."""
-    is_adapter: bool
-    steering: Steering
-    biases: tuple[RecordedBias, ...]
-    added: frozenset[str]
-    """Tensors that the base does not have."""
-    vector_sha256: Mapping[str, str]
-    base_model: str = ""
-    """Hub id of the base; empty when it is not known."""
-    base_revision: str = ""
-    """Its commit; empty when the base was a folder."""
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Weight file of the output -> the base's file that it was carried over from."""
-    site: Site = SITE
-    """Where the vectors act."""
-    vector_name: str = ""
-    vector_source: str = ""
-    vector_queries: Mapping[str, str] = field(default_factory=dict)
-    """`emobake.vectors.VectorSet.queries`."""
-    base_weights: tuple[str, ...] = ()
-    """Names of the base's weight files."""
-    history: tuple[Record, ...] = ()
-    """What was baked before, the first bake first."""
+    form: str
+    """``checkpoint``, ``peft``, ``gguf``; or ``peft-each``, of which `adapters` says all."""
+    base: RecordedBase = RecordedBase()
+    vectors: RecordedVectors = RecordedVectors()
+    steering: Steering = field(default_factory=lambda: Steering(()))
     branch_scale: float = 1.0
-    """What the biases are multiplied by on the way there."""
+    """Factor between the biases and the site of the vectors; the weighted sums were divided by it."""
+    route: str = ""
+    model_type: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Weight file of the output -> the base's file that it continues."""
+    added: tuple[str, ...] = ()
+    """Tensors that the base does not have."""
+    biases: tuple[RecordedBias, ...] = ()
+    earlier: tuple[Mapping[str, Any], ...] = ()
+    """JSON of the bakes before this one, the first bake first."""
+    adapters: tuple[str, ...] = ()
+    """Folders of a ``peft-each`` output, each with a record of its own."""
+    version: str = __version__
+
+    @cached_property
+    def history(self) -> tuple[Record, ...]:
+        """The bakes before this one, the first bake first."""
+        return tuple(_parse(earlier) for earlier in self.earlier)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON data."""
+        if self.form == "peft-each":
+            return {"emobake_version": self.version, "format": self.form, "adapters": list(self.adapters)}
+        base, vectors, steering = self.base, self.vectors, self.steering
+        return {
+            "emobake_version": self.version,
+            "format": self.form,
+            "base": {
+                "model": base.model or None,
+                "revision": base.revision or None,
+                "weights": [
+                    {"name": w.name, "size": w.size} | ({"sha256": w.sha256} if w.sha256 else {}) for w in base.weights
+                ],
+            },
+            "vectors": {
+                "name": vectors.name,
+                "site": vectors.site,
+                "base_model": vectors.base_model or None,
+                "source": vectors.source or None,
+                "license": vectors.license or None,
+                "extraction": dict(vectors.queries) or None,
+                "sha256": dict(sorted(vectors.sha256.items())),
+            },
+            "weights": dict(steering.weights),
+            "scale": steering.scale,
+            "steered_layers": None if steering.layers is None else list(steering.layers),
+            **({} if self.branch_scale == 1 else {"branch_scale": self.branch_scale}),
+            "route": self.route,
+            "model_type": self.model_type,
+            "files": dict(self.files),
+            "added_tensors": list(self.added),
+            "biases": [
+                {"layer": b.layer, "tensor": b.tensor, "dtype": b.dtype, "norm": b.norm, "sha256": b.sha256}
+                for b in self.biases
+            ],
+            **({"history": list(self.earlier)} if self.earlier else {}),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], file: str) -> Record:
+        """Read a record, and the history in it; `file` names it in messages.
+
+        Raises:
+            InputError: not a record that this version writes.
+        """
+        try:
+            record = _parse(data)
+            _ = record.history
+        except (AttributeError, KeyError, TypeError, ValueError, StopIteration, RecursionError):
+            raise InputError(f"{file}: is not a record that this version of emobake writes; bake again") from None
+        return record
 
 
-def parse_record(manifest: Mapping[str, Any], file: str) -> Record:
-    """The record in a manifest that was read from `file`.
-
-    Raises:
-        InputError: not a record of this version's kind.
-    """
-    try:
-        return _parse(manifest)
-    except (AttributeError, KeyError, TypeError, ValueError, StopIteration, RecursionError):
-        raise InputError(f"{file}: is not a record that this version of emobake writes; bake again") from None
+def history_of(earlier: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], ...]:
+    """`Record.earlier` for a bake of a base whose own record is `earlier`; empty for a base without one."""
+    if earlier is None:
+        return ()
+    last = dict(earlier)
+    before = last.pop("history", [])
+    return (*(before if isinstance(before, list) else []), last)
 
 
-def recorded_sum(record: Record, vectors: VectorSet, layers: int, hidden: int, name: str) -> np.ndarray:
-    """What the bake of the model `name` added to its biases, by `vectors`: float32 ``[layers, hidden]``.
-
-    Raises:
-        VerifyError: these are not the vectors that the record names.
-        VectorError: they do not fit the model.
-    """
-    if any(record.vector_sha256.get(file, digest) != digest for file, digest in vectors.sha256.items()):
-        raise VerifyError("these vector files are not the ones that the record names")
-    if vectors.site != record.site:
-        raise VerifyError(f"{vectors.name} acts at the {vectors.site}, the record says {record.site}")
-    added = weighted_sum(fitted(vectors, layers, hidden, name), record.steering)
-    return np.asarray(added / np.float32(record.branch_scale))
-
-
-def _parse(manifest: Mapping[str, Any]) -> Record:
-    if manifest["format"] == "peft-each":
-        folders = tuple(_plain_name(name) for name in _list(manifest["adapters"]))
-        return Record(folders, True, Steering(()), (), frozenset(), {})
-    if manifest["format"] not in ("checkpoint", "peft", "gguf"):
+def _parse(data: Mapping[str, Any]) -> Record:
+    if data["format"] == "peft-each":
+        return Record("peft-each", adapters=_each(data["adapters"], _plain_name))
+    if data["format"] not in _FORMS:
         raise ValueError
-    layers = manifest["steered_layers"]
-    base = manifest["base"]
+    layers, base, vectors = data["steered_layers"], data["base"], data["vectors"]
     return Record(
-        adapters=(),
-        is_adapter=manifest["format"] == "peft",
+        form=data["format"],
+        base=RecordedBase(_text(base["model"] or ""), _text(base["revision"] or ""), _each(base["weights"], _weight)),
+        vectors=RecordedVectors(
+            name=_text(vectors["name"]),
+            site=next(site for site in SITES if site == vectors["site"]),
+            base_model=_text(vectors.get("base_model") or ""),
+            source=_text(vectors.get("source") or ""),
+            license=_text(vectors.get("license") or ""),
+            queries=_texts(vectors.get("extraction") or {}),
+            sha256=_texts(vectors["sha256"]),
+        ),
         steering=Steering(
-            tuple((name, _number(weight)) for name, weight in manifest["weights"].items()),
-            _number(manifest["scale"]),
-            None if layers is None else tuple(_layer(layer) for layer in _list(layers)),
+            tuple((name, _number(weight)) for name, weight in data["weights"].items()),
+            _number(data["scale"]),
+            None if layers is None else _each(layers, _layer),
         ),
-        biases=tuple(
-            RecordedBias(_layer(entry["layer"]), _text(entry["tensor"]), _text(entry["sha256"]), _number(entry["norm"]))
-            for entry in _list(manifest["biases"])
-        ),
-        added=frozenset(_text(name) for name in _list(manifest["added_tensors"])),
-        vector_sha256={file: _text(digest) for file, digest in dict(manifest["vectors"]["sha256"]).items()},
-        base_model=_text(base["model"] or ""),
-        base_revision=_text(base["revision"] or ""),
-        files={name: _text(source) for name, source in dict(manifest["files"]).items()},
-        vector_name=_text(manifest["vectors"]["name"]),
-        vector_source=_text(manifest["vectors"].get("source") or ""),
-        vector_queries={key: _text(value) for key, value in dict(manifest["vectors"].get("extraction") or {}).items()},
-        base_weights=tuple(_text(weight["name"]) for weight in _list(base["weights"])),
-        history=tuple(_parse(earlier) for earlier in _list(manifest.get("history", []))),
-        branch_scale=_number(manifest.get("branch_scale", 1.0)),
-        site=next(site for site in SITES if site == manifest["vectors"]["site"]),
+        branch_scale=_number(data.get("branch_scale", 1.0)),
+        route=_text(data["route"]),
+        model_type=_text(data["model_type"]),
+        files=_texts(data["files"]),
+        added=_each(data["added_tensors"], _text),
+        biases=_each(data["biases"], _bias),
+        earlier=_each(data.get("history", []), dict),
+        version=_text(data["emobake_version"]),
     )
 
 
-def _list(value: Any) -> list[Any]:
+def _weight(entry: Mapping[str, Any]) -> WeightFile:
+    return WeightFile(_text(entry["name"]), _whole(entry["size"]), _text(entry.get("sha256", "")))
+
+
+def _bias(entry: Mapping[str, Any]) -> RecordedBias:
+    return RecordedBias(
+        _layer(entry["layer"]),
+        _text(entry["tensor"]),
+        _text(entry["dtype"]),
+        _number(entry["norm"]),
+        _text(entry["sha256"]),
+    )
+
+
+def _each(value: Any, parse: Callable[[Any], T]) -> tuple[T, ...]:
     if not isinstance(value, list):
         raise TypeError
-    return value
+    return tuple(parse(item) for item in value)
 
 
 def _text(value: Any) -> str:
@@ -133,71 +233,29 @@ def _text(value: Any) -> str:
     return value
 
 
+def _texts(value: Any) -> dict[str, str]:
+    return {key: _text(text) for key, text in dict(value).items()}
+
+
 def _number(value: Any) -> float:
     if type(value) not in (int, float):
         raise TypeError
     return float(value)
 
 
-def _layer(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < MAX_LAYERS:
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
         raise ValueError
     return value
 
 
+def _layer(value: Any) -> int:
+    if _whole(value) >= MAX_LAYERS:
+        raise ValueError
+    return int(value)
+
+
 def _plain_name(value: Any) -> str:
-    if Path(_text(value)).name != value:
+    if PurePath(_text(value)).name != value:
         raise ValueError
     return str(value)
-
-
-MANIFEST = "emobake.json"
-
-
-def record_of(
-    plan: BakePlan, vectors: VectorSet, form: str, base: Mapping[str, Any], earlier: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """The record of a bake: no timestamps and no local paths, so that the same inputs give the same bytes.
-
-    `form` is what the output is (``checkpoint``, ``peft``, ``gguf``), `base` what it was made of, and `earlier` the
-    record of the base, when it was baked before.
-    """
-    record: dict[str, Any] = {
-        "emobake_version": __version__,
-        "format": form,
-        "base": dict(base),
-        "vectors": {
-            "name": vectors.name,
-            "site": vectors.site,
-            "base_model": vectors.base_model or None,
-            "source": vectors.source or None,
-            "license": vectors.license or None,
-            "extraction": vectors.queries or None,
-            "sha256": dict(sorted(vectors.sha256.items())),
-        },
-        "weights": dict(plan.steering.weights),
-        "scale": plan.steering.scale,
-        "steered_layers": None if plan.steering.layers is None else list(plan.steering.layers),
-        **({} if plan.branch_scale == 1 else {"branch_scale": plan.branch_scale}),
-        "route": plan.route,
-        "model_type": plan.model_type,
-        "files": {
-            f.name: f.source for f in plan.files if isinstance(f, Carry | Patch) and f.source.endswith(".safetensors")
-        },
-        "added_tensors": list(plan.added),
-        "biases": [
-            {
-                "layer": b.layer,
-                "tensor": b.tensor,
-                "dtype": b.dtype,
-                "norm": round(b.norm, 6),
-                "sha256": b.sha256,
-            }
-            for b in plan.layers
-        ],
-    }
-    if earlier is not None:
-        earlier = dict(earlier)
-        history = earlier.pop("history", [])
-        record["history"] = [*(history if isinstance(history, list) else []), earlier]
-    return record

@@ -1,4 +1,4 @@
-"""Which files of a checkpoint go along with the steered weights, and why the others do not."""
+"""Side files of a checkpoint: the ones that an output needs, and the reason for leaving out each other one."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ CARRIED = (
     "processor_config.json",
     *_LICENCES,
 )
-"""Patterns over lower-case paths. What a loader needs beside config and weights, and what a licence asks for."""
+"""Patterns over lower-case paths: what a loader needs besides config and weights, and what a licence demands."""
 
 REPLACED = ("config.json", INDEX, "readme.md", "emobake.json")
-"""Written anew by the bake."""
+"""Files that a bake writes itself."""
 
 _DUPLICATES = (
     "*.bin", "*.pth", "*.pt", "*.ckpt", "*.gguf", "*.ggml", "*.h5", "*.msgpack", "*.ot", "*.onnx", "*.onnx_data",
@@ -39,22 +39,27 @@ _HOUSEKEEPING = (".git*", ".cache/*", ".ds_store", "__pycache__/*")
 
 
 def is_carried(path: str) -> bool:
-    """Whether the file at `path` (relative, with ``/``) belongs into a steered checkpoint."""
+    """Whether the output of a bake includes the file at `path` (relative, with ``/``)."""
     lower = path.lower()
-    return _matches(lower, CARRIED) and not _matches(lower, _DUPLICATES) and not lower.endswith(".py")
+    return _matches(lower, CARRIED) and not is_duplicate(path) and not lower.endswith(".py")
+
+
+def is_duplicate(path: str) -> bool:
+    """Whether the file at `path` holds the weights once more, which would stay unsteered."""
+    return _matches(path.lower(), _DUPLICATES) and path.lower() not in REPLACED
 
 
 def is_licence(path: str) -> bool:
-    """Whether the file at `path` is there because of a licence."""
+    """Whether a licence demands the file at `path`."""
     return _matches(path.lower(), _LICENCES)
 
 
 def reason_left_out(path: str) -> str:
-    """Why a file does not go along; empty for files that are replaced or are nobody's business."""
+    """Reason for leaving a file out; empty for a file that is replaced, and for housekeeping."""
     lower = path.lower()
     if lower in REPLACED or _matches(lower, _HOUSEKEEPING):
         return ""
-    if _matches(lower, _DUPLICATES):
+    if is_duplicate(path):
         return "unsteered duplicate of the weights"
     if lower.endswith(".py"):
         return "code of the checkpoint, never run"
@@ -62,9 +67,9 @@ def reason_left_out(path: str) -> str:
 
 
 def is_ours(path: str) -> bool:
-    """Whether the file at `path` is of a kind that a bake writes, so that one from an earlier bake may be removed.
+    """Whether a bake writes files like the one at `path`, so that one of an earlier bake may be removed.
 
-    Not so a licence: it may well be somebody's addition, and misleads no loader.
+    A licence is not counted: a person may have added it, and it misleads no loader.
     """
     lower = path.lower()
     carried = is_carried(path) and not is_licence(path)
@@ -74,7 +79,7 @@ def is_ours(path: str) -> bool:
 def is_of_a_model(path: str) -> bool:
     """Whether the file at `path` belongs to a model: weights in any form, configs, tokenizers, code."""
     lower = path.lower()
-    return is_ours(path) or _matches(lower, _DUPLICATES) or lower.endswith((".py", ".json", ".jinja"))
+    return is_ours(path) or is_duplicate(path) or lower.endswith((".py", ".json", ".jinja"))
 
 
 def _matches(path: str, patterns: tuple[str, ...]) -> bool:

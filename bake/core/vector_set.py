@@ -1,8 +1,8 @@
-"""Emotion vectors as a value, the weights a user gives them, and the weighted sum that is baked.
+"""Emotion vectors as a value.
 
-A set holds one row of `hidden` floats per emotion and layer; layer 0 is the first decoder block. It says at
-which site it acts: arXiv 2502.04075 and the code published with it add to the output of the attention module,
-before the residual add; most other steering vectors act on the output of the whole layer.
+A set has one row of `hidden` floats per emotion and layer; layer 0 is the first decoder block. Its `site` says where
+the rows act: arXiv 2502.04075 and its published code add to the attention module's output, before the residual add;
+most other steering vectors act on the output of the whole layer.
 """
 
 from __future__ import annotations
@@ -10,37 +10,34 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ..errors import VectorError
+from .sites import SITE, Site
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness")
-"""The paper's emotions, in the order of ``--times``."""
+"""The paper's emotions, in the order of `times`."""
 
-SITE: Site = "attention_output"
-"""Where the paper's vectors act, and where an attention output projection's bias does."""
-SITES: tuple[Site, ...] = (SITE, "layer_output")
-"""``layer_output`` is the residual stream after a decoder block: control vectors, persona vectors."""
 MAX_LAYERS = 1024
 
 
 def is_emotion_name(name: str) -> bool:
-    """Whether `name` can name an emotion: it becomes a tensor's name and part of a file's, and is typed after --mix."""
+    """Whether `name` can name an emotion: it becomes a tensor's name, part of a file's name and part of `mix`."""
     return re.fullmatch(r"[^\W_](?:[\w .-]{0,62}\w)?", name) is not None and name == name.lower()
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """How well the mean over its queries pins one emotion's vector down."""
+    """Precision of one emotion's vector, estimated over its queries."""
 
     count: int
-    """Queries (or pairs of texts) that the vector is the mean of."""
+    """Number of queries (or pairs of texts) in the mean."""
     standard_error: tuple[float, ...]
     """Per layer, the Euclidean norm of the mean's standard error, in the units of the rows' norms."""
     split_half_cosine: float | None
-    """Mean over layers of the cosine between the means of the odd and the even queries; None below two."""
+    """Cosine between the means of the odd and the even queries, averaged over layers; None below two queries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,23 +48,23 @@ class VectorSet:
     rows: np.ndarray
     """float32 ``[emotions, layers, hidden]``, finite."""
     open_ended: bool = field(default=False, kw_only=True)
-    """Whether layers after the last row get nothing, as with control vectors; else the model has as many layers."""
+    """True for control vectors: layers after the last row get nothing. Otherwise the model has exactly these layers."""
     name: str = "vectors"
-    """What the set is called in messages and records (never a local path)."""
+    """Name in messages and records; never a local path."""
     sha256: Mapping[str, str] = field(default_factory=dict)
-    """File name -> digest of that file, as it was read."""
+    """File name -> digest of the file that was read."""
     site: Site = SITE
     base_model: str = ""
     source: str = ""
     license: str = ""
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
-    """Per emotion, for sets that were extracted here; empty for others."""
+    """Emotion -> precision, for sets that emobake extracted; empty for others."""
     extraction: Mapping[str, Any] = field(default_factory=dict)
-    """What the set was extracted from and how, as JSON data; empty when it is not known."""
+    """Settings of the extraction as JSON data; empty if unknown."""
 
     @property
     def layers(self) -> int:
-        """Number of decoder layers that the set was made for."""
+        """Number of decoder layers."""
         return int(self.rows.shape[1])
 
     @property
@@ -77,17 +74,16 @@ class VectorSet:
 
     @property
     def queries(self) -> dict[str, str]:
-        """Of `extraction` what outputs record: which queries the set was made from, by name and digest."""
+        """Name and digest of the queries behind the set, for the record of a bake; empty if unknown."""
         found = {key: self.extraction.get(key) for key in ("queries", "queries_sha256")}
         return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def require_site(vectors: VectorSet, site: str) -> None:
-    """Refuse a set that does not act at `site`; an empty one is the set's own.
+    """Refuse a set that acts elsewhere than at `site`; an empty `site` accepts every set.
 
     Raises:
-        VectorError: it acts at another site.
-
+        VectorError: the set acts at another site.
     """
     if site and vectors.site != site:
         raise VectorError(
@@ -97,11 +93,10 @@ def require_site(vectors: VectorSet, site: str) -> None:
 
 
 def fitted(vectors: VectorSet, layers: int, hidden: int, model: str) -> VectorSet:
-    """The set with a row for each of the `layers` of `model`; refused when it was made for a model of another size.
+    """Return the set with one row for each of the `layers` of `model`.
 
     Raises:
-        VectorError: another number of layers or width.
-
+        VectorError: the set was made for another number of layers or another width.
     """
     if vectors.open_ended and vectors.layers < layers:
         vectors = replace(vectors, rows=np.pad(vectors.rows, ((0, 0), (0, layers - vectors.layers), (0, 0))))
@@ -111,7 +106,3 @@ def fitted(vectors: VectorSet, layers: int, hidden: int, model: str) -> VectorSe
             f"{model} has {layers} layers x {hidden}; use the vectors of that model"
         )
     return vectors
-
-
-Site = Literal["attention_output", "layer_output"]
-"""Where vectors act: on the attention module's output, or on the residual stream after a decoder block."""

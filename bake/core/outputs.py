@@ -1,0 +1,62 @@
+"""Where and how an output is written on this disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+LinkMode = Literal["auto", "reflink", "copy", "hardlink", "symlink"]
+LINK_MODES: tuple[LinkMode, ...] = get_args(LinkMode)
+OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
+"""Weight types of llama.cpp's converter; ``auto`` keeps 16 bits."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder for a checkpoint or for adapters."""
+
+    path: str | os.PathLike[str]
+    link_mode: LinkMode = "auto"
+    """How weight files are carried over; `emobake.storage.copying.carry` describes the modes."""
+    overwrite: bool = False
+    """Replace an earlier output of emobake, once the new one is complete."""
+
+    @property
+    def target(self) -> Path:
+        """Absolute path; links are not followed."""
+        return _absolute(self.path)
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A GGUF file of llama.cpp."""
+
+    path: str | os.PathLike[str]
+    overwrite: bool = False
+    """Replace an earlier output of emobake, once the new one is complete."""
+    modelfile: bool = False
+    """Write an Ollama Modelfile beside it."""
+    keep_split: bool = False
+    """Write a set of files if the base is a set."""
+    outtype: str | None = None
+    """From a checkpoint: weight type of llama.cpp's converter, one of `OUTTYPES`; None means ``auto``."""
+    converter: str = ""
+    """From a checkpoint: that converter. Default: the one beside this interpreter, or on PATH."""
+
+    @property
+    def target(self) -> Path:
+        """Absolute path; links are not followed."""
+        return _absolute(self.path)
+
+
+def parse_output(out: str | os.PathLike[str] | Folder | GgufFile | None) -> Folder | GgufFile | None:
+    """Parse the argument `out`: a name that ends in ``.gguf`` is a `GgufFile`, another one a `Folder`."""
+    if out is None or isinstance(out, Folder | GgufFile):
+        return out
+    return GgufFile(out) if os.fspath(out).lower().endswith(".gguf") else Folder(out)
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve() would follow links
