@@ -1,4 +1,4 @@
-"""Carrying one file over: reflink, kernel-side copy, hardlink or symlink; editing the copy; putting one together."""
+"""Making one file: a whole file carried over by reflink, kernel-side copy or link; or a file of pieces."""
 
 from __future__ import annotations
 
@@ -6,39 +6,37 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import numpy as np
 
-from ..core.plan import Assemble, Edit, Rows, Span
-
-LinkMode = Literal["auto", "reflink", "copy", "hardlink", "symlink"]
-LINK_MODES: tuple[LinkMode, ...] = ("auto", "reflink", "copy", "hardlink", "symlink")
+from ..core.outputs import LinkMode
+from ..core.plan import Piece, Rows, Span
+from ..core.progress import Advance, no_advance
 
 _CHUNK = 64 * 2**20
+_READ = 2**22
 _PAGE = 4096
-# As much as one call takes: on ext4, calls for 64 or 256 MB at a time took half as long again.
+# The most that one call takes: on ext4, calls of 64 or 256 MB took half as long again.
 _SPAN = 2**31 - _PAGE
-_FICLONE = 0x40049409  # linux/fs.h; the standard library has no name for it
-# What a file system, an old kernel or a pair of file systems answers that cannot do the quick way.
+_FICLONE = 0x40049409  # From linux/fs.h; the standard library has no name for it.
+# Answers of a file system, an old kernel or a pair of file systems that cannot copy the quick way.
 _CANNOT = (
     errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF, errno.ETXTBSY, errno.EPERM,
 )  # fmt: skip
 
-Progress = Callable[[int], None]
-"""Called with the number of bytes done since the last call."""
 
+def carry(source: Path, target: Path, mode: LinkMode, advance: Advance = no_advance) -> None:
+    """Make the new file `target` hold the bytes of `source`; links in `source` are followed.
 
-def carry(source: Path, target: Path, mode: LinkMode, progress: Progress) -> None:
-    """Make `target`, which does not exist, hold the bytes of `source`, whose links are followed.
-
-    ``auto`` is reflink where the file system can, else a kernel-side copy.
+    ``reflink`` shares blocks until one side changes; ``copy`` copies in the kernel; ``auto`` is reflink where the
+    file system can, else copy. ``hardlink`` and ``symlink`` share the file itself: a later change of either changes
+    both.
 
     Raises:
-        OSError: as the system says it; ``EOPNOTSUPP`` for a reflink that the file system cannot make.
-
+        OSError: as the system raises it; ``EOPNOTSUPP`` for a reflink that the file system cannot make.
     """
     source = source.resolve()
     if mode == "symlink":
@@ -48,41 +46,60 @@ def carry(source: Path, target: Path, mode: LinkMode, progress: Progress) -> Non
         target.hardlink_to(source)
         return
     if mode in ("auto", "reflink") and _reflink(source, target):
-        progress(source.stat().st_size)
+        advance(source.stat().st_size)
         return
     if mode == "reflink":
         raise OSError(errno.EOPNOTSUPP, "this file system cannot reflink", str(target))
-    _copy(source, target, progress)
+    _copy(source, target, advance)
 
 
-def apply(edits: Iterable[Edit], target: Path) -> None:
-    """Overwrite the file `target` in the places that the edits name."""
+def overwrite(pieces: Sequence[Piece], target: Path) -> None:
+    """Write the new bytes of `pieces` into the file `target`, which holds their other bytes already."""
+    position = 0
     with target.open("r+b") as stream:
-        for edit in edits:
-            stream.seek(edit.offset)
-            stream.write(edit.data)
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                stream.seek(position)
+                stream.write(piece)
+            position += len(piece) if isinstance(piece, bytes) else piece.size
 
 
-def assemble(file: Assemble, target: Path, progress: Progress) -> None:
-    """Make `target`, which does not exist, of the parts of `file`, in memory of a few megabytes.
+def write_pieces(
+    pieces: Sequence[Piece], target: Path, locate: Callable[[str], Path], advance: Advance = no_advance
+) -> None:
+    """Make the new file `target` of `pieces`, in memory of a few megabytes; `locate` finds a source's path.
 
     Raises:
-        OSError: as the system says it; `errno.EIO` when a source ends too early.
-
+        OSError: as the system raises it; `errno.EIO` if a source ends too early.
     """
     with contextlib.ExitStack() as opened, target.open("xb", buffering=0) as writer:
-        readers = {
-            part.source: opened.enter_context(open(part.source, "rb"))  # noqa: PTH123
-            for part in file.parts
-            if not isinstance(part, bytes)
-        }
-        for part in file.parts:
-            if isinstance(part, bytes):
-                _write_all(writer, part)
-            elif isinstance(part, Span):
-                _copy_span(readers[part.source], writer, part, progress)
+        sources = {piece.source for piece in pieces if not isinstance(piece, bytes)}
+        readers = {source: opened.enter_context(locate(source).open("rb")) for source in sorted(sources)}
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                _write_all(writer, piece)
+            elif isinstance(piece, Span):
+                _copy_span(readers[piece.source], writer, piece, advance)
             else:
-                _copy_pieces(readers[part.source], writer, part, progress)
+                _copy_chunks(readers[piece.source], writer, piece, advance)
+
+
+def read_piece(reader: IO[bytes], piece: Span | Rows) -> Iterator[bytes]:
+    """Read a piece from its source, a few megabytes at a time.
+
+    Raises:
+        OSError: `errno.EIO` if the source ends too early.
+    """
+    group, row = (len(piece.order), piece.row) if isinstance(piece, Rows) else (1, 1)
+    at_once = max(1, _READ // (group * row)) * group * row
+    reader.seek(piece.offset)
+    for start in range(0, piece.size, at_once):
+        data = reader.read(min(at_once, piece.size - start))
+        if len(data) != min(at_once, piece.size - start):
+            raise _too_short(piece)
+        if isinstance(piece, Rows):
+            data = np.frombuffer(data, np.uint8).reshape(-1, group, row)[:, list(piece.order)].tobytes()
+        yield data
 
 
 def _write_all(writer: IO[bytes], data: bytes) -> None:
@@ -91,53 +108,34 @@ def _write_all(writer: IO[bytes], data: bytes) -> None:
         view = view[writer.write(view) :]
 
 
-def _too_short(part: Span | Rows) -> OSError:
-    return OSError(errno.EIO, "it became shorter while it was copied; run again", part.source)
+def _too_short(piece: Span | Rows) -> OSError:
+    return OSError(errno.EIO, "it became shorter while it was copied; run again", piece.source)
 
 
-def _copy_span(reader: IO[bytes], writer: IO[bytes], part: Span, progress: Progress) -> None:
-    """In the kernel where it can: quickest where both files have the data at the same place of a page."""
-    position, end = part.offset, part.offset + part.size
+def _copy_span(reader: IO[bytes], writer: IO[bytes], span: Span, advance: Advance) -> None:
+    """Copy in the kernel where it can: quickest where both files have the data at the same place of a page."""
+    position, end = span.offset, span.offset + span.size
     if hasattr(os, "copy_file_range"):
         try:
             while position < end:
-                # A page's end first: from there on, a file system that shares pages can.
+                # First up to the end of a page: from there on, a file system that shares pages can share them.
                 wanted = min(-position % _PAGE or _SPAN, end - position)
                 count = os.copy_file_range(reader.fileno(), writer.fileno(), wanted, offset_src=position)
                 if not count:
-                    raise _too_short(part)
+                    raise _too_short(span)
                 position += count
-                progress(count)
+                advance(count)
         except OSError as error:
-            if error.errno not in _CANNOT or position != part.offset:
+            if error.errno not in _CANNOT or position != span.offset:
                 raise
     if position < end:
-        _copy_pieces(reader, writer, part, progress)
+        _copy_chunks(reader, writer, span, advance)
 
 
-def _copy_pieces(reader: IO[bytes], writer: IO[bytes], part: Span | Rows, progress: Progress) -> None:
-    for piece in read_part(reader, part):
-        _write_all(writer, piece)
-        progress(len(piece))
-
-
-def read_part(reader: IO[bytes], part: Span | Rows) -> Iterator[bytes]:
-    """The bytes of a part, a few megabytes at a time.
-
-    Raises:
-        OSError: `errno.EIO` when the source, which `reader` reads, ends too early.
-
-    """
-    group, row = (len(part.order), part.row) if isinstance(part, Rows) else (1, 1)
-    at_once = max(1, 2**22 // (group * row)) * group * row
-    reader.seek(part.offset)
-    for start in range(0, part.size, at_once):
-        data = reader.read(min(at_once, part.size - start))
-        if len(data) != min(at_once, part.size - start):
-            raise _too_short(part)
-        if isinstance(part, Rows):
-            data = np.frombuffer(data, np.uint8).reshape(-1, group, row)[:, list(part.order)].tobytes()
-        yield data
+def _copy_chunks(reader: IO[bytes], writer: IO[bytes], piece: Span | Rows, advance: Advance) -> None:
+    for chunk in read_piece(reader, piece):
+        _write_all(writer, chunk)
+        advance(len(chunk))
 
 
 def _reflink(source: Path, target: Path) -> bool:
@@ -157,16 +155,16 @@ def _reflink(source: Path, target: Path) -> bool:
     return False
 
 
-def _copy(source: Path, target: Path, progress: Progress) -> None:
+def _copy(source: Path, target: Path, advance: Advance) -> None:
     with source.open("rb") as reader, target.open("xb") as writer:
         if hasattr(os, "copy_file_range"):
             try:
                 while count := os.copy_file_range(reader.fileno(), writer.fileno(), _CHUNK):
-                    progress(count)
+                    advance(count)
             except OSError as error:
                 if error.errno not in _CANNOT or os.lseek(writer.fileno(), 0, os.SEEK_CUR) != 0:
                     raise
             else:
                 return
-        shutil.copyfileobj(reader, writer, 2**22)
-        progress(writer.tell())
+        shutil.copyfileobj(reader, writer, _READ)
+        advance(writer.tell())

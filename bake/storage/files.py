@@ -1,7 +1,4 @@
-"""Opening the checkpoint that a bake reads, and small files.
-
-A checkpoint is read from `Files`, which a folder is here and a commit on the Hub in `emobake.hub_files`.
-"""
+"""Reading files, whole or in part, with every failure as an error of ours."""
 
 from __future__ import annotations
 
@@ -17,8 +14,9 @@ from ..core.strict_json import parse_json_object
 from ..core.tensors import ReadAt
 from ..errors import BrokenFileError, InputError
 
-MAX_JSON = 256 * 2**20
-"""Bytes. No config, index or vector file known comes near it; a larger one is refused unread."""
+MAX_SMALL = 256 * 2**20
+"""Bytes. No known config, index or vector file comes near it; a larger one is refused unread."""
+_CHUNK = 2**22
 
 
 @contextlib.contextmanager
@@ -29,21 +27,44 @@ def reading() -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None
     except RuntimeError as error:
-        if "loop" not in str(error):  # pathlib's word before Python 3.13
+        if "loop" not in str(error):  # The wording of pathlib before Python 3.13.
             raise
         raise InputError(f"{error}; remove the link") from None
 
 
-def read_small(path: Path, name: str) -> bytes:
-    """A whole file that has no business being large.
+@dataclass(frozen=True, eq=False)
+class Files:
+    """The files of a checkpoint, in a folder or in a commit on the Hub."""
+
+    name: str
+    """Name of the place in messages."""
+    sizes: Mapping[str, int]
+    """Path with ``/`` -> bytes. A folder that is skipped whole ends in ``/``."""
+    small: Callable[[str], bytes]
+    """Reads a small file whole; raises `InputError` if it cannot."""
+    read_at: Callable[[str], ReadAt]
+    """Opens a file for reading any of its bytes."""
+    sha256: Callable[[str], str]
+    """Digest of a weight file; empty if unknown without reading the whole file."""
+    repo_id: str = ""
+    revision: str = ""
+    """Commit, if the files come from the Hub."""
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """Read the JSON object in the small file `name`; None if there is no such file."""
+        return parse_json_object(self.small(name), f"{self.name}/{name}") if name in self.sizes else None
+
+
+def read_small(path: Path, name: str | None = None) -> bytes:
+    """Read a whole file of at most `MAX_SMALL` bytes; `name` is its name in messages, by default `path`.
 
     Raises:
-        InputError: it is not there, may not be read, or is larger than `MAX_JSON`.
-
+        InputError: missing, unreadable or too large.
     """
+    name = name or str(path)
     try:
         size = path.stat().st_size
-        if size > MAX_JSON:
+        if size > MAX_SMALL:
             raise BrokenFileError(f"{name}: {size} bytes are too many for this kind of file")
         return path.read_bytes()
     except FileNotFoundError:
@@ -52,48 +73,17 @@ def read_small(path: Path, name: str) -> bytes:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from None
 
 
-@dataclass(frozen=True, eq=False)
-class Files:
-    """The files of a checkpoint, in a folder or in a commit on the Hub."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a small file that holds a JSON object.
 
-    name: str
-    """How messages call the place."""
-    sizes: Mapping[str, int]
-    """Path with ``/`` -> bytes. A folder that is skipped whole ends in ``/``."""
-    small: Callable[[str], bytes]
-    """The content of a small file; raises `InputError` when it cannot be read."""
-    read_at: Callable[[str], ReadAt]
-    """What reads any bytes of a file."""
-    sha256: Callable[[str], str]
-    """Digest of a weight file; empty when it is not known without reading the whole file."""
-    repo_id: str = ""
-    revision: str = ""
-    """Commit hash, where the files come from the Hub."""
-
-    def json(self, name: str) -> dict[str, Any] | None:
-        """The JSON object in the small file `name`; None when there is no such file."""
-        return parse_json_object(self.small(name), f"{self.name}/{name}") if name in self.sizes else None
-
-
-def sha256_of(path: Path) -> str:
-    """Digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(2**22):
-                digest.update(chunk)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return digest.hexdigest()
-
-
-def git_blob_id(content: bytes) -> str:
-    """Git's name for a file of this content, by which the Hub and GitHub know small files."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    Raises:
+        InputError: as `read_small`; BrokenFileError: not a JSON object.
+    """
+    return parse_json_object(read_small(path), str(path))
 
 
 def read_at(path: Path) -> ReadAt:
-    """What reads any bytes of the file `path`; an `InputError` when the system will not."""
+    """Open the file `path` for reading any of its bytes; reading raises `InputError` when the system refuses."""
 
     def read(offset: int, length: int) -> bytes:
         try:
@@ -106,7 +96,28 @@ def read_at(path: Path) -> ReadAt:
     return read
 
 
+def sha256_of(path: Path) -> str:
+    """Digest of a file, read in pieces.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    return digest.hexdigest()
+
+
+def git_blob_id(content: bytes) -> str:
+    """Git's id for a file of this content, by which the Hub and GitHub name small files."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
 def cached_id(folder: Path) -> tuple[str, str]:
-    """The Hub id and commit that a folder of the Hub's cache stands for; empty for any other folder."""
+    """Hub id and commit of a snapshot folder in the Hub's cache; empty for any other folder."""
     match = re.search(r"/models--([^/]+)/snapshots/([0-9a-f]{40})$", folder.absolute().as_posix())
     return (match[1].replace("--", "/", 1), match[2]) if match else ("", "")

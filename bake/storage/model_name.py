@@ -1,43 +1,72 @@
-"""Which checkpoint a user means: a folder here, or an id on the Hub; and the ids that its vectors go by."""
+"""Names of models: a folder, a GGUF file, or an id on the Hub. Parsed once, at the door."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from ..errors import InputError
 
 
-def split_revision(model: str | os.PathLike[str], revision: str | None) -> tuple[str, str | None]:
-    """The model and its revision, which a Hub id may carry after an ``@``.
+@dataclass(frozen=True)
+class ModelName:
+    """A model as its user names it."""
 
-    Raises:
-        InputError: no revision after the ``@``, or another than `revision`.
-    """
-    name, at, named = os.fspath(model).partition("@")
-    if not at or is_local(model, None):
-        return os.fspath(model), revision
-    if not named or revision not in (None, named):
-        raise InputError(f"{model}: names no revision after the @, or another than --revision {revision}")
-    return name, named
+    name: str
+    """Path, or Hub id without a revision."""
+    kind: Literal["folder", "gguf", "hub"]
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; None for its main branch, and for local models."""
+    base_model: str = ""
+    """Hub id to record as the base when the model is local."""
+
+    @classmethod
+    def parse(
+        cls, model: str | os.PathLike[str] | ModelName, *, revision: str | None = None, base_model: str = ""
+    ) -> ModelName:
+        """Parse ``./folder``, ``model.gguf``, ``owner/name`` or ``owner/name@revision``.
+
+        A path that exists, or that looks like one, is local.
+
+        Raises:
+            InputError: a revision of a local model, an empty one, or two different ones.
+        """
+        if isinstance(model, ModelName):
+            return replace(model, base_model=base_model) if base_model else model
+        text = os.fspath(model)
+        if is_gguf(text):
+            _refuse_revision(text, revision, "file")
+            return cls(text, "gguf", None, base_model)
+        if _looks_local(text):
+            _refuse_revision(text, revision, "folder")
+            return cls(text, "folder", None, base_model)
+        name, at, named = text.partition("@")
+        if at and (not named or revision not in (None, named)):
+            raise InputError(f"{text}: names no revision after the @, or another than `revision` {revision}")
+        if at and _looks_local(name):
+            raise InputError(f"`revision` goes with a Hub id, and {name} is a folder")
+        return cls(name, "hub", named if at else revision, base_model)
+
+    def __str__(self) -> str:
+        """The name as a user would type it."""
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model is on this machine."""
+        return self.kind != "hub"
+
+    @property
+    def path(self) -> Path:
+        """Path of a local model."""
+        return Path(self.name)
 
 
-def is_local(model: str | os.PathLike[str], revision: str | None) -> bool:
-    """Whether `model` is meant as a folder, not as an id on the Hub.
-
-    Raises:
-        InputError: it is a folder, and a `revision` is asked for.
-    """
-    path = Path(model)
-    looks_local = (
-        os.path.lexists(path) or path.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") > 1
-    )
-    if looks_local or (os.sep != "/" and os.sep in str(model)):
-        if revision is not None:
-            raise InputError(f"--revision goes with a Hub id, and {model} is a folder")
-        return True
-    return False
+def is_gguf(path: str) -> bool:
+    """Whether `path` names a GGUF file, by its suffix."""
+    return path.lower().endswith(".gguf")
 
 
 def is_offline() -> bool:
@@ -47,24 +76,17 @@ def is_offline() -> bool:
     return bool(HF_HUB_OFFLINE)
 
 
-def locate(
-    model: str | os.PathLike[str], revision: str | None, check: Callable[[Mapping[str, object]], object]
-) -> tuple[Path, tuple[str, ...]]:
-    """The folder of a checkpoint: itself, or the Hub cache's snapshot of an id once `check` passed its config.
-
-    With it come the names of all files of the Hub repository, the ones that were not fetched included.
-
-    Raises:
-        InputError: neither a folder nor an id; see `emobake.hub.download` for the Hub's refusals.
-
-    """
-    if is_local(model, revision):
-        return Path(model), ()
-    from .hub.download import download
-
-    return download(str(model), revision, check)
+def _refuse_revision(name: str, revision: str | None, kind: str) -> None:
+    if revision is not None:
+        raise InputError(f"`revision` goes with a Hub id, and {name} is a {kind}")
 
 
-def is_gguf(path: str) -> bool:
-    """Whether the user means a GGUF file, by its suffix."""
-    return path.lower().endswith(".gguf")
+def _looks_local(name: str) -> bool:
+    path = Path(name)
+    return (
+        os.path.lexists(path)
+        or path.is_absolute()
+        or name.startswith((".", "~"))
+        or name.count("/") > 1
+        or (os.sep != "/" and os.sep in name)
+    )

@@ -1,4 +1,4 @@
-"""Writing beside the target first: what is not finished disappears, and the next run clears what a kill has left."""
+"""Atomic output: write to a sibling folder, then rename. A later run clears what a killed one left behind."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from .copying import LinkMode
+from ..core.outputs import LinkMode
 
 try:
     import fcntl
-except ImportError:  # Windows: concurrent bakes into one output are not told apart there
+except ImportError:  # Windows: concurrent bakes into one output are not told apart there.
     fcntl = None  # type: ignore[assignment]
 
 
-def prefix(out: Path, kind: str) -> str:
-    """How the names of the siblings of `out` begin that are ``new`` or ``old``."""
-    return f".{out.name}.emobake-{kind}-"
+def staged_name(out: Path, kind: Literal["new", "old"]) -> str:
+    """A fresh name for a sibling of `out`: the ``new`` output that is being written, or the ``old`` one put aside."""
+    return _prefix(out, kind) + secrets.token_hex(4)
+
+
+def staged(out: Path, kind: Literal["new", "old"]) -> list[Path]:
+    """Siblings of `out` that `staged_name` named."""
+    return sorted(out.parent.glob(_escape(_prefix(out, kind)) + "*"))
 
 
 @contextlib.contextmanager
 def staging(out: Path) -> Iterator[Path]:
-    """A locked sibling of `out`; whatever is left of it at the end is removed."""
+    """A locked sibling folder of `out`; whatever is left in it at the end is removed."""
     while True:
-        folder = out.parent / (prefix(out, "new") + secrets.token_hex(4))
+        folder = out.parent / staged_name(out, "new")
         folder.mkdir()
         descriptor = -1
-        # Another run may take the folder for remains before the lock is on it; then begin again.
+        # Another run may clear the folder before it is locked; then start over.
         with contextlib.suppress(FileNotFoundError):
             if fcntl:
                 descriptor = os.open(folder, os.O_RDONLY)
@@ -49,7 +55,7 @@ def staging(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def parents(out: Path) -> Iterator[None]:
-    """The folders above `out`; those that had to be made are removed again when the run fails."""
+    """Make the folders above `out`; those that were new are removed again if the run fails."""
     made = [parent for parent in out.parents if not parent.exists()]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -62,18 +68,34 @@ def parents(out: Path) -> Iterator[None]:
 
 
 def clear_remains(out: Path) -> None:
-    """Remove what killed runs have left; a folder that a living run holds locked stays."""
-    for kind in ("new", "old"):
-        for folder in out.parent.glob(escape(prefix(out, kind)) + "*"):
-            # Another run may be clearing the same; and what is half removed must never be put back as "old".
-            with contextlib.suppress(OSError):
-                if not _in_use(folder):
-                    rest = folder.rename(out.parent / (prefix(out, "new") + secrets.token_hex(4)))
-                    shutil.rmtree(rest, ignore_errors=True)
+    """Remove what killed runs left behind; a folder that a running bake holds locked stays."""
+    for folder in (*staged(out, "new"), *staged(out, "old")):
+        # Another run may clear the same folder. A half removed one must never be put back as "old".
+        with contextlib.suppress(OSError):
+            if not _in_use(folder):
+                rest = folder.rename(out.parent / staged_name(out, "new"))
+                shutil.rmtree(rest, ignore_errors=True)
 
 
-def escape(text: str) -> str:
-    """A pattern of `glob` for exactly `text`."""
+def explain(error: OSError, out: Path, link_mode: LinkMode = "copy") -> str:
+    """Explain a failed write in one line."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"`out` {out}: the disk is full; nothing was kept. Free some space, or try `link_mode` hardlink"
+    if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+        return f"`out` {out}: something else was put there meanwhile; nothing was kept. Choose another name"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"`out` {out}: no permission ({error.strerror}: {error.filename}); nothing was kept"
+    if error.errno in (errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK):
+        return f"`link_mode` {link_mode} does not work here ({error.strerror}); nothing was kept. Use `link_mode` copy"
+    return f"`out` {out}: {error.strerror or error} ({error.filename}); nothing was kept"
+
+
+def _prefix(out: Path, kind: str) -> str:
+    return f".{out.name}.emobake-{kind}-"
+
+
+def _escape(text: str) -> str:
+    """A glob pattern for exactly `text`."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in text)
 
 
@@ -88,16 +110,3 @@ def _in_use(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def explain(error: OSError, out: Path, link_mode: LinkMode) -> str:
-    """What a failed write means to the user, in one line."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"--out {out}: the disk is full; nothing was kept. Free some space, or try --link-mode hardlink"
-    if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-        return f"--out {out}: something else was put there meanwhile; nothing was kept. Choose another folder"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"--out {out}: no permission ({error.strerror}: {error.filename}); nothing was kept"
-    if error.errno in (errno.EXDEV, errno.EOPNOTSUPP, errno.EMLINK):
-        return f"--link-mode {link_mode} does not work here ({error.strerror}); nothing was kept. Use --link-mode copy"
-    return f"--out {out}: {error.strerror or error} ({error.filename}); nothing was kept"

@@ -1,4 +1,4 @@
-"""A commit on the Hub, read without downloading its weights: names, digests, small files, and ranges of the large."""
+"""A commit on the Hub, read without downloading its weights: names, digests, small files, ranges of large files."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
 from ..._version import __version__
 from ...core.tensors import ReadAt
-from ...errors import BrokenFileError, EmobakeError
-from .errors import retrying
+from ...errors import BrokenFileError, HubError
+from ..http import build_hf_headers, get_session, hf_raise_for_status, reason, retrying
 
 _AHEAD = 16 * 2**10
-"""Bytes that are asked for at a file's beginning. The header of a shard of a large model takes a few thousand."""
+"""Bytes of the first request to a file. The header of a shard of a large model takes a few thousand."""
 _HEADER = 8
-"""Where a safetensors file's header begins."""
+"""Offset of a safetensors file's header."""
 _MAX_HEADER = 25_000_000
-"""Bytes. The limit that huggingface_hub sets as well; several headers are in memory at a time."""
+"""Bytes. The limit of huggingface_hub as well; several headers are in memory at a time."""
 _WHOLE = 64 * 2**20
-"""Bytes up to which a file is fetched whole once anything beyond its header is wanted."""
+"""Bytes up to which a file is fetched whole once anything beyond its header is needed."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,11 @@ class RemoteFile:
 
     path: str
     size: int
-    """In bytes."""
+    """Bytes."""
     blob: str
-    """The id that git gives to what is stored in the repository: the content, or the pointer to it."""
+    """Git's id of the stored content, which for a large file is a pointer."""
     sha256: str = ""
-    """Digest of the content, for what is kept as a large file; empty for what git itself holds."""
+    """Digest of a large file's content; empty for files that git itself stores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,18 +49,18 @@ class Snapshot:
 
 
 def api() -> HfApi:
-    """The library's client, which says who is asking. Honours ``HF_TOKEN`` and ``HF_ENDPOINT``."""
+    """The library's client, with our name as user agent. Honours ``HF_TOKEN`` and ``HF_ENDPOINT``."""
     return HfApi(library_name="emobake", library_version=__version__)
 
 
 def take_snapshot(repo_id: str, revision: str | None) -> Snapshot:
-    """What the repository holds at `revision` (a branch, tag or commit; None is ``main``), by two or more requests.
+    """List a repository at `revision` (a branch, tag or commit; None is ``main``), by two or more requests.
 
-    Raises what the library raises, and `BrokenFileError` for a name that leads out of the repository.
+    Raises the library's errors, and `BrokenFileError` for a file name that leads out of the repository.
     """
     hub = api()
     info = hub.model_info(repo_id, revision=revision)
-    # From here on a moving branch no longer matters.
+    # From here on the commit is fixed, even if the branch moves.
     commit = str(info.sha)
     tree = hub.list_repo_tree(repo_id, revision=commit, recursive=True)
     files = {entry.path: _remote(entry) for entry in tree if isinstance(entry, RepoFile)}
@@ -71,27 +70,33 @@ def take_snapshot(repo_id: str, revision: str | None) -> Snapshot:
     return Snapshot(repo_id, commit, files, bool(info.private), bool(info.gated))
 
 
-def _remote(entry: RepoFile) -> RemoteFile:
-    return RemoteFile(entry.path, entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else "")
+def find_snapshot(repo_id: str, revision: str) -> tuple[Snapshot | None, str]:
+    """The commit `revision` of a base, or None and the reason; empty arguments give None without a request."""
+    if not repo_id or not revision:
+        return None, ""
+    try:
+        return retrying()(take_snapshot, repo_id, revision), ""
+    except Exception as error:  # From the HTTP library. A broken network shows again in the caller's own requests.
+        return None, f"{repo_id}: its commit {revision[:12]} cannot be read ({reason(error)})"
 
 
 def fetch(snapshot: Snapshot, path: str) -> Path:
-    """The file at `path` of the commit, in the Hub's cache, fetched if need be. Raises what the library raises."""
+    """Fetch one file of the commit into the Hub's cache. Raises the library's errors."""
     return Path(retrying()(hf_hub_download, snapshot.repo_id, path, revision=snapshot.commit))
 
 
 def fetch_all(snapshot: Snapshot) -> Path:
-    """The folder in the Hub's cache with every file of the commit. Raises what the library raises."""
-    places = [fetch(snapshot, path) for path in snapshot.files if not path.startswith(".git")]
-    return next(place for place in places if place.name == "emobake.json").parent
+    """Fetch every file of the commit into the Hub's cache; returns the folder. Raises the library's errors."""
+    places = {path: fetch(snapshot, path) for path in snapshot.files if not path.startswith(".git")}
+    return next(place for path, place in places.items() if "/" not in path).parent
 
 
-def _ranges(snapshot: Snapshot, path: str) -> ReadAt:
-    """What reads any bytes of a file on the Hub.
+def open_ranges(snapshot: Snapshot, path: str) -> ReadAt:
+    """Open a file of the commit for reading any of its bytes, by range requests.
 
-    The library's `parse_safetensors_file_metadata` is not used: it keeps neither the length of the header, without
-    which no tensor can be found in the file, nor the name that stands twice, takes in the whole file where a server
-    ignores the range, and tries once.
+    `parse_safetensors_file_metadata` of the library is not used: it drops the header's length, without which no tensor
+    can be found in the file, accepts repeated names, reads the whole file where a server ignores the range, and tries
+    only once.
     """
     url = hf_hub_url(snapshot.repo_id, path, revision=snapshot.commit)
     name, size = f"{snapshot.repo_id}/{path}", snapshot.files[path].size
@@ -106,7 +111,7 @@ def _ranges(snapshot: Snapshot, path: str) -> ReadAt:
             ahead = ahead or _range(url, name, 0, min(_AHEAD, size))
             return ahead[offset:end]
         if offset == _HEADER and length > _MAX_HEADER:
-            raise BrokenFileError(f"{name}: claims a header of {length} bytes, too many to be fetched; bake with --out")
+            raise BrokenFileError(f"{name}: claims a header of {length} bytes, too many to be fetched; bake with `out`")
         if offset == _HEADER or size > _WHOLE:
             return _range(url, name, offset, end)
         with fetch(snapshot, path).open("rb") as file:
@@ -116,12 +121,16 @@ def _ranges(snapshot: Snapshot, path: str) -> ReadAt:
     return read
 
 
+def _remote(entry: RepoFile) -> RemoteFile:
+    return RemoteFile(entry.path, entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else "")
+
+
 class _CutError(Exception):
-    """A range came shorter than it was asked for."""
+    """A range came shorter than requested."""
 
 
 def _range(url: str, name: str, start: int, end: int) -> bytes:
-    # Compressed, a length would say nothing.
+    # Compressed, the length of the answer could not be checked.
     headers = build_hf_headers(library_name="emobake", library_version=__version__) | {
         "Range": f"bytes={start}-{end - 1}",
         "Accept-Encoding": "identity",
@@ -134,14 +143,14 @@ def _range(url: str, name: str, start: int, end: int) -> bytes:
                     response.read()
                     hf_raise_for_status(response)
                 if response.status_code == 200 and start:
-                    raise EmobakeError(f"{name}: the Hub's storage does not serve parts of files; bake with --out")
+                    raise HubError(f"{name}: the Hub's storage does not serve parts of files; bake with `out`")
                 content.clear()
                 for chunk in response.iter_raw():
                     content += chunk
                     if len(content) >= end - start:
-                        break  # A server that ignores the range would send all of it.
+                        break  # A server that ignores the range would send the whole file.
                 if len(content) < end - start:
                     raise _CutError
     except _CutError:
-        raise EmobakeError(f"{name}: the connection ends before the bytes asked for; run again") from None
+        raise HubError(f"{name}: the connection ended too early; run again") from None
     return bytes(content[: end - start])

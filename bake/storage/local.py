@@ -1,0 +1,208 @@
+"""The one local writer: planned files into a folder, or beside one another, all or nothing.
+
+Killed at any moment, a folder is absent or complete (or, if it replaces an older one, that older one), and the next
+run clears the remains. Of several files the first one, which is the one that a loader opens, appears last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ..core.outputs import Folder, GgufFile, LinkMode
+from ..core.plan import PlannedFile, piece_size
+from ..core.progress import Advance, no_advance
+from ..errors import InputError, OutputError
+from .copying import carry, overwrite, write_pieces
+from .staging import clear_remains, explain, parents, staged, staged_name, staging
+
+
+def check_folder(out: Folder, inputs: Sequence[Path]) -> None:
+    """Refuse an output folder that would hit the inputs or somebody's files, before anything is read.
+
+    Raises:
+        InputError: it exists and may not be replaced; it is, contains or lies within one of `inputs`; no permission.
+    """
+    path = out.target
+    target = path.resolve()
+    for source in (path.resolve() for path in inputs):
+        if target == source or source in target.parents or target in source.parents:
+            raise InputError(f"`out` {path}: is, contains or lies within the input {source}; choose another folder")
+    _restore(path)
+    if not os.path.lexists(path):
+        _check_writable(path)
+        return
+    if not out.overwrite:
+        raise InputError(f"`out` {path}: exists already; choose another folder or give `overwrite`")
+    ours = path.is_dir() and not path.is_symlink() and ((path / "emobake.json").is_file() or not any(path.iterdir()))
+    if not ours:
+        raise InputError(f"`out` {path}: is not an earlier output of emobake, so `overwrite` leaves it alone")
+
+
+def check_files(targets: Mapping[Path, Callable[[Path], bool]], inputs: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse output files that would hit the inputs or somebody's files, before anything large is read.
+
+    `targets` maps each file to a function that recognises an earlier output of emobake under that name.
+
+    Raises:
+        InputError: a file exists and may not be replaced, or is one of `inputs`; no permission.
+    """
+    sources = {path.resolve() for path in inputs}
+    for out, is_ours in targets.items():
+        if out.resolve() in sources:
+            raise InputError(f"`out` {out}: is the input; choose another name")
+        if not os.path.lexists(out):
+            _check_writable(out)
+        elif not overwrite:
+            raise InputError(f"`out` {out}: exists already; choose another name or give `overwrite`")
+        elif not is_ours(out):
+            raise InputError(f"`out` {out}: is not an earlier output of emobake, so `overwrite` leaves it alone")
+
+
+def write_folder(files: Sequence[PlannedFile], source: Path, out: Folder, advance: Advance = no_advance) -> None:
+    """Write planned files into the folder `out`, which `check_folder` has accepted.
+
+    Links stand for whole weight files only. Memory stays below the size of the new bytes plus a few megabytes,
+    whatever the size of the weights. An earlier output is replaced once the new one is complete.
+
+    Args:
+        files: names are paths in the folder.
+        source: the base's folder, to which the sources of pieces are relative.
+        out: the folder.
+        advance: called with bytes of the base as they are carried over.
+
+    Raises:
+        OutputError: the disk is full, no permission, or what was written does not read back.
+    """
+    target = out.target
+    try:
+        clear_remains(target)
+        with parents(target), staging(target) as folder:
+            _write(files, source, folder, out.link_mode, advance)
+            publish_folder(folder, target, overwrite=out.overwrite)
+    except OSError as error:
+        raise OutputError(explain(error, target, out.link_mode)) from error
+
+
+def write_files(files: Sequence[PlannedFile], source: Path, out: GgufFile, advance: Advance = no_advance) -> None:
+    """Write planned files beside one another, into the folder of `out`; arguments as for `write_folder`.
+
+    Raises:
+        OutputError: as `write_folder`.
+    """
+    target = out.target
+    try:
+        clear_remains(target)
+        with parents(target), staging(target) as folder:
+            _write(files, source, folder, "copy", advance)
+            _publish_files([file.name for file in files], folder, target.parent, overwrite=out.overwrite)
+    except OSError as error:
+        raise OutputError(explain(error, target)) from error
+
+
+def _check_writable(out: Path) -> None:
+    parent = next(p for p in out.resolve().parents if os.path.exists(p))  # noqa: PTH110 - False where a mode forbids it
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"`out` {out}: no permission to write in {parent}")
+
+
+def _write(files: Sequence[PlannedFile], source: Path, folder: Path, link_mode: LinkMode, advance: Advance) -> None:
+    for file in files:
+        target = folder / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file.action == "carry":
+            carry(source / file.source, target, link_mode if file.weights else "auto", advance)
+        elif file.action == "overwrite":
+            # Never by a link: the base's bytes must stay.
+            carry(source / file.source, target, link_mode if link_mode in ("copy", "reflink") else "auto", advance)
+            overwrite(file.pieces, target)
+        else:
+            write_pieces(file.pieces, target, source.joinpath, advance)
+        if target.stat().st_size != file.size:
+            raise OutputError(f"{file.source or file.name}: changed while it was copied; run again")
+        _read_back(file, target)
+
+
+def _read_back(file: PlannedFile, target: Path) -> None:
+    """Compare every new byte, and read a new safetensors header through the library, an independent reader."""
+    if not file.new_bytes:
+        return
+    position = 0
+    with target.open("rb") as written:
+        for piece in file.pieces:
+            if isinstance(piece, bytes):
+                written.seek(position)
+                if written.read(len(piece)) != piece:
+                    raise OutputError(f"{file.name}: was written but does not read back; run again")
+            position += piece_size(piece)
+    if file.name.endswith(".safetensors"):
+        try:
+            with safe_open(target, framework="numpy") as tensors:
+                tensors.keys()
+        except SafetensorError as error:
+            raise OutputError(f"{file.name}: was written but does not read back ({error}); run again") from None
+
+
+def publish_folder(folder: Path, out: Path, *, overwrite: bool) -> None:
+    """Rename the complete `folder` to `out`; with `overwrite`, an existing `out` is put aside first.
+
+    Raises:
+        OSError: as the system raises it; `out` is then as it was.
+    """
+    if not (overwrite and out.exists()):
+        # Fails if something else appeared there meanwhile, unless that is an empty folder.
+        folder.rename(out)
+        return
+    old = out.parent / staged_name(out, "old")
+    out.rename(old)
+    try:
+        folder.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    # `staging` removes it under this name: a half removed output must never be put back.
+    old.rename(folder)
+
+
+def _restore(out: Path) -> None:
+    """Put back an older output that a run killed between the two renames had moved aside."""
+    if not os.path.lexists(out) and os.path.isdir(out.parent):  # noqa: PTH112 - False where a mode forbids to look
+        for old in staged(out, "old"):
+            with contextlib.suppress(OSError):
+                old.rename(out)
+                return
+
+
+def _publish_files(names: Sequence[str], folder: Path, target: Path, *, overwrite: bool) -> None:
+    first, *others = names
+    if overwrite and others:
+        # Never the first file of one bake beside the others of another.
+        (target / first).unlink(missing_ok=True)
+    done: list[Path] = []
+    try:
+        for name in (*others, first):
+            if overwrite:
+                (folder / name).replace(target / name)
+            else:
+                _appear(folder / name, target / name)
+                done.append(target / name)
+    except BaseException:
+        for path in done:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _appear(written: Path, target: Path) -> None:
+    """Give a file its name; fails if something else appeared there meanwhile."""
+    try:
+        target.hardlink_to(written)
+    except FileExistsError:
+        raise
+    except OSError:  # A file system without hard links.
+        if os.path.lexists(target):
+            raise FileExistsError(17, "exists already", str(target)) from None
+        written.rename(target)
