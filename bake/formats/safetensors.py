@@ -1,9 +1,9 @@
-"""Safetensors headers: where each tensor's bytes lie in a file, without reading the tensors.
+"""Safetensors files: reading a header without the tensors, and laying out a new file.
 
-The format (https://github.com/huggingface/safetensors#format): eight bytes, little endian, give the
-length of a JSON object from tensor name to ``{dtype, shape, data_offsets}``; the rest is the data, without
-holes or overlaps. Every claim of a header is checked against the file's size before it is believed, so a
-lying one costs an error, not memory.
+The format (https://github.com/huggingface/safetensors#format): eight bytes, little endian, give the length of a JSON
+object from tensor name to ``{dtype, shape, data_offsets}``; the rest is the data, without holes or overlaps. Every
+claim of a header is checked against the file's size before it is believed, so a lying header costs an error, not
+memory.
 """
 
 from __future__ import annotations
@@ -11,40 +11,52 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from ..core.plan import Piece, piece_size
 from ..core.strict_json import parse_json_object
-from ..core.tensors import _BITS, ReadAt, TensorHeader
+from ..core.tensors import ReadAt, TensorHeader
 from ..errors import BrokenFileError
 
 MAX_HEADER = 100_000_000
-"""Bytes. The limit that the reference implementation of the format sets."""
+"""Bytes. The limit of the format's reference implementation."""
+
+# Bits per element; several of the newest dtypes are narrower than a byte.
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NewTensor:
+    """A tensor of a file that is written."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+    """New bytes, or bytes of the base such as rows of a fused weight."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(map(piece_size, self.pieces))
 
 
 def parse_header(file: str, size: int, read: ReadAt) -> tuple[TensorHeader, ...]:
-    """Read and check the header of the safetensors file named `file`, `size` bytes long.
+    """Read and check the header of the file named `file`, which is `size` bytes long.
 
     Returns the tensors in the order of their bytes.
 
     Raises:
-        BrokenFileError: truncated, or anything the header claims contradicts the format or the size.
-
+        BrokenFileError: truncated, or a claim contradicts the format or the size.
     """
-    if size < 8:
-        raise BrokenFileError(f"{file}: {size} bytes are too few for a safetensors file; fetch it again")
-    length = int.from_bytes(read(0, 8), "little")
-    if length > MAX_HEADER or 8 + length > size:
-        raise BrokenFileError(
-            f"{file}: claims a header of {length} bytes in a file of {size}; truncated, or not safetensors"
-        )
-    raw = read(8, length)
-    if len(raw) != length:
-        raise BrokenFileError(f"{file}: ends within its header; fetch it again")
-    entries = parse_json_object(raw, file)
+    entries, base = _read_entries(file, size, read)
     metadata = entries.pop("__metadata__", None)
     if metadata is not None and not (isinstance(metadata, dict) and all(type(v) is str for v in metadata.values())):
         raise BrokenFileError(f"{file}: the header's __metadata__ is not a map of strings")
-    base = 8 + length
     tensors = sorted(
         (_entry(file, name, entry, base) for name, entry in entries.items()),
         key=lambda t: (t.start, t.end),
@@ -57,6 +69,76 @@ def parse_header(file: str, size: int, read: ReadAt) -> tuple[TensorHeader, ...]
     if position != size:
         raise BrokenFileError(f"{file}: the header describes {position} bytes, the file has {size}; fetch it again")
     return tuple(tensors)
+
+
+def parse_metadata(file: str, size: int, read: ReadAt) -> dict[str, str]:
+    """Read the ``__metadata__`` of a file whose header `parse_header` has accepted; empty if there is none."""
+    metadata = _read_entries(file, size, read)[0].get("__metadata__")
+    return dict(metadata) if isinstance(metadata, dict) else {}
+
+
+def serialize(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> tuple[Piece, ...]:
+    """Lay out a whole file of `tensors`, sorted by name, so that the same content is always the same file.
+
+    The library's own writer keeps metadata in a hash map, which gives other bytes in every process.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    position = 0
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        header[name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + tensor.size],
+        }
+        position += tensor.size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    # The format wants the data to begin at a multiple of eight bytes, filled up with spaces.
+    text += b" " * (-len(text) % 8)
+    pieces: list[Piece] = [len(text).to_bytes(8, "little") + text]
+    for name in sorted(tensors):
+        pieces += tensors[name].pieces
+    return join(pieces)
+
+
+def serialize_bytes(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> bytes:
+    """The content of a file whose tensors are all new bytes; ValueError for others."""
+    (content,) = serialize(tensors, metadata)
+    if not isinstance(content, bytes):
+        raise ValueError("a tensor holds bytes of the base")
+    return content
+
+
+def join(pieces: list[Piece]) -> tuple[Piece, ...]:
+    """Join runs of new bytes into one piece each."""
+    joined: list[Piece] = []
+    run: list[bytes] = []
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            run.append(piece)
+            continue
+        if run:
+            joined.append(b"".join(run))
+            run = []
+        joined.append(piece)
+    if run:
+        joined.append(b"".join(run))
+    return tuple(joined)
+
+
+def _read_entries(file: str, size: int, read: ReadAt) -> tuple[dict[str, Any], int]:
+    """The header's JSON, and the offset of the data."""
+    if size < 8:
+        raise BrokenFileError(f"{file}: {size} bytes are too few for a safetensors file; fetch it again")
+    length = int.from_bytes(read(0, 8), "little")
+    if length > MAX_HEADER or 8 + length > size:
+        raise BrokenFileError(
+            f"{file}: claims a header of {length} bytes in a file of {size}; truncated, or not safetensors"
+        )
+    raw = read(8, length)
+    if len(raw) != length:
+        raise BrokenFileError(f"{file}: ends within its header; fetch it again")
+    return parse_json_object(raw, file), 8 + length
 
 
 def _entry(file: str, name: str, entry: object, base: int) -> TensorHeader:
@@ -79,26 +161,3 @@ def _entry(file: str, name: str, entry: object, base: int) -> TensorHeader:
 
 def _naturals(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
-
-
-def serialize(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]], metadata: Mapping[str, str]) -> bytes:
-    """A whole safetensors file of `tensors`: name -> (dtype, shape, data).
-
-    The library's own writer keeps metadata in a hash map and so gives other bytes in every process; here
-    names are sorted, so that the same content is always the same file. Executors read it back through the
-    library.
-    """
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    position = 0
-    for name in sorted(tensors):
-        dtype, shape, data = tensors[name]
-        header[name] = {
-            "dtype": dtype,
-            "shape": list(shape),
-            "data_offsets": [position, position + len(data)],
-        }
-        position += len(data)
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    # The format asks for the data to begin at a multiple of eight bytes, filled up with spaces.
-    text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *(tensors[name][2] for name in sorted(tensors))])

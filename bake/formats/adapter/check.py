@@ -1,66 +1,71 @@
-"""Checking a PEFT adapter by its bytes."""
+"""The checks of a PEFT adapter that only adapters need."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from ...core.check import Check
-from ...core.record import Record
-from ...core.steering import weighted_sum
-from ...core.strict_json import parse_json_object
-from ...core.tensors import decode, encode
-from ...core.vector_set import VectorSet
-from ...errors import BrokenFileError
-from ...storage.files import read_small
+from ...core.record import RECORD_FILE, Record
+from ...core.tensors import TensorHeader
+from ...storage.files import read_at, read_json, read_small
+from ..check import StoredModel
 from ..safetensors import parse_header
-
-_FILE = "adapter_model.safetensors"
-
-
-def _tensors(out: Path) -> dict[str, tuple[bytes, np.ndarray]]:
-    content = read_small(out / _FILE, str(out / _FILE))
-    headers = parse_header(str(out / _FILE), len(content), lambda start, length: content[start : start + length])
-    return {h.name: (content[h.start : h.end], decode(h, content[h.start : h.end])) for h in headers}
+from .plan import CONFIG_FILE, WEIGHTS_FILE
 
 
-def adapter_biases(out: Path, record: Record) -> dict[int, np.ndarray]:
-    """Layer -> the bias that the adapter adds, float32 ``[hidden]``."""
-    tensors = _tensors(out)
-    missing = [entry.tensor for entry in record.biases if entry.tensor not in tensors]
-    if missing:
-        raise BrokenFileError(f"{out / _FILE}: lacks {missing[0]}")
-    return {entry.layer: tensors[entry.tensor][1] for entry in record.biases}
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """An adapter whose header was read."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorHeader]
+
+    def read(self, tensor: TensorHeader) -> bytes:
+        """Read the bytes of one tensor."""
+        return read_at(self.folder / tensor.file)(tensor.start, tensor.size)
 
 
-def check_adapter(out: Path, record: Record, vectors: VectorSet | None) -> Iterator[Check]:
-    """Yield the findings on an adapter's config, matrices and biases."""
-    config = parse_json_object(
-        read_small(out / "adapter_config.json", f"{out}/adapter_config.json"), "adapter_config.json"
-    )
-    on = config.get("lora_bias") is True and config.get("peft_type") == "LORA"
-    yield Check("config honours the bias", on, "lora_bias is on" if on else "lora_bias is off: it would do nothing")
-    tensors = _tensors(out)
-    biases = adapter_biases(out, record)
-    loud = [name for name, (_, values) in tensors.items() if not name.endswith(".bias") and values.any()]
-    yield Check(
-        "zero matrices", not loud, f"{loud[0]} is not zero" if loud else f"{len(tensors) - len(biases)} are zero"
-    )
-    wrong = [
-        entry.tensor for entry in record.biases if hashlib.sha256(tensors[entry.tensor][0]).hexdigest() != entry.sha256
-    ]
-    detail = f"{wrong[0]} is not what emobake.json records" if wrong else f"{len(biases)} digests match emobake.json"
-    yield Check("biases as recorded", not wrong, detail)
-    if vectors is None:
-        yield Check("arithmetic", None, "biases compared with the manifest's digests only; give --vectors")
-        return
-    added = weighted_sum(vectors, record.steering) / np.float32(record.branch_scale)
-    off = [
-        e.tensor
-        for e in record.biases
-        if e.layer >= len(added) or tensors[e.tensor][0] != encode(added[e.layer], "F32")
-    ]
-    yield Check("arithmetic", not off, f"{off[0]} differs" if off else f"{len(biases)} biases equal, to the bit")
+def open_adapter(folder: Path) -> Adapter:
+    """Open the adapter in `folder`.
+
+    Raises:
+        InputError: a file is missing; BrokenFileError: a file is malformed.
+    """
+    file = folder / WEIGHTS_FILE
+    size = len(read_small(file))
+    headers = parse_header(str(file), size, read_at(file))
+    tensors = {header.name: replace(header, file=WEIGHTS_FILE) for header in headers}
+    return Adapter(str(folder), folder, read_json(folder / CONFIG_FILE), tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterOutput:
+    """A finished adapter; satisfies `emobake.formats.check.Output`."""
+
+    model: Adapter
+    record: Record
+    record_name: str = RECORD_FILE
+
+    @property
+    def shape(self) -> tuple[int | None, int]:
+        """The hidden size; an adapter does not tell the number of layers."""
+        biases = [self.model.tensors[b.tensor] for b in self.record.biases if b.tensor in self.model.tensors]
+        return None, biases[0].shape[0] if biases else 0
+
+    def structure(self) -> Iterator[Check]:
+        """Check the config's switch, and that the matrices are zero."""
+        config, tensors = self.model.config, self.model.tensors
+        on = config.get("lora_bias") is True and config.get("peft_type") == "LORA"
+        yield Check("config honours the bias", on, "lora_bias is on" if on else "lora_bias is off: it would do nothing")
+        matrices = [tensor for name, tensor in tensors.items() if not name.endswith(".bias")]
+        loud = [tensor.name for tensor in matrices if any(self.model.read(tensor))]
+        yield Check("zero matrices", not loud, f"{loud[0]} is not zero" if loud else f"{len(matrices)} are zero")
+
+    def carried(self, base: StoredModel) -> Iterator[Check]:
+        """Nothing: an adapter holds no tensor of the base."""
+        return iter(())

@@ -1,75 +1,36 @@
-"""Planning a PEFT adapter instead of a checkpoint: LoRA of rank 1, zero A and B, ``lora_bias`` = w_l.
+"""The planner of PEFT adapters: a LoRA of rank 1 with zero A and B, and ``lora_bias`` = w_l.
 
-PEFT computes ``base(x) + (B A x + bias) * lora_alpha / r``; with A = B = 0 and ``lora_alpha = r = 1`` only the
-bias is left (peft 0.14 and later). It works on any Linear projection, quantised ones included, and on
-architectures whose class has no bias there. PEFT cannot merge it where the projection has none.
+PEFT computes ``base(x) + (B A x + bias) * lora_alpha / r``; with A = B = 0 and ``lora_alpha = r = 1`` only the bias is
+left (peft 0.14 and later). It works on any Linear projection, quantised ones included, and on families whose class has
+no bias there. PEFT cannot merge it where the projection has none.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
-from ..._version import __version__
-from ...core.biases import strength_warnings, sum_to_add
-from ...core.plan import BakePlan, LayerBias, LeftOut, Write, json_bytes
-from ...core.stacks import Support
+from ...core.biases import Home, PlannedBias, plan_biases, steering_rows, strength_warnings
+from ...core.plan import BakePlan, LeftOut, PlannedFile, new_file
+from ...core.record import Record, RecordedBias, RecordedVectors, history_of
+from ...core.sites import SITE, Site
+from ...core.stacks import STACKS, Support
 from ...core.steering import Steering
-from ...core.tensors import encode
-from ...core.vector_set import Site, VectorSet, fitted
+from ...core.strict_json import json_bytes
+from ...core.vector_set import VectorSet
 from ...errors import UnsupportedModelError
-from ..checkpoint.families import Architecture, architectures
+from ..checkpoint.families import Family, families
 from ..checkpoint.model import Checkpoint
-from ..checkpoint.plan import branch_scale, warnings
-from ..checkpoint.projections import check_landing, find_projections, input_width
+from ..checkpoint.plan import base_warnings, recorded_base, with_documents
+from ..checkpoint.projections import branch_scale, find_projections, input_width
 from ..checkpoint.routes import declared_classes
-from ..safetensors import serialize
+from ..safetensors import NewTensor, serialize
+from .card import adapter_card, adapters_card
 
-_STACKS = {
-    "transformers": Support("option", run=True, option="PEFT (PeftModel.from_pretrained)"),
-    "vllm": Support("refuses"),
-    "llama.cpp": Support("refuses"),
-    "mlx": Support("refuses"),
-}
-
-
-def gather(plans: Mapping[str, BakePlan]) -> BakePlan:
-    """One plan that writes several adapters, each complete in the folder that is its key."""
-    first = next(iter(plans.values()))
-    inside = [replace(file, name=f"{folder}/{file.name}") for folder, plan in plans.items() for file in plan.files]
-    record = {"emobake_version": __version__, "format": "peft-each", "adapters": list(plans)}
-    return replace(
-        first,
-        steering=replace(first.steering, weights=tuple(w for plan in plans.values() for w in plan.steering.weights)),
-        layers=tuple(layer for plan in plans.values() for layer in plan.layers),
-        files=(*inside, Write("emobake.json", json_bytes(record))),
-    )
-
-
-def _architecture(checkpoint: Checkpoint, site: Site) -> Architecture:
-    """The table's row; for an unknown architecture, a row made from the tensor names."""
-    known = architectures(site).get(str(checkpoint.config.get("model_type")))
-    if known is not None and known.projection:
-        return known
-    if site != "attention_output":
-        raise UnsupportedModelError(
-            f"{checkpoint.name}: no bias is known that acts on the {site.replace('_', ' ')} of "
-            f"{checkpoint.config.get('model_type')!r} alone; use vectors of the attention output"
-        )
-    pattern = re.compile(
-        r"(.*\.)0(\.(?:self_attn|attn|attention|self_attention)\.(?:o_proj|out_proj|dense|c_proj))\.weight"
-    )
-    matches = [m for m in map(pattern.fullmatch, sorted(checkpoint.tensors)) if m is not None]
-    if len(matches) != 1:
-        raise UnsupportedModelError(
-            f"{checkpoint.name}: cannot tell which of its tensors are the attention output projections of "
-            f"{checkpoint.config.get('model_type')!r}"
-        )
-    return Architecture("unknown", (), f"{matches[0][1]}{{layer}}{matches[0][2]}")
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+_PEFT = Support("option", run=True, option="PEFT (PeftModel.from_pretrained)")
 
 
 def make_adapter_plan(
@@ -84,54 +45,119 @@ def make_adapter_plan(
 
     Raises:
         UnsupportedModelError: no such projection can be found.
-        InputError: as `make_plan`.
-
+        InputError: as `emobake.make_plan`.
     """
-    arch = _architecture(checkpoint, vectors.site)
-    projections = find_projections(checkpoint, arch)
-    vectors = fitted(vectors, checkpoint.num_hidden_layers, checkpoint.hidden_size, checkpoint.name)
-    scale = branch_scale(checkpoint, arch)
-    added = sum_to_add(vectors, steering, force=force) / np.float32(scale)
-    check_landing(checkpoint, projections, added)
-    tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
-    layers = []
-    for layer, module in projections.items():
-        # PEFT names modules by the model that transformers builds, not by the names in the file.
-        prefix = f"base_model.model.{arch.projection.format(layer=layer)}"
-        inputs = input_width(checkpoint, arch, module)
-        data = encode(added[layer], "F32")
-        tensors[f"{prefix}.lora_A.weight"] = ("F32", (1, inputs), bytes(4 * inputs))
-        tensors[f"{prefix}.lora_B.weight"] = ("F32", (vectors.hidden, 1), bytes(4 * vectors.hidden))
-        tensors[f"{prefix}.lora_B.bias"] = ("F32", (vectors.hidden,), data)
-        norm = float(np.linalg.norm(added[layer].astype(np.float64)))
-        layers.append(LayerBias(layer, f"{prefix}.lora_B.bias", "F32", norm, hashlib.sha256(data).hexdigest()))
-    files = (
-        Write("adapter_model.safetensors", serialize(tensors, {"format": "pt"})),
-        Write("adapter_config.json", json_bytes(_config(arch, base_model))),
+    family = _family(checkpoint, vectors.site)
+    scale = branch_scale(checkpoint, family)
+    rows = steering_rows(
+        vectors,
+        steering,
+        model=checkpoint.name,
+        layers=checkpoint.num_hidden_layers,
+        hidden=checkpoint.hidden_size,
+        branch_scale=scale,
+        force=force,
     )
-    return BakePlan(
+    hidden = checkpoint.hidden_size
+    projections = find_projections(checkpoint, family)
+    # PEFT names modules by the model that transformers builds, not by the names in the file.
+    prefixes = {layer: f"base_model.model.{family.projection.format(layer=layer)}" for layer in projections}
+    homes = [Home(layer, f"{prefix}.lora_B.bias", "F32", hidden) for layer, prefix in prefixes.items()]
+    biases = plan_biases(checkpoint.name, family.projection.rpartition(".")[2], homes, rows)
+    tensors = _tensors(checkpoint, family, projections, prefixes, biases)
+    record = Record(
+        form="peft",
+        base=recorded_base(checkpoint, base_model),
+        vectors=RecordedVectors.of(vectors),
+        steering=steering,
+        branch_scale=scale,
         route="adapter",
         model_type=str(checkpoint.config.get("model_type")),
-        architecture=next(iter(declared_classes(checkpoint.config)), ""),
-        layers=tuple(layers),
-        steering=steering,
-        files=files,
-        left_out=(LeftOut("the weights", "an adapter is loaded on top of the base"),),
-        config_changes=(),
-        stacks=_STACKS,
         added=tuple(tensors),
+        biases=tuple(map(RecordedBias.of, biases)),
+        earlier=history_of(checkpoint.record),
+    )
+    plan = BakePlan(
+        form="peft",
+        route="adapter",
+        model_type=record.model_type,
+        architecture=next(iter(declared_classes(checkpoint.config)), ""),
+        steering=steering,
+        biases=biases,
+        record=record,
+        stacks={name: _PEFT if name == "transformers" else Support("refuses") for name in STACKS},
+        files=(
+            PlannedFile(WEIGHTS_FILE, serialize(tensors, {"format": "pt"})),
+            new_file(CONFIG_FILE, json_bytes(_config(family, record.base.model))),
+        ),
+        left_out=(LeftOut("the weights", "an adapter is loaded on top of the base"),),
+        added=record.added,
         warnings=(
-            *strength_warnings(vectors, added),
-            *warnings(checkpoint, vectors),
+            *strength_warnings(vectors, rows),
+            *base_warnings(checkpoint, vectors),
             "an adapter must stay one: PEFT cannot merge it into a projection that has no bias",
         ),
-        branch_scale=scale,
     )
+    return with_documents(plan, adapter_card(plan, checkpoint))
 
 
-def _config(arch: Architecture, base_model: str) -> dict[str, object]:
+def gather(plans: Mapping[str, BakePlan], checkpoint: Checkpoint) -> BakePlan:
+    """Make one plan of several adapters, each complete in the folder that is its key."""
+    first = next(iter(plans.values()))
+    inside = [replace(file, name=f"{folder}/{file.name}") for folder, plan in plans.items() for file in plan.files]
+    gathered = replace(
+        first,
+        form="peft-each",
+        steering=replace(first.steering, weights=tuple(w for plan in plans.values() for w in plan.steering.weights)),
+        biases=tuple(bias for plan in plans.values() for bias in plan.biases),
+        record=Record("peft-each", adapters=tuple(plans)),
+        files=tuple(inside),
+    )
+    return with_documents(gathered, adapters_card(plans, checkpoint))
+
+
+def _family(checkpoint: Checkpoint, site: Site) -> Family:
+    """The family of the checkpoint; for an unknown one, a value made from the tensor names."""
+    known = families(site).get(str(checkpoint.config.get("model_type")))
+    if known is not None and known.projection:
+        return known
+    if site != SITE:
+        raise UnsupportedModelError(
+            f"{checkpoint.name}: no bias is known that acts on the {site.replace('_', ' ')} of "
+            f"{checkpoint.config.get('model_type')!r} alone; use vectors of the attention output"
+        )
+    pattern = re.compile(
+        r"(.*\.)0(\.(?:self_attn|attn|attention|self_attention)\.(?:o_proj|out_proj|dense|c_proj))\.weight"
+    )
+    matches = [m for m in map(pattern.fullmatch, sorted(checkpoint.tensors)) if m is not None]
+    if len(matches) != 1:
+        raise UnsupportedModelError(
+            f"{checkpoint.name}: cannot tell which of its tensors are the attention output projections of "
+            f"{checkpoint.config.get('model_type')!r}"
+        )
+    return Family("unknown", (), f"{matches[0][1]}{{layer}}{matches[0][2]}")
+
+
+def _tensors(
+    checkpoint: Checkpoint,
+    family: Family,
+    projections: Mapping[int, str],
+    prefixes: Mapping[int, str],
+    biases: tuple[PlannedBias, ...],
+) -> dict[str, NewTensor]:
+    hidden = checkpoint.hidden_size
+    tensors: dict[str, NewTensor] = {}
+    for bias in biases:
+        prefix, inputs = prefixes[bias.layer], input_width(checkpoint, family, projections[bias.layer])
+        tensors[f"{prefix}.lora_A.weight"] = NewTensor("F32", (1, inputs), (bytes(4 * inputs),))
+        tensors[f"{prefix}.lora_B.weight"] = NewTensor("F32", (hidden, 1), (bytes(4 * hidden),))
+        tensors[bias.tensor] = NewTensor("F32", (hidden,), (bias.data,))
+    return tensors
+
+
+def _config(family: Family, base_model: str) -> dict[str, object]:
     # A pattern over full module names: the last part alone (`dense`, `c_proj`) also names MLP modules.
-    head, _, tail = arch.projection.partition("{layer}")
+    head, _, tail = family.projection.partition("{layer}")
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -141,7 +167,7 @@ def _config(arch: Architecture, base_model: str) -> dict[str, object]:
         "lora_dropout": 0.0,
         "bias": "none",
         "lora_bias": True,
-        "fan_in_fan_out": arch.conv1d,
+        "fan_in_fan_out": family.conv1d,
         "inference_mode": True,
         "target_modules": f"{re.escape(head)}\\d+{re.escape(tail)}",
     }

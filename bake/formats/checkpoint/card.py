@@ -1,4 +1,4 @@
-"""What the output says of itself: ``emobake.json`` for machines, ``README.md`` (the model card) for people."""
+"""Model cards: README.md, with Hub metadata in front. The record for machines is `emobake.core.record`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from urllib.parse import quote
 
 from ..._version import __version__
-from ...core.plan import BakePlan, Carry, Write, json_bytes
-from ...core.record import MANIFEST, record_of
+from ...core.plan import REPO_PLACEHOLDER, BakePlan
+from ...core.record import RecordedVectors
 from ...core.side_files import is_licence
-from ...core.stacks import describe
-from ...core.vector_set import Site, VectorSet
+from ...core.sites import SITE, Site
+from ...core.stacks import STACKS
 from .model import Checkpoint
 
 PAPER = "https://arxiv.org/abs/2502.04075"
@@ -31,170 +31,94 @@ CITATION = """\
   note   = {arXiv:2502.04075}
 }"""
 
+_PROJECTIONS: dict[Site, str] = {
+    "attention_output": "the attention output projection",
+    "layer_output": "the MLP's last projection, which acts on the layer's output,",
+}
+_INHERITED: dict[str, type | tuple[type, ...]] = {
+    "license": (str, list),
+    "license_name": str,
+    "license_link": str,
+    "language": (str, list),
+    "extra_gated_heading": str,
+    "extra_gated_description": str,
+    "extra_gated_prompt": str,
+    "extra_gated_fields": dict,
+    "extra_gated_button_content": str,
+}
+"""Metadata that the base's card hands on: its licence and its conditions of access -> types that the Hub accepts."""
 
-def add_documents(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_model: str) -> BakePlan:
-    """The plan with its manifest and model card. `base_model` is a Hub id, or empty when it is not known."""
-    record = manifest(plan, checkpoint, vectors, base_model)
-    card = model_card(plan, checkpoint, vectors, base_model)
-    return plan.with_files(Write(MANIFEST, json_bytes(record)), Write("README.md", card.encode()))
+
+def model_card(plan: BakePlan, checkpoint: Checkpoint) -> str:
+    """Write the card of a steered checkpoint."""
+    how = {
+        "flag": f", which the config switches on ({', '.join(f'`{c.field}`' for c in plan.config_changes)}).",
+        "existing": ", on top of the bias that the base has there.",
+        "llama": f". The {plan.model_type} architecture has no such bias; the model is exactly a Llama with "
+        "`attention_bias` and is saved as one.",
+    }[plan.route]
+    metadata = card_header(plan, checkpoint, library="transformers", relation="finetune")
+    return card_text(plan, checkpoint, metadata=metadata, kind="A steered copy of", how=how, loading=_loading(plan))
 
 
-def manifest(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_model: str) -> dict[str, Any]:
-    """The record of a bake of `checkpoint`."""
-    weights = [
-        {"name": w.name, "size": w.size} | ({"sha256": w.sha256} if w.sha256 else {})
-        for w in sorted(checkpoint.weights, key=lambda w: w.name)
-    ]
-    base = {"model": base_model or None, "revision": checkpoint.revision or None, "weights": weights}
-    return record_of(plan, vectors, "peft" if plan.route == "adapter" else "checkpoint", base, checkpoint.manifest)
-
-
-def model_card(plan: BakePlan, checkpoint: Checkpoint, vectors: VectorSet, base_model: str) -> str:
-    """The text of README.md, with Hub metadata in front; licence and languages are those of the base's card."""
-    base = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "a local checkpoint"
-    recipe = plan.steering.recipe
-    kind = "An adapter that steers" if plan.route == "adapter" else "A steered copy of"
-    title = base_model.rpartition("/")[2] or plan.model_type
-    earlier = (
-        "" if checkpoint.manifest is None else " The base was itself baked before; `emobake.json` has the history."
-    )
+def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, kind: str, how: str, loading: str) -> str:
+    """Write a card: `metadata` in front, `how` the bias got there, and the commands for `loading` the result."""
+    vectors, recipe = plan.record.vectors, plan.steering.recipe
+    earlier = " The base was itself baked before; `emobake.json` has the history." if plan.record.earlier else ""
     verb = "are" if _of_the_paper(vectors) else "is"
     parts = [
-        _metadata(plan, checkpoint, base_model),
-        f"# {title}, steered: {recipe}",
-        f"{kind} {base}: {_what(vectors)}, weighted **{recipe}**, {verb} part of the weights. No hooks and no code are "
-        "needed to use it.",
+        metadata,
+        f"# {title(plan)}, steered: {recipe}",
+        f"{kind} {base_link(plan)}: {_what(vectors)}, weighted **{recipe}**, {verb} part of the weights. No hooks and "
+        "no code are needed to use it.",
         "## How it was made",
         f"[emobake](https://pypi.org/project/emobake/) {__version__} added the weighted sum of the vectors "
-        f"(set `{vectors.name}`) to the bias of {_PROJECTIONS[vectors.site]} in {_where(plan)}{_how(plan)}{earlier} "
+        f"(set `{vectors.name}`) to the bias of {_PROJECTIONS[vectors.site]} in {_where(plan)}{how}{earlier} "
         "`emobake.json` records the weights, the digests of the inputs and every bias.",
         *([f"**Position caveat.** {POSITION_NOTE}"] if _of_the_paper(vectors) else []),
         "## How to load it",
-        _loading(plan, base_model),
+        loading,
         "## What was added",
         _norms(plan),
-        *_licence(plan, checkpoint),
+        *licence_section(plan, checkpoint),
         *(["## Citation", f"```bibtex\n{CITATION}\n```"] if _of_the_paper(vectors) else []),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-_PROJECTIONS: dict[Site, str] = {
-    "attention_output": "the attention output projection",
-    "layer_output": "the MLP's last projection, which acts on the layer's output,",
-}
+def card_header(plan: BakePlan, checkpoint: Checkpoint, *, library: str, relation: str) -> str:
+    """Write the YAML block: licence, languages and gating are those of the base's card."""
+    from huggingface_hub import ModelCardData
+
+    base, base_model = card_metadata(checkpoint.card), plan.record.base.model
+    inherited = {key: base[key] for key, kind in _INHERITED.items() if isinstance(base.get(key), kind)}
+    data = ModelCardData(
+        base_model=base_model or None,
+        base_model_relation=relation if base_model or relation == "adapter" else None,
+        library_name=library,
+        pipeline_tag="text-generation",
+        tags=["emotion-vectors", "emobake"],
+        widget=_widget(checkpoint, base.get("widget")),
+        **inherited,
+    )
+    return f"---\n{data.to_yaml()}\n---"
 
 
-def _of_the_paper(vectors: VectorSet) -> bool:
-    """Whether the set acts where the paper's vectors do; what acts on the layer's output was made otherwise."""
-    return vectors.site == "attention_output"
+def base_link(plan: BakePlan) -> str:
+    """A link to the base."""
+    base_model = plan.record.base.model
+    return f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "a local checkpoint"
 
 
-def _what(vectors: VectorSet) -> str:
-    if _of_the_paper(vectors):
-        return (
-            "the emotion vectors of *Controllable Emotion Generation with Emotion Vectors* "
-            f"([arXiv 2502.04075]({PAPER}))"
-        )
-    return f"a steering vector of the layers' output ({vectors.source or vectors.name})"
+def title(plan: BakePlan) -> str:
+    """The base's short name."""
+    return plan.record.base.model.rpartition("/")[2] or plan.model_type
 
 
-def adapters_card(adapters: Mapping[str, BakePlan], checkpoint: Checkpoint, base_model: str) -> str:
-    """The text of README.md beside several adapters, each in the folder that is its key."""
-    first, *others = adapters
-    plan = adapters[first]
-    loading = [
-        "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM",
-        "",
-        f'base = AutoModelForCausalLM.from_pretrained("{base_model or "BASE"}")',
-        f'model = PeftModel.from_pretrained(base, "THIS_REPO", subfolder="{first}", adapter_name="{first}")',
-        *(f'model.load_adapter("THIS_REPO", subfolder="{name}", adapter_name="{name}")' for name in others),
-        f'model.set_adapter("{others[-1] if others else first}")',
-    ]
-    base = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "a local checkpoint"
-    rows = [f"| [{name}]({quote(name)}) | {adapter.steering.recipe} |" for name, adapter in adapters.items()]
-    parts = [
-        _metadata(plan, checkpoint, base_model),
-        f"# {base_model.rpartition('/')[2] or plan.model_type}: an adapter per emotion",
-        f"Adapters that steer {base}, one for each emotion, with the vectors of *Controllable Emotion Generation with "
-        f"Emotion Vectors* ([arXiv 2502.04075]({PAPER})). Made by [emobake](https://pypi.org/project/emobake/) "
-        f"{__version__}; each folder's `emobake.json` records how.",
-        "\n".join(["| folder | what it adds |", "| --- | --- |", *rows]),
-        "## How to load them",
-        "```python\n" + "\n".join(loading) + "\n```",
-        f"**Position caveat.** {POSITION_NOTE}",
-        *_licence(plan, checkpoint),
-        "## Citation",
-        f"```bibtex\n{CITATION}\n```",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _where(plan: BakePlan) -> str:
-    steered = [bias.layer for bias in plan.layers if bias.norm]
-    if len(steered) == len(plan.layers):
-        return "every layer"
-    return f"{len(steered)} of {len(plan.layers)} layers ({', '.join(map(str, steered)) or 'none'})"
-
-
-def _how(plan: BakePlan) -> str:
-    return {
-        "flag": f", which the config switches on ({', '.join(f'`{c.field}`' for c in plan.config_changes)}).",
-        "existing": ", on top of the bias that the base has there.",
-        "llama": f". The {plan.model_type} architecture has no such bias; the model is exactly a Llama with "
-        "`attention_bias` and is saved as one.",
-        "adapter": ", as a rank-1 LoRA whose matrices are zero and whose bias is not (`lora_bias`).",
-    }[plan.route]
-
-
-def _loading(plan: BakePlan, base_model: str) -> str:
-    if plan.route == "adapter":
-        return (
-            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-            f'base = AutoModelForCausalLM.from_pretrained("{base_model or "BASE"}")\n'
-            'model = PeftModel.from_pretrained(base, "THIS_REPO")\n```\n\n'
-            "PEFT cannot merge it into a projection that has no bias of its own: keep it as an adapter."
-        )
-    rows = ["| stack | what it does |", "| --- | --- |"]
-    for stack, support in plan.stacks.items():
-        evidence = (
-            ""
-            if support.status == "refuses"
-            else " (seen in a run)"
-            if support.run
-            else " (read from its source, not run)"
-        )
-        rows.append(f"| {stack} | {describe(support)}{evidence} |")
-    commands = {
-        "transformers": 'AutoModelForCausalLM.from_pretrained("THIS_REPO")',
-        "vllm": "vllm serve THIS_REPO",
-        "llama.cpp": "hf download THIS_REPO --local-dir model && convert_hf_to_gguf.py model --outfile model.gguf",
-        "mlx": "mlx_lm.generate --model THIS_REPO --prompt Hello",
-    }
-    lines = []
-    for stack, command in commands.items():
-        support = plan.stacks[stack]
-        if support.status in ("steered", "option"):
-            lines.append(f"# {stack}\n{command}{' ' + support.option if support.option else ''}")
-    return "\n".join(rows) + "\n\n```\n" + "\n\n".join(lines) + "\n```"
-
-
-def _norms(plan: BakePlan) -> str:
-    rows = [
-        "Euclidean norm of the vector that each layer's bias gained:",
-        "",
-        "| layer | norm | |",
-        "| --- | --- | --- |",
-    ]
-    largest = max((b.norm for b in plan.layers), default=0.0) or 1.0
-    rows += [f"| {b.layer} | {b.norm:.3f} | {'█' * round(20 * b.norm / largest)} |" for b in plan.layers]
-    return "\n".join(rows)
-
-
-def _licence(plan: BakePlan, checkpoint: Checkpoint) -> list[str]:
+def licence_section(plan: BakePlan, checkpoint: Checkpoint) -> list[str]:
+    """Heading and text on the base's licence; empty if none is known."""
     base = card_metadata(checkpoint.card)
-    files = [f.name for f in plan.files if isinstance(f, Carry) and is_licence(f.name)]
+    files = [file.name for file in plan.files if file.action == "carry" and is_licence(file.name)]
     name = next((base[key] for key in ("license_name", "license") if isinstance(base.get(key), str)), "")
     if not name and not files:
         return []
@@ -211,39 +135,77 @@ def _licence(plan: BakePlan, checkpoint: Checkpoint) -> list[str]:
     return ["## Licence", text]
 
 
-_INHERITED: dict[str, type | tuple[type, ...]] = {
-    "license": (str, list),
-    "license_name": str,
-    "license_link": str,
-    "language": (str, list),
-    "extra_gated_heading": str,
-    "extra_gated_description": str,
-    "extra_gated_prompt": str,
-    "extra_gated_fields": dict,
-    "extra_gated_button_content": str,
-}
-"""What the base's card hands on, and as what the Hub takes it: its licence, and what who asks for access is told."""
+def with_report(card: str, report: str, folder: str) -> str:
+    """Put a report of `emobake eval` into the card, in place of an earlier one; its pictures are in `folder`."""
+    report = re.sub(r"(!\[[^\]]*\]\()(?=[\w.]+\))", rf"\g<1>{folder}/", report)
+    heading = re.escape(report.split("\n", 1)[0])
+    card = re.sub(rf"^{heading}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
+    at = card.find("\n## Citation\n") + 1 or len(card)
+    before, after = card[:at].rstrip("\n"), card[at:]
+    return f"{before}\n\n{report.rstrip()}\n" + (f"\n{after}" if after else "")
 
 
-def _metadata(plan: BakePlan, checkpoint: Checkpoint, base_model: str) -> str:
-    from huggingface_hub import ModelCardData
+def card_metadata(card: str) -> Mapping[str, Any]:
+    """Read the YAML mapping in front of a model card; empty if there is none or it is not valid."""
+    import yaml
 
-    base = card_metadata(checkpoint.card)
-    inherited = {key: base[key] for key, kind in _INHERITED.items() if isinstance(base.get(key), kind)}
-    data = ModelCardData(
-        base_model=base_model or None,
-        base_model_relation="adapter" if plan.route == "adapter" else "finetune" if base_model else None,
-        library_name="peft" if plan.route == "adapter" else "transformers",
-        pipeline_tag="text-generation",
-        tags=["emotion-vectors", "emobake"],
-        widget=_widget(checkpoint, base.get("widget")),
-        **inherited,
-    )
-    return f"---\n{data.to_yaml()}\n---"
+    block = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", card, re.DOTALL)
+    if block is None or len(block[1]) > 100_000:
+        return {}
+    try:
+        value = yaml.safe_load(block[1])
+    except Exception:  # A card is a stranger's text, and yaml raises more than its own errors for strange tags.
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _of_the_paper(vectors: RecordedVectors) -> bool:
+    """Whether the set acts where the paper's vectors do; sets of the layer output were made otherwise."""
+    return vectors.site == SITE
+
+
+def _what(vectors: RecordedVectors) -> str:
+    if _of_the_paper(vectors):
+        return (
+            "the emotion vectors of *Controllable Emotion Generation with Emotion Vectors* "
+            f"([arXiv 2502.04075]({PAPER}))"
+        )
+    return f"a steering vector of the layers' output ({vectors.source or vectors.name})"
+
+
+def _where(plan: BakePlan) -> str:
+    steered = [bias.layer for bias in plan.biases if bias.norm]
+    if len(steered) == len(plan.biases):
+        return "every layer"
+    return f"{len(steered)} of {len(plan.biases)} layers ({', '.join(map(str, steered)) or 'none'})"
+
+
+def _loading(plan: BakePlan) -> str:
+    rows = ["| stack | what it does |", "| --- | --- |"]
+    lines = []
+    for stack, support in plan.stacks.items():
+        evidence = f" ({support.evidence})" if support.evidence else ""
+        rows.append(f"| {stack} | {support.clause}{evidence} |")
+        if support.status in ("steered", "option"):
+            command = STACKS[stack].card.format(model=REPO_PLACEHOLDER)
+            lines.append(f"# {stack}\n{command}{' ' + support.option if support.option else ''}")
+    return "\n".join(rows) + "\n\n```\n" + "\n\n".join(lines) + "\n```"
+
+
+def _norms(plan: BakePlan) -> str:
+    rows = [
+        "Euclidean norm of the vector that each layer's bias gained:",
+        "",
+        "| layer | norm | |",
+        "| --- | --- | --- |",
+    ]
+    largest = max((b.norm for b in plan.biases), default=0.0) or 1.0
+    rows += [f"| {b.layer} | {b.norm:.3f} | {'█' * round(20 * b.norm / largest)} |" for b in plan.biases]
+    return "\n".join(rows)
 
 
 def _widget(checkpoint: Checkpoint, given: object) -> list[dict[str, Any]]:
-    """What the Hub's page offers to try: the base's examples, else one of ours."""
+    """Examples for the Hub's page: the base's, else one of ours."""
     if isinstance(given, list) and given and all(_is_example(example) for example in given):
         return given
     question = "How was your day?"
@@ -255,27 +217,3 @@ def _widget(checkpoint: Checkpoint, given: object) -> list[dict[str, Any]]:
 
 def _is_example(value: object) -> bool:
     return isinstance(value, dict) and (isinstance(value.get("text"), str) or isinstance(value.get("messages"), list))
-
-
-def with_report(card: str, report: str, folder: str) -> str:
-    """The card with a report of `emobake eval` as its section, in place of an earlier one; pictures are in `folder`."""
-    report = re.sub(r"(!\[[^\]]*\]\()(?=[\w.]+\))", rf"\g<1>{folder}/", report)
-    heading = re.escape(report.split("\n", 1)[0])
-    card = re.sub(rf"^{heading}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
-    at = card.find("\n## Citation\n") + 1 or len(card)
-    before, after = card[:at].rstrip("\n"), card[at:]
-    return f"{before}\n\n{report.rstrip()}\n" + (f"\n{after}" if after else "")
-
-
-def card_metadata(card: str) -> Mapping[str, Any]:
-    """The YAML mapping in front of a model card; empty when there is none or it is not valid."""
-    import yaml
-
-    block = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", card, re.DOTALL)
-    if block is None or len(block[1]) > 100_000:
-        return {}
-    try:
-        value = yaml.safe_load(block[1])
-    except Exception:  # a card is a stranger's text, and yaml raises more than its own errors for strange tags
-        return {}
-    return value if isinstance(value, dict) else {}

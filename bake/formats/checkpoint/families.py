@@ -1,145 +1,182 @@
-"""Where a bias can act in each architecture, and how it gets there.
+"""Model families: where a bias acts in each, and how it gets there. The data is ``families.toml``.
 
 On the attention's output it is the bias of the attention output projection; on a whole layer's, that of the MLP's last
-projection, where nothing but a constant factor stands between it and the residual stream.
-
-The knowledge is data: ``architectures.json`` holds one row per ``model_type``, read from the source of
-transformers 5.23.0, vLLM 0.32.0, llama.cpp (as vendored in llama-cpp-python 0.3.36) and mlx-lm 0.32.2.
-A test holds every row against the installed transformers by building the class on the meta device.
+projection, if nothing but a constant factor lies between it and the residual stream.
 """
 
 from __future__ import annotations
 
-import json
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import Any
 
+from ...core.sites import SITE, Site
 from ...core.stacks import STACKS, Support
-from ...core.vector_set import Site
+
+_O_PROJ = "model.layers.{layer}.self_attn.o_proj"
+_DOWN_PROJ = "mlp.down_proj"
+_QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_ROPE_TYPES = (None, "default", "linear", "dynamic", "yarn", "llama3")
+_LLAMA_REQUIRES: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", None),
+    "rope_scaling.type": _ROPE_TYPES,
+    "rope_scaling.rope_type": _ROPE_TYPES,
+    "rope_parameters.rope_type": _ROPE_TYPES,
+}
+"""Required of every family that can be a Llama: vLLM and llama.cpp hard-code the activation."""
 
 
 @dataclass(frozen=True)
 class LlamaForm:
-    """When a checkpoint of another ``model_type`` is exactly a ``LlamaForCausalLM``."""
+    """The conditions under which a checkpoint of another family is exactly a ``LlamaForCausalLM``."""
 
-    require: dict[str, tuple[Any, ...]]
-    """Config field -> the values under which the two are the same function (``null``: absent or null)."""
-    defaults: dict[str, Any]
-    """Fields whose class default differs from Llama's: written out when the config leaves them out."""
-    drop: tuple[str, ...]
-    """Fields that say nothing once `require` holds, and that a Llama class might misread."""
+    require: Mapping[str, tuple[Any, ...]]
+    """Config field -> the values under which the two are the same function; None means null or absent."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields whose class default differs from Llama's, written out when the config leaves them out."""
+    drop: tuple[str, ...] = ()
+    """Fields that mean nothing once `require` holds, and that a Llama class might misread."""
     tokenizer_class: str = ""
-    """What transformers 5 takes a declared generic tokenizer class for, with this ``model_type``; said outright in
-    the output, because with ``llama`` it takes it for something else that splits text differently."""
-    run: tuple[str, ...] = ()
-    """Stacks in which the re-expressed model was run against the original."""
+    """The class behind a declared generic tokenizer class. It is named outright in the output, because transformers 5
+    reads a generic class by the model type, and ``llama`` splits text differently."""
+    ran: tuple[str, ...] = ()
+    """Stacks in which the result was compared with the original."""
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """One row of the table, for one site. Templates contain ``{layer}``, counted from 0."""
+class Family:
+    """One table of ``families.toml``, for one site. Templates contain ``{layer}``, counted from 0."""
 
     model_type: str
     classes: tuple[str, ...]
-    """Values of ``config.architectures`` that mean the causal language model."""
+    """Values of ``architectures`` that mean the causal language model."""
     projection: str
-    """Module name of the projection whose bias acts at the site, without ``.weight``; empty where there is none."""
+    """Module whose bias acts at the site, without ``.weight``; empty if there is none."""
     flag: str | None = None
-    """Boolean config field that gives the projection a bias; None where it always or never has one."""
+    """Boolean config field that gives the projection a bias; None if it always or never has one."""
     flag_default: bool = False
-    """What the class assumes when the config leaves `flag` out."""
+    """Value of `flag` when the config leaves it out."""
     always: bool = False
-    """The projection has a bias whatever the config says."""
+    """Whether the projection has a bias whatever the config says."""
     siblings: tuple[str, ...] = ()
-    """Other modules that gain a bias by `flag`; they get explicit zeros where they exist."""
+    """Other modules that gain a bias by `flag`; they get zeros where they exist."""
     conv1d: bool = False
-    """Weights are stored ``[in, out]`` (GPT-2's Conv1D) instead of ``[out, in]``."""
-    stacks: dict[str, Support] = field(default_factory=dict)
-    """What each stack does with the bias in this architecture's own form."""
+    """Whether weights are stored ``[in, out]`` (GPT-2's Conv1D) instead of ``[out, in]``."""
+    stacks: Mapping[str, Support] = field(default_factory=dict)
+    """Treatment of the bias in the family's own form."""
     llama: LlamaForm | None = None
-    """Set where the checkpoint can be re-expressed as Llama."""
-    site: Site = "attention_output"
-    """Where the bias acts."""
-    block: str = ""
-    """Module name of a decoder layer."""
+    """Set if the checkpoint can be re-expressed as a Llama."""
+    site: Site = SITE
     branch_scale: str = ""
-    """Config field by which the projection's output is multiplied before the site, for vectors to be divided by."""
+    """Config field by which the projection's output is multiplied before the site."""
     refusal: str = ""
-    """Why there is no route, for architectures that are known but cannot be baked."""
-    notes: str = ""
+    """Reason for refusing a family without any route."""
+
+    @property
+    def block(self) -> str:
+        """Module of a decoder layer."""
+        return self.projection.partition("{layer}")[0] + "{layer}"
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the family's own class can have a bias on the projection."""
+        return not self.refusal and (self.always or self.flag is not None)
 
 
-def _row(raw: dict[str, Any]) -> Architecture:
-    stacks = {name: Support(**cell) for name, cell in raw.get("stacks", {}).items()}
-    llama = raw.get("llama")
-    form = None
-    if llama is not None:
-        form = LlamaForm(
-            require={k: tuple(v) for k, v in llama["require"].items()},
-            defaults=llama.get("defaults", {}),
-            drop=tuple(llama.get("drop", ())),
-            tokenizer_class=llama.get("tokenizer_class", ""),
-            run=tuple(llama.get("run", ())),
-        )
-    return Architecture(
-        model_type=raw["model_type"],
-        classes=tuple(raw["classes"]),
-        projection=raw["o_proj"],
-        block=raw["o_proj"].partition("{layer}")[0] + "{layer}",
-        flag=raw.get("flag"),
-        flag_default=raw.get("flag_default", False),
-        always=raw.get("always", False),
-        siblings=tuple(raw.get("siblings", ())),
-        conv1d=raw.get("conv1d", False),
-        stacks=stacks,
-        llama=form,
-        refusal=raw.get("refusal", ""),
-        notes=raw.get("notes", ""),
+@cache
+def families(site: Site = SITE) -> dict[str, Family]:
+    """All families for the biases that act at `site`, by ``model_type``."""
+    text = resources.files(__package__).joinpath("families.toml").read_text(encoding="utf-8")
+    return parse_families(tomllib.loads(text), site)
+
+
+def parse_families(tables: Mapping[str, Mapping[str, Any]], site: Site = SITE) -> dict[str, Family]:
+    """Parse the tables of ``families.toml``."""
+    own = {name: _family(name, table) for name, table in tables.items()}
+    if site == SITE:
+        return own
+    rows = {name: _at_layer_output(family, tables[name].get("layer_output")) for name, family in own.items()}
+    llama = rows["llama"].projection
+    # A Llama by another name has a Llama's modules.
+    return {
+        name: replace(family, projection=llama) if family.llama and not family.projection else family
+        for name, family in rows.items()
+    }
+
+
+def _family(name: str, table: Mapping[str, Any]) -> Family:
+    projection = table.get("o_proj", _O_PROJ)
+    form = table.get("as_llama")
+    return Family(
+        model_type=name,
+        classes=tuple(table["classes"]),
+        projection=projection,
+        flag=table.get("flag"),
+        flag_default=table.get("flag_default", False),
+        always=table.get("always", False),
+        siblings=_siblings(projection, table.get("siblings", ())),
+        conv1d=table.get("conv1d", False),
+        stacks=_support(table),
+        llama=None if form is None else _llama_form(form),
+        refusal=table.get("refusal", ""),
     )
 
 
-def _at_layer_output(row: Architecture, raw: dict[str, Any] | None) -> Architecture:
-    """The row for the bias that acts on a whole layer's output."""
-    if raw is not None:
+def _at_layer_output(family: Family, table: Mapping[str, Any] | None) -> Family:
+    if table is not None:
         return replace(
-            row,
+            family,
             site="layer_output",
-            projection=raw["down_proj"],
-            flag=raw.get("flag"),
-            flag_default=raw.get("flag_default", False),
-            always=raw.get("always", False),
-            siblings=tuple(raw.get("siblings", ())),
-            stacks={name: Support(**cell) for name, cell in raw["stacks"].items()},
-            branch_scale=raw.get("branch_scale", ""),
+            projection=f"{family.block}.{table.get('down_proj', _DOWN_PROJ)}",
+            flag=table.get("flag"),
+            flag_default=table.get("flag_default", False),
+            always=table.get("always", False),
+            siblings=_siblings(family.projection, table.get("siblings", ())),
+            stacks=_support(table),
+            branch_scale=table.get("branch_scale", ""),
             refusal="",
         )
-    refusal = "" if row.llama is not None else "no bias is known that acts on its layers' output alone"
-    stacks = dict.fromkeys(STACKS, Support("unsteered"))
     return replace(
-        row,
+        family,
         site="layer_output",
         projection="",
         flag=None,
         flag_default=False,
         always=False,
         siblings=(),
-        stacks=stacks,
-        refusal=refusal,
+        stacks=dict.fromkeys(STACKS, Support("unsteered")),
+        refusal="" if family.llama is not None else "no bias is known that acts on its layers' output alone",
     )
 
 
-@cache
-def architectures(site: Site = "attention_output") -> dict[str, Architecture]:
-    """The whole table for the biases that act at `site`, by ``model_type``."""
-    text = resources.files(__package__).joinpath("architectures.json").read_text(encoding="utf-8")
-    table = {raw["model_type"]: (_row(raw), raw.get("layer_output")) for raw in json.loads(text)}
-    if site == "attention_output":
-        return {name: row for name, (row, _) in table.items()}
-    rows = {name: _at_layer_output(row, raw) for name, (row, raw) in table.items()}
-    # What is a Llama by another name has a Llama's modules.
-    return {
-        name: replace(row, projection=rows["llama"].projection) if row.llama and not row.projection else row
-        for name, row in rows.items()
+def _siblings(projection: str, given: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    block = projection.partition("{layer}")[0] + "{layer}"
+    return tuple(f"{block}.{module}" for module in (_QKV if given == "qkv" else given))
+
+
+def _support(table: Mapping[str, Any]) -> dict[str, Support]:
+    found = {
+        stack: Support("option", ran, value) if value.startswith("--") else Support(value, ran)
+        for ran, cells in ((True, table.get("ran", {})), (False, table.get("read", {})))
+        for stack, value in cells.items()
     }
+    return {stack: found[stack] for stack in STACKS if stack in found}
+
+
+def _llama_form(table: Mapping[str, Any]) -> LlamaForm:
+    require = {key: tuple(_null(value) for value in values) for key, values in table.get("require", {}).items()}
+    return LlamaForm(
+        require=_LLAMA_REQUIRES | require,
+        defaults={key: _null(value) for key, value in table.get("defaults", {}).items()},
+        drop=tuple(table.get("drop", ())),
+        tokenizer_class=table.get("tokenizer_class", ""),
+        ran=tuple(table.get("ran", ())),
+    )
+
+
+def _null(value: Any) -> Any:
+    """TOML has no null."""
+    return None if value == "null" else value

@@ -1,4 +1,8 @@
-"""Opening a checkpoint: in a folder here, or in a commit on the Hub."""
+"""Opening a checkpoint: a folder, a Hub repository in the cache, or a commit on the Hub read from afar.
+
+Opening takes two steps, so that a model is refused by its config before anything large is read or fetched: `open_base`
+reads the config, `Base.open` the rest.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +10,137 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...core.side_files import INDEX, SINGLE, is_carried
-from ...core.tensors import TensorHeader
+from ...core.strict_json import parse_json_object
+from ...core.tensors import TensorHeader, WeightFile
 from ...errors import BrokenFileError, InputError
-from ...storage.files import Files, cached_id, read_at, read_small, sha256_of
-from ...storage.hub.errors import fetching, retrying
-from ...storage.hub.snapshot import Snapshot, _ranges, fetch, take_snapshot
+from ...storage.files import Files, cached_id, read_at, read_json, read_small, sha256_of
+from ...storage.model_name import ModelName
 from ..safetensors import parse_header
-from .model import Checkpoint, WeightFile
+from .model import Checkpoint
+
+if TYPE_CHECKING:
+    from ...storage.hub.snapshot import Snapshot
 
 _MAX_FILES = 20_000
-
-
-Spread = Callable[[Callable[[str], tuple[TensorHeader, ...]], Iterable[str]], Iterable[tuple[TensorHeader, ...]]]
-
-
+_AT_ONCE = 8
+"""Parallel requests for headers."""
 _SKIPPED_FOLDERS = ("original", "onnx", "openvino", "coreml", ".git", ".cache", "__pycache__", "runs")
 
+T = TypeVar("T")
+Headers = tuple[TensorHeader, ...]
+Spread = Callable[[Callable[[str], Headers], Iterable[str]], Iterable[Headers]]
 
-def open_folder(folder: Path, *, hash_files: bool = False, listed: tuple[str, ...] = ()) -> Checkpoint:
-    """Read what planning needs of a checkpoint in a local folder, and check it against itself.
 
-    `listed` names the files of the Hub repository that the folder is a partial snapshot of.
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A checkpoint of which only the config was read."""
+
+    name: str
+    config: Mapping[str, Any]
+    folder: Path | None
+    """Folder that has the files, or will have them once they are fetched; None for a commit on the Hub."""
+    fetch: Callable[[], Path]
+    """Returns the folder of all files, downloaded if need be."""
+    open: Callable[[], Checkpoint]
+    """Reads what planning needs besides the config."""
+
+
+def open_base(model: ModelName, *, hash_files: bool = False) -> Base:
+    """Read the config of a local folder, or of a Hub model whose files will be downloaded.
+
+    With `hash_files`, opening the checkpoint computes the sha256 of every weight file.
 
     Raises:
-        InputError: no such folder, or no config.json; BrokenFileError: an index or header that is wrong.
-
+        InputError: no such folder, repository, revision or access; no config.json. HubError: the network failed.
     """
-    if folder.is_file():
-        raise InputError(f"{folder}: is a file; give the folder of a Hugging Face checkpoint, or its Hub id")
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise InputError(f"{folder}: cannot be read")
+    if model.is_local:
+        folder = model.path
+        _check_folder(folder)
+        config = _folder_config(folder)
+        return Base(
+            model.name,
+            config,
+            folder,
+            fetch=lambda: folder,
+            open=lambda: _open_folder(folder, config, hash_files=hash_files),
+        )
+    from ...storage.hub.download import download_checkpoint, download_config
+
+    file = download_config(model.name, model.revision)
+    fetched, snapshot = parse_json_object(read_small(file), f"{model.name}/config.json"), file.parent
+
+    def fetch() -> Path:
+        download_checkpoint(model.name, snapshot)
+        return snapshot
+
+    def open_() -> Checkpoint:
+        listed = download_checkpoint(model.name, snapshot)
+        return _open_folder(snapshot, fetched, hash_files=hash_files, listed=listed)
+
+    return Base(model.name, fetched, snapshot, fetch=fetch, open=open_)
+
+
+def open_remote_base(model: ModelName) -> tuple[Base, Snapshot]:
+    """Read the config of a Hub model whose weights stay on the Hub; also returns its commit.
+
+    Small files come by way of the Hub's cache, headers by range requests: a few megabytes for a model of any size.
+
+    Raises:
+        InputError: no such repository, revision or access, or not a checkpoint; BrokenFileError: a bad config.
+        HubError: the Hub or the network failed, or its storage does not serve parts of files.
+    """
+    from ...storage.http import retrying
+    from ...storage.hub.errors import fetching
+    from ...storage.hub.snapshot import fetch, open_ranges, take_snapshot
+
+    missing = "a listed file is no longer there; run again"
+    with fetching(model.name, model.revision, missing):
+        snapshot = retrying()(take_snapshot, model.name, model.revision)
+        if "config.json" not in snapshot.files:
+            raise InputError(f"{model.name}: has no config.json; it is not a transformers checkpoint")
+        files = Files(
+            name=model.name,
+            sizes={path: file.size for path, file in snapshot.files.items()},
+            small=lambda name: read_small(fetch(snapshot, name), f"{model.name}/{name}"),
+            read_at=lambda name: open_ranges(snapshot, name),
+            sha256=lambda name: snapshot.files[name].sha256,
+            repo_id=model.name,
+            revision=snapshot.commit,
+        )
+        config = parse_json_object(files.small("config.json"), f"{model.name}/config.json")
+
+    def open_() -> Checkpoint:
+        with fetching(model.name, model.revision, missing):
+            return open_checkpoint(files, config, spread=_at_once)
+
+    def refuse() -> Path:
+        raise InputError(f"{model.name}: is not on this machine")
+
+    return Base(model.name, config, None, fetch=refuse, open=open_), snapshot
+
+
+def open_folder(folder: str | os.PathLike[str], *, hash_files: bool = False) -> Checkpoint:
+    """Open a checkpoint in a local folder, and check it against itself.
+
+    With `hash_files`, the sha256 of every weight file is computed.
+
+    Raises:
+        InputError: no such folder, or no config.json; BrokenFileError: a wrong index or header.
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    return _open_folder(folder, _folder_config(folder), hash_files=hash_files)
+
+
+def _open_folder(
+    folder: Path, config: Mapping[str, Any], *, hash_files: bool, listed: tuple[str, ...] = ()
+) -> Checkpoint:
+    """Open a folder whose config was read; `listed` names all files of the Hub repository that it is a part of."""
     repo_id, revision = cached_id(folder)
     files = Files(
         name=str(folder),
@@ -53,29 +151,26 @@ def open_folder(folder: Path, *, hash_files: bool = False, listed: tuple[str, ..
         repo_id=repo_id,
         revision=revision,
     )
-    checkpoint = open_checkpoint(files, listed=listed)
+    checkpoint = open_checkpoint(files, config, listed=listed)
     unreadable = [name for name in checkpoint.side_files if is_carried(name) and not os.access(folder / name, os.R_OK)]
     if unreadable:
         raise InputError(f"{folder / unreadable[0]}: cannot be read")
     # Of a Hub repository only some files are here; the others are named as left out all the same.
     fetched = {weight.name for weight in checkpoint.weights}
     elsewhere = {name: 0 for name in listed if not is_carried(name) and name not in fetched}
-    return replace(checkpoint, side_files=elsewhere | dict(checkpoint.side_files))
+    return replace(checkpoint, side_files=elsewhere | dict(checkpoint.side_files), folder=folder)
 
 
-def open_checkpoint(files: Files, *, listed: tuple[str, ...] = (), spread: Spread = map) -> Checkpoint:
-    """Read what planning needs of the checkpoint in `files`, and check it against itself.
+def open_checkpoint(
+    files: Files, config: Mapping[str, Any], *, listed: tuple[str, ...] = (), spread: Spread = map
+) -> Checkpoint:
+    """Open the checkpoint in `files`, and check it against itself.
 
-    `listed` names further files of the repository; `spread` applies a function to every shard's name, as `map`.
+    `listed` names further files of the repository; `spread` applies a function to every shard's name, as `map` does.
 
     Raises:
-        InputError: no config.json or no safetensors; BrokenFileError: an index or header that is wrong.
-
+        InputError: no safetensors; BrokenFileError: a wrong index or header.
     """
-    config = files.json("config.json")
-    if config is None:
-        _refuse_gguf(files, listed)
-        raise InputError(f"{files.name}: holds no config.json; it is not a Hugging Face checkpoint")
     weight_map, metadata = _weight_map(files, listed)
     weights, tensors = _read_weights(files, weight_map, spread)
     own = {weight.name for weight in weights} | (set() if weight_map else {INDEX})
@@ -84,21 +179,47 @@ def open_checkpoint(files: Files, *, listed: tuple[str, ...] = (), spread: Sprea
         config=config,
         weights=weights,
         tensors=tensors,
-        read=lambda header: files.read_at(header.file)(header.start, header.end - header.start),
+        read=lambda header: files.read_at(header.file)(header.start, header.size),
         side_files={name: size for name, size in files.sizes.items() if name not in own},
         tokenizer_config=files.json("tokenizer_config.json") or {},
         index_metadata=metadata,
         repo_id=files.repo_id,
         revision=files.revision,
         card=files.small("README.md").decode("utf-8", "replace") if "README.md" in files.sizes else "",
-        manifest=files.json("emobake.json"),
+        record=files.json("emobake.json"),
     )
 
 
-def _refuse_gguf(files: Files, listed: tuple[str, ...]) -> None:
-    names = (*files.sizes, *listed)
-    if any(name.endswith(".gguf") for name in names) and not any(name.endswith(".safetensors") for name in names):
-        raise InputError(f"{files.name}: has GGUF files only; fetch one (`hf download`) and give it as --model")
+def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file; give the folder of a Hugging Face checkpoint, or its Hub id")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise InputError(f"{folder}: cannot be read")
+
+
+def _folder_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        _refuse_gguf(str(folder), (path.name for path in folder.iterdir()))
+        raise InputError(f"{folder}: holds no config.json; it is not a Hugging Face checkpoint")
+    return read_json(file)
+
+
+def _refuse_gguf(name: str, files: Iterable[str]) -> None:
+    names = list(files)
+    if any(file.endswith(".gguf") for file in names) and not any(file.endswith(".safetensors") for file in names):
+        raise InputError(f"{name}: has GGUF files only; fetch one (`hf download`) and give it as `model`")
+
+
+def _at_once(function: Callable[[str], T], names: Iterable[str]) -> Iterable[T]:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        try:
+            yield from pool.map(function, names)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _read_weights(
@@ -120,9 +241,9 @@ def _read_weights(
     return weights, tensors
 
 
-def _headers(files: Files, name: str) -> tuple[TensorHeader, ...]:
+def _headers(files: Files, name: str) -> Headers:
     headers = parse_header(f"{files.name}/{name}", files.sizes[name], files.read_at(name))
-    return tuple(TensorHeader(h.name, h.dtype, h.shape, name, h.start, h.end) for h in headers)
+    return tuple(replace(header, file=name) for header in headers)
 
 
 def _list_files(folder: Path) -> dict[str, int]:
@@ -144,9 +265,9 @@ def _list_files(folder: Path) -> dict[str, int]:
 
 
 def _weight_map(files: Files, listed: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Tensor -> file, and the index's metadata; empty when the weights are one file."""
+    """Tensor -> file, and the index's metadata; empty if the weights are one file."""
     if SINGLE in files.sizes:
-        # As transformers: the single file is taken before an index.
+        # As transformers: the single file is preferred to an index.
         return {}, {}
     index = files.json(INDEX)
     if index is None:
@@ -155,7 +276,7 @@ def _weight_map(files: Files, listed: tuple[str, ...]) -> tuple[dict[str, str], 
                 f"{files.name}: has pickled weights only, which are never loaded; convert them to safetensors first "
                 "(save_pretrained in transformers, or the Hub's safetensors/convert space)"
             )
-        _refuse_gguf(files, listed)
+        _refuse_gguf(files.name, (*files.sizes, *listed))
         raise InputError(f"{files.name}: has neither {SINGLE} nor {INDEX}")
     file = f"{files.name}/{INDEX}"
     weight_map, metadata = index.get("weight_map"), index.get("metadata") or {}
@@ -163,7 +284,7 @@ def _weight_map(files: Files, listed: tuple[str, ...]) -> tuple[dict[str, str], 
         raise BrokenFileError(f"{file}: has no weight_map")
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or not re.fullmatch(r"[\w.+ -]+\.safetensors", name) or name.startswith("."):
-            raise BrokenFileError(f"{file}: {tensor} lies in {str(name)[:120]!r}, which is not a shard in this folder")
+            raise BrokenFileError(f"{file}: {tensor} is in {str(name)[:120]!r}, which is not a shard in this folder")
         if name not in files.sizes:
             raise BrokenFileError(f"{file}: names the shard {name}, which is missing; fetch it")
     if type(metadata.get("total_parameters", 0)) is not int:
@@ -179,52 +300,3 @@ def _sha256(path: Path, hash_files: bool) -> str:
     if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
         return blob
     return sha256_of(path) if hash_files else ""
-
-
-T = TypeVar("T")
-
-
-_AT_ONCE = 8
-"""Requests at a time while headers are read."""
-
-
-def open_repository(
-    repo_id: str, revision: str | None, check: Callable[[Mapping[str, Any]], object] = lambda config: None
-) -> tuple[Snapshot, Checkpoint]:
-    """Read what planning needs of a checkpoint on the Hub: small files whole, of the weights the headers only.
-
-    `check` sees config.json before anything else is fetched, and may refuse by raising. Small files come by way of the
-    Hub's cache. A few megabytes travel, whatever the size of the model.
-
-    Raises:
-        InputError: no such repository, revision or access, or not a checkpoint; BrokenFileError: an index or header
-            that is wrong.
-        EmobakeError: the Hub or the network failed, or its storage does not serve parts of files.
-    """
-    with fetching(repo_id, revision, "a file that was listed is no longer there; run again"):
-        snapshot = retrying()(take_snapshot, repo_id, revision)
-        if "config.json" not in snapshot.files:
-            raise InputError(f"{repo_id}: has no config.json; it is not a transformers checkpoint")
-        files = Files(
-            name=repo_id,
-            sizes={path: file.size for path, file in snapshot.files.items()},
-            small=lambda name: read_small(fetch(snapshot, name), f"{repo_id}/{name}"),
-            read_at=lambda name: _ranges(snapshot, name),
-            sha256=lambda name: snapshot.files[name].sha256,
-            repo_id=repo_id,
-            revision=snapshot.commit,
-        )
-        config = files.json("config.json")
-        assert config is not None
-        check(config)
-        checkpoint = open_checkpoint(files, spread=_at_once)
-    return snapshot, checkpoint
-
-
-def _at_once(function: Callable[[str], T], names: Iterable[str]) -> Iterable[T]:
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        try:
-            yield from pool.map(function, names)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

@@ -1,66 +1,46 @@
-"""Where the projections that get a bias are in a checkpoint, how wide, and in which dtype a bias goes there."""
+"""Projections in a checkpoint: their names in its files, their widths, and the dtype of a bias beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-import numpy as np
-
 from ...core.tensors import FLOATS
-from ...errors import BrokenFileError, InputError
-from .families import Architecture
+from ...errors import BrokenFileError
+from .families import Family
 from .model import Checkpoint
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 
-# One element per number; what is stored as U8 or I32 holds several.
+# One element per number; U8 and I32 hold several.
 _UNPACKED = ("F8_E4M3", "F8_E5M2", "I8")
 
 # A quantised linear may have no `weight`: GPTQ and AWQ store `qweight`, compressed-tensors `weight_packed`.
 _WEIGHT_NAMES = ("weight", "qweight", "weight_packed")
 
 
-def find_projections(checkpoint: Checkpoint, arch: Architecture) -> dict[int, str]:
-    """Layer -> module name of its projection of `arch`, as named in the checkpoint's files.
-
-    Layers without it (hybrids) are left out.
+def find_projections(checkpoint: Checkpoint, family: Family) -> dict[int, str]:
+    """Layer -> module name of its projection in the checkpoint's files. Layers without it (hybrids) are left out.
 
     Raises:
         BrokenFileError: no layer has the projection.
-
     """
     modules = {
-        layer: module_in_file(checkpoint, arch.projection.format(layer=layer))
+        layer: module_in_file(checkpoint, family.projection.format(layer=layer))
         for layer in range(checkpoint.num_hidden_layers)
     }
     found = {layer: module for layer, module in modules.items() if module is not None}
     if not found:
         raise BrokenFileError(
-            f"{checkpoint.name}: no tensor {arch.projection.format(layer=0)}.weight; "
-            f"these are not the weights of {arch.model_type}"
+            f"{checkpoint.name}: no tensor {family.projection.format(layer=0)}.weight; "
+            f"these are not the weights of {family.model_type}"
         )
     return found
 
 
-def check_landing(checkpoint: Checkpoint, projections: Mapping[int, str], added: np.ndarray) -> None:
-    """Refuse when a row of `added` (float32 ``[layers, hidden]``) that is not zero has no projection to land on.
-
-    Raises:
-        InputError: names the layer, and the layers to choose from.
-    """
-    homeless = [layer for layer in range(len(added)) if added[layer].any() and layer not in projections]
-    if homeless:
-        raise InputError(
-            f"{checkpoint.name}: layer {homeless[0]} has no such projection, so its vector cannot land; "
-            f"choose among the layers that have one: --layers {','.join(map(str, projections))}"
-        )
-
-
 def module_in_file(checkpoint: Checkpoint, module: str) -> str | None:
-    """The name under which a linear module's weight is stored, or None if it is not.
+    """Name under which a linear module is stored; None if it is not.
 
-    Checkpoints saved from the bare model (the original GPT-2, say) lack the first part of each name; stacks
+    Checkpoints that were saved from the bare model (the original GPT-2, say) lack the first part of each name; stacks
     read both.
     """
     for name in (module, module.partition(".")[2]):
@@ -70,11 +50,10 @@ def module_in_file(checkpoint: Checkpoint, module: str) -> str | None:
 
 
 def bias_dtype(checkpoint: Checkpoint, module: str) -> str:
-    """The dtype for a new bias: that of the module's weight, or the config's where the weight is quantised.
+    """Dtype of a new bias: that of the module's weight, or the config's if the weight is quantised.
 
     Raises:
         BrokenFileError: the weight is quantised and the config names no dtype.
-
     """
     weight = checkpoint.tensors.get(f"{module}.weight")
     if weight is not None and weight.dtype in FLOATS:
@@ -88,21 +67,16 @@ def bias_dtype(checkpoint: Checkpoint, module: str) -> str:
     )
 
 
-def _is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 < value < 2**20
-
-
-def output_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int:
+def output_width(checkpoint: Checkpoint, family: Family, module: str) -> int:
     """Number of outputs of a linear module, quantised or not.
 
     Raises:
-        BrokenFileError: it cannot be told from the headers or the config.
-
+        BrokenFileError: neither the headers nor the config tell.
     """
     tensors = checkpoint.tensors
     weight = tensors.get(f"{module}.weight") or tensors.get(f"{module}.weight_packed")
     if weight is not None and len(weight.shape) == 2 and 1 not in weight.shape:
-        return weight.shape[1 if arch.conv1d else 0]
+        return weight.shape[1 if family.conv1d else 0]
     # GPTQ and AWQ: one scale per group and output.
     scales = tensors.get(f"{module}.scales")
     if scales is not None and len(scales.shape) == 2:
@@ -113,29 +87,46 @@ def output_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int
     head_dim = _head_dim(checkpoint, "head_dim")
     widths = {"q_proj": (heads, head_dim), "k_proj": (kv_heads, head_dim), "v_proj": (kv_heads, head_dim)}
     widths |= dict.fromkeys(("gate_proj", "up_proj"), (1, checkpoint.config.get("intermediate_size")))
-    widths |= dict.fromkeys(("o_proj", "down_proj", arch.projection.rpartition(".")[2]), (1, checkpoint.hidden_size))
+    widths |= dict.fromkeys(("o_proj", "down_proj", family.projection.rpartition(".")[2]), (1, checkpoint.hidden_size))
     count, width = widths.get(module.rpartition(".")[2], (None, None))
     if _is_count(count) and _is_count(width) and _is_count(count * width):
         return count * width
     raise BrokenFileError(f"{checkpoint.name}: cannot tell how many outputs {module} has from its quantised form")
 
 
-def input_width(checkpoint: Checkpoint, arch: Architecture, module: str) -> int:
-    """Number of inputs of a projection that gets a bias, quantised or not.
+def input_width(checkpoint: Checkpoint, family: Family, module: str) -> int:
+    """Number of inputs of a projection, quantised or not.
 
     Raises:
-        BrokenFileError: it cannot be told from the headers or the config.
-
+        BrokenFileError: neither the headers nor the config tell.
     """
     weight = checkpoint.tensors.get(f"{module}.weight")
     if weight is not None and len(weight.shape) == 2 and weight.dtype in (*FLOATS, *_UNPACKED):
-        return weight.shape[0 if arch.conv1d else 1]
+        return weight.shape[0 if family.conv1d else 1]
     heads, head_dim = checkpoint.config.get("num_attention_heads"), _head_dim(checkpoint, "v_head_dim", "head_dim")
     if module.endswith("down_proj"):
         heads, head_dim = 1, checkpoint.config.get("intermediate_size")
     if _is_count(heads) and _is_count(head_dim) and _is_count(heads * head_dim):
         return heads * head_dim
     raise BrokenFileError(f"{checkpoint.name}: cannot tell how many inputs {module} has from its quantised form")
+
+
+def branch_scale(checkpoint: Checkpoint, family: Family) -> float:
+    """Factor between the projection and the site where its vectors act; 1 for most families.
+
+    Raises:
+        BrokenFileError: the config's field is not a positive number.
+    """
+    value = checkpoint.config.get(family.branch_scale, 1.0) if family.branch_scale else 1.0
+    if type(value) not in (int, float) or not 0 < value < 1e6:
+        raise BrokenFileError(
+            f"{checkpoint.name}/config.json: {family.branch_scale} is {value!r}, not a positive number"
+        )
+    return float(value)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 < value < 2**20
 
 
 def _head_dim(checkpoint: Checkpoint, *names: str) -> Any:

@@ -1,31 +1,32 @@
-"""GGUF headers: metadata and where each tensor's bytes lie in a file, without reading the tensors.
+"""GGUF headers: metadata, and the place of each tensor's bytes, read without the tensors.
 
 The format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): magic, version, two counts, the metadata as
 typed key and value pairs, one description per tensor, and after padding the data, each tensor at a multiple of the
-alignment. llama.cpp (ggml/src/gguf.cpp) takes tensors only in the order of their bytes and without holes; so do we.
+alignment. llama.cpp (ggml/src/gguf.cpp) accepts tensors only in the order of their bytes and without holes; so do we.
 
-`gguf.GGUFReader` is not used for models: it makes numpy arrays of every entry of a vocabulary (hundreds of megabytes
-for 128,000 tokens) and believes what the file says of itself. A value that is not asked for stays as the bytes that it
-is stored in, so metadata is carried over exactly. What the types of tensors are, the package does tell.
+`gguf.GGUFReader` is not used: it makes numpy arrays of every entry of a vocabulary (hundreds of megabytes for 128,000
+tokens) and believes what the file claims. Here a value that is not asked for stays in its stored bytes, so metadata is
+carried over exactly. The types of tensors come from the package.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from ...core.tensors import ReadAt
-from ...errors import BrokenFileError, EmobakeError
+from ...core.packages import require
+from ...core.tensors import ReadAt, TensorHeader
+from ...errors import BrokenFileError
 
 MAGIC = b"GGUF"
 MAX_HEADER = 96 * 2**20
-"""Bytes. The largest vocabulary known (Gemma's 262,000 tokens) takes 15 MB."""
+"""Bytes. The largest known vocabulary (Gemma's 262,000 tokens) takes 15 MB."""
 DEFAULT_ALIGNMENT = 32
 _MAX_ALIGNMENT = 2**20
-_MAX_NAME = 64  # GGML_MAX_NAME, with the byte that ends it
+_MAX_NAME = 64  # GGML_MAX_NAME, with the byte that ends it.
 _MAX_DIMENSIONS = 4
 _STRING, _ARRAY = 8, 9
 # Type number -> format of `struct`, without strings and arrays.
@@ -36,7 +37,7 @@ _CHUNK = 2**18
 
 @dataclass(frozen=True)
 class Field:
-    """One entry of the metadata; `data` is the value as it is stored, without the type's number in front."""
+    """One entry of the metadata; `data` is the stored value, without the number of its type."""
 
     key: str
     kind: int
@@ -44,50 +45,51 @@ class Field:
 
 
 @dataclass(frozen=True)
-class GgufTensor:
-    """One tensor: `shape` in elements, the length of a row first (the reverse of numpy's).
+class TensorType:
+    """One of ggml's types; a row is a whole number of blocks."""
 
-    Its bytes are ``[start, end)``, counted from the file's beginning.
-    """
+    number: int
+    block: int
+    """Elements of a block."""
+    block_bytes: int
+
+
+@dataclass(frozen=True)
+class Described:
+    """A tensor of a header that is written; `size` in bytes, `shape` with the slowest dimension first."""
 
     name: str
-    kind: int
-    """ggml's number for the type."""
+    dtype: str
     shape: tuple[int, ...]
-    file: str
-    start: int
-    end: int
-
-    @property
-    def rows(self) -> int:
-        """Number of rows: the elements of all dimensions but the first."""
-        return math.prod(self.shape[1:])
+    size: int
 
 
 @dataclass(frozen=True, eq=False)
 class GgufHeader:
-    """One file's header; `size` is the file's, in bytes."""
+    """One file's header."""
 
     file: str
+    """Name in messages, and path of the file."""
     size: int
+    """Bytes of the file."""
     version: int
     alignment: int
     fields: tuple[Field, ...]
-    tensors: tuple[GgufTensor, ...]
+    tensors: tuple[TensorHeader, ...]
     """In the order of their bytes."""
 
     @cached_property
     def by_key(self) -> Mapping[str, Field]:
-        """The metadata by its keys."""
+        """The metadata by key."""
         return {field.key: field for field in self.fields}
 
     def text(self, key: str) -> str:
-        """A text of the metadata; empty when there is none under `key`, or it is something else."""
+        """A text of the metadata; empty if there is none, or something else."""
         field = self.by_key.get(key)
         return field.data[8:].decode("utf-8", "replace") if field is not None and field.kind == _STRING else ""
 
     def texts(self, key: str) -> list[str]:
-        """A list of texts; empty when there is none under `key`, or it is something else."""
+        """A list of texts; empty if there is none, or something else."""
         field = self.by_key.get(key)
         if field is None or field.kind != _ARRAY or int.from_bytes(field.data[:4], "little") != _STRING:
             return []
@@ -99,7 +101,7 @@ class GgufHeader:
         return found
 
     def number(self, key: str) -> int | float | None:
-        """A number (or truth value) of the metadata; None when there is none under `key`, or it is something else."""
+        """A number or truth value of the metadata; None if there is none, or something else."""
         field = self.by_key.get(key)
         if field is None or field.kind not in _SCALARS:
             return None
@@ -108,23 +110,88 @@ class GgufHeader:
 
 
 @cache
-def tensor_types() -> Mapping[int, tuple[str, int, int]]:
-    """The types of tensors: number -> name, elements per block, bytes per block.
+def tensor_types() -> Mapping[str, TensorType]:
+    """Types of ggml by name, such as ``Q4_K``.
 
     Raises:
-        EmobakeError: the gguf package is not installed.
-
+        MissingPackageError: the gguf package is not installed.
     """
-    try:
-        from gguf import GGML_QUANT_SIZES
-    except ImportError:
-        raise EmobakeError("GGUF models need the gguf package; pip install 'emobake[gguf]'") from None
-    return {int(kind): (kind.name, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
+    sizes = require("gguf", extra="gguf", purpose="GGUF files").GGML_QUANT_SIZES
+    return {kind.name: TensorType(int(kind), *size) for kind, size in sizes.items()}
 
 
-def type_name(tensor: GgufTensor) -> str:
-    """What ggml calls the type of `tensor`, such as ``Q4_K``."""
-    return tensor_types()[tensor.kind][0]
+@cache
+def _type_names() -> Mapping[int, str]:
+    return {kind.number: name for name, kind in tensor_types().items()}
+
+
+def row_count(tensor: TensorHeader) -> int:
+    """Number of rows: the elements of all dimensions but the last, which is a row."""
+    return math.prod(tensor.shape[:-1])
+
+
+def parse_gguf(file: str, size: int, read: ReadAt) -> GgufHeader:
+    """Read and check the header of the GGUF file named `file`, which is `size` bytes long.
+
+    Raises:
+        BrokenFileError: truncated, not GGUF, a version or byte order that llama.cpp does not read, or a claim that
+            contradicts the format or the size.
+        MissingPackageError: the gguf package is not installed.
+    """
+    cursor = _Cursor(file, size, read)
+    if size < 24:
+        raise cursor.broken(f"{size} bytes are too few for a header")
+    if cursor.take(4) != MAGIC:
+        raise BrokenFileError(f"{file}: does not begin with {MAGIC.decode()}; it is not a GGUF file")
+    version = cursor.scalar("I")
+    if version & 0xFFFF == 0:
+        raise BrokenFileError(f"{file}: is big-endian; convert it again for little-endian machines")
+    if version not in (2, 3):
+        raise BrokenFileError(f"{file}: is GGUF version {version}, and 2 and 3 are known; convert it again")
+    tensor_count, field_count = cursor.scalar("Q"), cursor.scalar("Q")
+    # Each entry takes some bytes: at least 13 in the metadata, 29 for a tensor.
+    if 29 * tensor_count + 13 * field_count > min(size, MAX_HEADER):
+        raise cursor.broken(f"claims {tensor_count} tensors and {field_count} fields in {size} bytes")
+    fields = tuple(_field(cursor) for _ in range(field_count))
+    if len({field.key for field in fields}) != len(fields):
+        raise cursor.broken("has a key of its metadata twice")
+    alignment = _alignment(cursor, fields)
+    entries = [_entry(cursor) for _ in range(tensor_count)]
+    if len({entry.name for entry in entries}) != len(entries):
+        raise cursor.broken("has a tensor's name twice")
+    base = padded(cursor.position, alignment)
+    tensors = tuple(_placed(cursor, entries, base, alignment))
+    end = tensors[-1].end if tensors else cursor.position
+    # The last tensor may lack its padding: llama.cpp's own tools write it, others do not.
+    if not end <= size <= padded(end, alignment):
+        raise cursor.broken(f"the header describes {end} bytes, the file has {size}")
+    return GgufHeader(file, size, version, alignment, fields, tensors)
+
+
+def serialize_gguf(version: int, alignment: int, fields: Sequence[Field], tensors: Sequence[Described]) -> bytes:
+    """Write a header with its padding; `tensors` are in the order of their data."""
+    header = _unpadded(version, alignment, fields, tensors)
+    return header + bytes(-len(header) % alignment)
+
+
+def unpadded_length(version: int, fields: Sequence[Field], tensors: Sequence[Described]) -> int:
+    """Bytes of the header that `serialize_gguf` writes, without its padding."""
+    return len(_unpadded(version, DEFAULT_ALIGNMENT, fields, tensors))
+
+
+def padded(position: int, alignment: int) -> int:
+    """The next multiple of `alignment`, or `position` itself."""
+    return position + -position % alignment
+
+
+def text_field(key: str, value: str) -> Field:
+    """An entry that holds a text."""
+    return Field(key, _STRING, _string(value))
+
+
+def uint32_field(key: str, value: int) -> Field:
+    """An entry that holds a 32-bit number."""
+    return Field(key, _UINT32, value.to_bytes(4, "little"))
 
 
 class _Cursor:
@@ -139,7 +206,7 @@ class _Cursor:
         return BrokenFileError(f"{self.file}: {what}; truncated, or not a GGUF model")
 
     def need(self, count: int) -> int:
-        """Have the next `count` bytes in `data`; where they begin."""
+        """Have the next `count` bytes in `data`; returns their offset."""
         start, end = self.position, self.position + count
         if end > self.size:
             raise self.broken(f"ends within its header, at byte {self.size}")
@@ -163,7 +230,7 @@ class _Cursor:
         return value
 
     def skip_texts(self, count: int) -> None:
-        """Pass over `count` texts: a vocabulary has hundreds of thousands, so this is the loop that takes the time."""
+        """Skip `count` texts. A vocabulary has hundreds of thousands, so most of the time is spent in this loop."""
         data, position = self.data, self.position
         for _ in range(count):
             end = position + 8 + int.from_bytes(data[position : position + 8], "little")
@@ -188,48 +255,14 @@ class _Cursor:
         return text
 
 
-def parse_gguf(file: str, size: int, read: ReadAt) -> GgufHeader:
-    """Read and check the header of the GGUF file named `file`, `size` bytes long.
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor's description as stored: `dimensions` with the length of a row first, `offset` within the data."""
 
-    Raises:
-        BrokenFileError: truncated, not GGUF, of a version or byte order that llama.cpp does not read, or anything that
-            the header claims contradicts the format or the size.
-        EmobakeError: the gguf package is not installed.
-
-    """
-    cursor = _Cursor(file, size, read)
-    if size < 24:
-        raise cursor.broken(f"{size} bytes are too few for a header")
-    if cursor.take(4) != MAGIC:
-        raise BrokenFileError(f"{file}: does not begin with {MAGIC.decode()}; it is not a GGUF file")
-    version = cursor.scalar("I")
-    if version & 0xFFFF == 0:
-        raise BrokenFileError(f"{file}: is big-endian; convert it anew for little-endian machines")
-    if version not in (2, 3):
-        raise BrokenFileError(f"{file}: is GGUF version {version}, and 2 and 3 are known; convert it anew")
-    tensor_count, field_count = cursor.scalar("Q"), cursor.scalar("Q")
-    # Each entry takes some bytes: 13 the smallest of the metadata, 29 that of a tensor.
-    if 29 * tensor_count + 13 * field_count > min(size, MAX_HEADER):
-        raise cursor.broken(f"claims {tensor_count} tensors and {field_count} fields in {size} bytes")
-    fields = tuple(_field(cursor) for _ in range(field_count))
-    if len({field.key for field in fields}) != len(fields):
-        raise cursor.broken("has a key of its metadata twice")
-    alignment = _alignment(cursor, fields)
-    entries = [_entry(cursor) for _ in range(tensor_count)]
-    if len({name for name, *_ in entries}) != len(entries):
-        raise cursor.broken("has a tensor's name twice")
-    base = padded(cursor.position, alignment)
-    tensors = tuple(_placed(cursor, entries, base, alignment))
-    end = tensors[-1].end if tensors else cursor.position
-    # The last tensor may lack its padding: llama.cpp's own tools write it, others do not.
-    if not end <= size <= padded(end, alignment):
-        raise cursor.broken(f"the header describes {end} bytes, the file has {size}")
-    return GgufHeader(file, size, version, alignment, fields, tensors)
-
-
-def padded(position: int, alignment: int) -> int:
-    """The next multiple of `alignment`, or `position` itself."""
-    return position + -position % alignment
+    name: str
+    dimensions: tuple[int, ...]
+    kind: int
+    offset: int
 
 
 def _field(cursor: _Cursor) -> Field:
@@ -269,46 +302,34 @@ def _alignment(cursor: _Cursor, fields: Iterable[Field]) -> int:
     return value
 
 
-def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
-    """Name, shape, type and offset within the data of the next tensor."""
+def _entry(cursor: _Cursor) -> _Entry:
     name = cursor.name("a tensor")
     count = cursor.scalar("I")
     if len(name.encode()) >= _MAX_NAME or not 0 < count <= _MAX_DIMENSIONS:
         raise cursor.broken(f"the tensor {name[:80]!r} has too long a name, or {count} dimensions")
-    shape = tuple(cursor.scalar("Q") for _ in range(count))
-    return name, shape, cursor.scalar("I"), cursor.scalar("Q")
+    dimensions = tuple(cursor.scalar("Q") for _ in range(count))
+    return _Entry(name, dimensions, cursor.scalar("I"), cursor.scalar("Q"))
 
 
-def _placed(
-    cursor: _Cursor, entries: Iterable[tuple[str, tuple[int, ...], int, int]], base: int, alignment: int
-) -> Iterable[GgufTensor]:
+def _placed(cursor: _Cursor, entries: Iterable[_Entry], base: int, alignment: int) -> Iterable[TensorHeader]:
     position = base
-    for name, shape, kind, offset in entries:
-        if kind not in tensor_types():
+    for entry in entries:
+        dtype = _type_names().get(entry.kind)
+        if dtype is None:
             raise BrokenFileError(
-                f"{cursor.file}: the tensor {name!r} is of type {kind}, which this gguf package does not know; "
-                "pip install -U gguf"
+                f"{cursor.file}: the tensor {entry.name!r} is of type {entry.kind}, which this gguf package does not "
+                "know; pip install -U gguf"
             )
-        type_, block, block_bytes = tensor_types()[kind]
-        if math.prod(n or 1 for n in shape) >= 2**60 or 0 in shape or shape[0] % block:
-            raise cursor.broken(f"the tensor {name!r} cannot be {type_} of shape {list(shape)}")
-        if base + offset != position:
-            raise cursor.broken(f"the data of {name!r} overlaps another tensor, leaves a hole or is out of order")
-        end = position + math.prod(shape) // block * block_bytes
+        kind, dimensions = tensor_types()[dtype], entry.dimensions
+        if math.prod(n or 1 for n in dimensions) >= 2**60 or 0 in dimensions or dimensions[0] % kind.block:
+            raise cursor.broken(f"the tensor {entry.name!r} cannot be {dtype} of shape {list(dimensions)}")
+        if base + entry.offset != position:
+            raise cursor.broken(f"the data of {entry.name!r} overlaps another tensor, leaves a hole or is out of order")
+        end = position + math.prod(dimensions) // kind.block * kind.block_bytes
         if end > cursor.size:
-            raise cursor.broken(f"the data of {name!r} lies beyond the end of the file")
-        yield GgufTensor(name, kind, shape, cursor.file, position, end)
+            raise cursor.broken(f"the data of {entry.name!r} lies beyond the end of the file")
+        yield TensorHeader(entry.name, dtype, tuple(reversed(dimensions)), cursor.file, position, end)
         position = padded(end, alignment)
-
-
-def text_field(key: str, value: str) -> Field:
-    """An entry that holds a text."""
-    return Field(key, _STRING, _string(value))
-
-
-def uint32_field(key: str, value: int) -> Field:
-    """An entry that holds a 32-bit number."""
-    return Field(key, _UINT32, value.to_bytes(4, "little"))
 
 
 def _string(value: str) -> bytes:
@@ -316,29 +337,16 @@ def _string(value: str) -> bytes:
     return len(data).to_bytes(8, "little") + data
 
 
-def serialize_gguf(
-    version: int, alignment: int, fields: Iterable[Field], tensors: Iterable[tuple[str, int, tuple[int, ...], int]]
-) -> bytes:
-    """A header with its padding. `tensors`: name, type, shape and size in bytes, in the order of their data."""
-    header = _unpadded(version, alignment, list(fields), list(tensors))
-    return header + bytes(-len(header) % alignment)
-
-
-def unpadded_length(
-    version: int, fields: Iterable[Field], tensors: Iterable[tuple[str, int, tuple[int, ...], int]]
-) -> int:
-    """Bytes of the header that `serialize_gguf` makes of the same, without its padding."""
-    return len(_unpadded(version, DEFAULT_ALIGNMENT, list(fields), list(tensors)))
-
-
-def _unpadded(
-    version: int, alignment: int, fields: list[Field], tensors: list[tuple[str, int, tuple[int, ...], int]]
-) -> bytes:
+def _unpadded(version: int, alignment: int, fields: Sequence[Field], tensors: Sequence[Described]) -> bytes:
     out = [MAGIC, struct.pack("<IQQ", version, len(tensors), len(fields))]
     for field in fields:
         out += [_string(field.key), struct.pack("<I", field.kind), field.data]
     offset = 0
-    for name, kind, shape, size in tensors:
-        out += [_string(name), struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)]
-        offset = padded(offset + size, alignment)
+    for tensor in tensors:
+        dimensions, kind = tuple(reversed(tensor.shape)), tensor_types()[tensor.dtype].number
+        out += [
+            _string(tensor.name),
+            struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions, kind, offset),
+        ]
+        offset = padded(offset + tensor.size, alignment)
     return b"".join(out)

@@ -1,12 +1,12 @@
-"""Laying a GGUF file out: its header, and behind it each tensor's bytes where the header says that they are."""
+"""The layout of a GGUF file: its header, then each tensor's bytes at the offset that the header names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...core.plan import Rows, Span
-from .header import Field, padded, serialize_gguf, text_field, unpadded_length
+from ...core.plan import Piece, Span, piece_size
+from .header import Described, Field, padded, serialize_gguf, text_field, unpadded_length
 
 _PAGE = 4096
 _PADDING = "emobake.padding"
@@ -14,70 +14,65 @@ _PADDING = "emobake.padding"
 
 @dataclass(frozen=True)
 class Placed:
-    """A tensor of the result."""
+    """A tensor of the result; `shape` with the slowest dimension first."""
 
     name: str
-    kind: int
+    dtype: str
     shape: tuple[int, ...]
-    part: bytes | Span | Rows
+    piece: Piece
+
+    @property
+    def described(self) -> Described:
+        """Its entry in the header."""
+        return Described(self.name, self.dtype, self.shape, piece_size(self.piece))
 
 
-def layout(
-    version: int, alignment: int, fields: Iterable[Field], tensors: Sequence[Placed]
-) -> Iterable[bytes | Span | Rows]:
-    """The bytes of a file; tensors that follow one another in the base's file, padding and all, as one span."""
-    sizes = [len(t.part) if isinstance(t.part, bytes) else t.part.size for t in tensors]
-    described = [(t.name, t.kind, t.shape, size) for t, size in zip(tensors, sizes, strict=True)]
-    fields = [*fields, _padding(version, alignment, list(fields), described, tensors)]
-    pending: bytes | Span | Rows = serialize_gguf(version, alignment, fields, described)
+def layout(version: int, alignment: int, fields: Sequence[Field], tensors: Sequence[Placed]) -> tuple[Piece, ...]:
+    """Lay out a file. Tensors that follow one another in the base's file, padding included, become one span."""
+    described = [tensor.described for tensor in tensors]
+    fields = [*fields, _padding(version, alignment, fields, tensors)]
+    pieces: list[Piece] = [serialize_gguf(version, alignment, fields, described)]
     gap = 0
-    for tensor, size in zip(tensors, sizes, strict=True):
-        part = tensor.part
-        follows = (
-            isinstance(pending, Span)
-            and isinstance(part, Span)
-            and (pending.source, pending.offset + pending.size + gap) == (part.source, part.offset)
-        )
-        if follows:
-            assert isinstance(pending, Span)
-            pending = Span(pending.source, pending.offset, pending.size + gap + size)
-        elif isinstance(pending, bytes) and isinstance(part, bytes):
-            pending = pending + bytes(gap) + part
-        elif isinstance(pending, bytes):
-            yield pending + bytes(gap)
-            pending = part
-        else:
-            yield pending
-            pending = bytes(gap) + part if isinstance(part, bytes) else part
-            if gap and not isinstance(part, bytes):
-                yield bytes(gap)
+    """Bytes between the last piece and the next tensor."""
+    for tensor in tensors:
+        _append(pieces, gap, tensor.piece)
+        size = piece_size(tensor.piece)
         gap = padded(size, alignment) - size
-    if isinstance(pending, bytes):
-        yield pending + bytes(gap)
-    else:
-        yield pending
-        if gap:
-            yield bytes(gap)
+    _append(pieces, gap, b"")
+    return tuple(pieces)
 
 
-def _padding(
-    version: int,
-    alignment: int,
-    fields: list[Field],
-    described: Sequence[tuple[str, int, tuple[int, ...], int]],
-    tensors: Sequence[Placed],
-) -> Field:
-    """An entry of spaces, so long that the data begin at the same place of a page as in the base.
+def _append(pieces: list[Piece], gap: int, piece: Piece) -> None:
+    """Append `gap` zero bytes and `piece`, joined with the last piece where that gives the same bytes."""
+    last = pieces[-1]
+    if (
+        isinstance(last, Span)
+        and isinstance(piece, Span)
+        and (last.source, last.offset + last.size + gap) == (piece.source, piece.offset)
+    ):
+        pieces[-1] = Span(last.source, last.offset, last.size + gap + piece.size)
+        return
+    new = bytes(gap) + piece if isinstance(piece, bytes) else bytes(gap)
+    if isinstance(last, bytes):
+        pieces[-1] = last + new
+    elif new:
+        pieces.append(new)
+    if not isinstance(piece, bytes):
+        pieces.append(piece)
 
-    The kernel then copies whole pages, or shares them where the file system can; else every page is two writes.
+
+def _padding(version: int, alignment: int, fields: Sequence[Field], tensors: Sequence[Placed]) -> Field:
+    """An entry of spaces, as long as it takes for the data to begin at the same place of a page as in the base.
+
+    The kernel then copies whole pages, or shares them where the file system can; otherwise every page is two writes.
     """
     place, wanted = 0, 0
-    for tensor, (*_, size) in zip(tensors, described, strict=True):
-        if isinstance(tensor.part, Span):
-            wanted = tensor.part.offset - place
+    for tensor in tensors:
+        if isinstance(tensor.piece, Span):
+            wanted = tensor.piece.offset - place
             break
-        place = padded(place + size, alignment)
+        place = padded(place + piece_size(tensor.piece), alignment)
     empty = text_field(_PADDING, "")
-    # Not the padding behind the header: the spaces take its place.
-    length = unpadded_length(version, [*fields, empty], described)
+    # Without the padding behind the header, which the spaces replace.
+    length = unpadded_length(version, [*fields, empty], [tensor.described for tensor in tensors])
     return text_field(_PADDING, " " * ((wanted - length) % max(_PAGE, alignment)))

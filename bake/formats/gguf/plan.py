@@ -1,35 +1,33 @@
-"""Planning a bake into a GGUF file: headers, vectors and weights in; every byte of the result out, as a `BakePlan`.
+"""The planner of GGUF models: a pure step from headers, vectors and weights to a `BakePlan`.
 
-The biases are small float32 tensors of their own, so no other tensor is requantised: its bytes are the base's. A
-``qwen2`` file, whose architecture has no such tensor in llama.cpp, becomes the ``llama`` file that it exactly is.
+Biases are small tensors of their own, so no other tensor is requantised: its bytes are the base's. A ``qwen2`` file,
+whose architecture has no such tensor in llama.cpp, becomes the ``llama`` file that it exactly is.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..._version import __version__
-from ...core.biases import strength_warnings, sum_to_add
-from ...core.plan import Assemble, BakePlan, ConfigChange, LayerBias, RouteKind, Rows, Span, Write
-from ...core.record import MANIFEST, record_of
+from ...core.biases import Home, PlannedBias, origin_warnings, plan_bias, plan_biases, steering_rows, strength_warnings
+from ...core.plan import BakePlan, ConfigChange, Piece, PlannedFile, RouteName, Rows, Span
+from ...core.record import Record, RecordedBase, RecordedBias, RecordedVectors, history_of
+from ...core.sites import Site
 from ...core.stacks import Support
-from ...core.steering import Steering, weighted_sum
-from ...core.tensors import FLOATS, encode
-from ...core.vector_set import VectorSet, fitted
-from ...errors import BrokenFileError, InputError, UnsupportedModelError, VectorError
+from ...core.steering import Steering
+from ...core.tensors import FLOATS, TensorHeader, decode
+from ...core.vector_set import VectorSet
+from ...errors import BrokenFileError, UnsupportedModelError
 from .architectures import MODULES, GgufArchitecture, find_gguf_architecture
 from .as_llama import llama_blockers, moved_rows
-from .header import Field, GgufTensor, text_field, type_name, uint32_field
+from .header import Field, row_count, text_field, uint32_field
 from .layout import Placed, layout
-from .model import RECORD, GgufModel
+from .model import RECORD_KEY, GgufModel
 
-_F32 = 0
 _ARCHITECTURE = "general.architecture"
 _BASE = "general.base_model."
 
@@ -46,183 +44,187 @@ def make_gguf_plan(
 ) -> BakePlan:
     """Plan a steered GGUF model.
 
-    For layer l the float32 tensor ``blk.<l>.attn_output.bias`` (``ffn_down.bias`` for vectors of the layer output)
-    becomes ``(existing bias or 0) + w_l``; a bias that is there keeps its type.
+    For layer l the tensor ``blk.<l>.attn_output.bias`` (``ffn_down.bias`` for vectors of the layer output) becomes
+    ``(existing bias or 0) + w_l``: float32 if it is new; an existing bias keeps its type.
 
     Args:
         model: the base.
         vectors: a set for it.
         steering: the weights.
         names: of the files to write: one, or as many as `model` has.
-        base_model: Hub id to name as the base; empty when it is not known.
-        digests: sha256 of the base's files, by their names, where they are known.
-        force: plan even when all weights are zero.
+        base_model: Hub id to name as the base; empty if unknown.
+        digests: sha256 of the base's files by name, if known.
+        force: plan even if all weights are zero.
 
     Raises:
         InputError: nothing would be steered and not `force`; its subclasses for a set that does not fit, a broken
             file, or an architecture that llama.cpp would refuse or run unsteered.
-
     """
     assert len(names) in (1, len(model.files))
-    name = model.architecture
-    if not name:
-        raise BrokenFileError(f"{model.name}: does not name its architecture ({_ARCHITECTURE}); it is not a model")
-    blockers = llama_blockers(model) if name == "qwen2" else [""]
-    if name == "qwen2" and blockers:
-        raise UnsupportedModelError(
-            f"{model.name}: llama.cpp refuses qwen2 files with that bias, and this one is a llama only without "
-            f"{blockers[0]}; bake the original checkpoint with --format peft"
-        )
-    as_llama = not blockers
-    architecture = "llama" if as_llama else name
+    architecture = _target_architecture(model)
+    as_llama = architecture != model.architecture
     row = find_gguf_architecture(architecture, vectors.site, model.name)
-    vectors = fitted(vectors, model.block_count, model.embedding_length, model.name)
-    scale = row.branch_scale(model.header, model.block_count, vectors.site)
-    added = sum_to_add(vectors, steering, force=force) / np.float32(scale)
-    biases = _biases(model, row, vectors.site, added)
-    route: RouteKind = "llama" if as_llama else "tensor" if biases.new else "existing"
-    changes = (ConfigChange(_ARCHITECTURE, name, architecture),) if as_llama else ()
-    plan = BakePlan(
-        route=route,
-        model_type=name,
-        architecture=architecture,
-        layers=biases.layers,
+    scale = row.branch_scale(model.header, model.num_hidden_layers, vectors.site)
+    added = _rows(model, vectors, steering, scale, force=force)
+    biases = plan_biases(model.name, MODULES[vectors.site].rpartition(".")[2], _homes(model, row, vectors.site), added)
+    new = any(bias.is_new for bias in biases)
+    route: RouteName = "llama" if as_llama else "tensor" if new else "existing"
+    weights = tuple(replace(weight, sha256=(digests or {}).get(weight.name, "")) for weight in model.weights)
+    record = Record(
+        form="gguf",
+        base=RecordedBase(base_model, "", weights),
+        vectors=RecordedVectors.of(vectors),
         steering=steering,
-        files=(),
-        left_out=(),
-        config_changes=changes,
-        stacks={"llama.cpp": Support("steered", run=vectors.site in row.run)},
-        added=tuple(sorted(biases.new)),
-        overwritten=tuple(sorted(biases.overwritten)),
-        warnings=(*strength_warnings(vectors, added), *_warnings(vectors, base_model)),
         branch_scale=scale,
+        route=route,
+        model_type=model.architecture,
+        added=_names(biases, is_new=True),
+        biases=tuple(map(RecordedBias.of, biases)),
+        earlier=history_of(model.record),
     )
-    weights = [
-        {"name": (header_name := _basename(header.file)), "size": header.size}
-        | ({"sha256": digests[header_name]} if digests else {})
-        for header in model.files
-    ]
-    base = {"model": base_model or None, "revision": None, "weights": weights}
-    record = record_of(plan, vectors, "gguf", base, model.record)
-    fields = _fields(model, architecture, record, base_model, split=len(names) > 1)
-    return replace(plan, files=tuple(_files(model, biases, fields, names, as_llama=as_llama)))
+    return BakePlan(
+        form="gguf",
+        route=route,
+        model_type=model.architecture,
+        architecture=architecture,
+        steering=steering,
+        biases=biases,
+        record=record,
+        stacks=_support(row, vectors.site),
+        files=_files(model, biases, record, names, architecture),
+        config_changes=(ConfigChange(_ARCHITECTURE, model.architecture, architecture),) if as_llama else (),
+        added=record.added,
+        overwritten=_names(biases, is_new=False),
+        warnings=(*strength_warnings(vectors, added), *origin_warnings(vectors, base_model)),
+    )
 
 
-def make_converted_plan(
-    model: GgufModel, baked: BakePlan, vectors: VectorSet, *, name: str, base_model: str
-) -> BakePlan:
-    """Plan the file `name` out of `model`, which llama.cpp's converter made of the checkpoint that `baked` planned.
+def make_converted_plan(model: GgufModel, baked: BakePlan, vectors: VectorSet, *, name: str) -> BakePlan:
+    """Plan the file `name` from `model`, which llama.cpp's converter made of the checkpoint that `baked` planned.
 
-    A bias that the checkpoint's base did not have is w_l, in float32, and not what rounding has left of it; one that
-    it had is as the converter wrote it.
+    A bias that the checkpoint's base did not have is stored as w_l in float32, without the checkpoint's rounding; one
+    that it had is stored as the converter wrote it.
 
     Raises:
-        InputError: (its subclasses) the converter has dropped a bias, or llama.cpp would refuse or ignore it.
-
+        InputError: (its subclasses) the converter dropped or changed a bias, or llama.cpp would refuse or ignore it.
     """
     row = find_gguf_architecture(model.architecture, vectors.site, model.name)
-    vectors = fitted(vectors, model.block_count, model.embedding_length, model.name)
-    scale = row.branch_scale(model.header, model.block_count, vectors.site)
-    added = weighted_sum(vectors, baked.steering) / np.float32(scale)
-    layers, exact, exact_new = [], {}, {}
-    for layer in baked.layers:
-        bias = f"{MODULES[vectors.site].format(layer=layer.layer)}.bias"
-        tensor = model.tensors.get(bias)
-        if tensor is None or type_name(tensor) not in FLOATS:
-            raise UnsupportedModelError(f"{name}: the converter has made no {bias}: the result would run UNSTEERED")
-        kind = type_name(tensor)
-        values = _values(model, tensor, kind, added.shape[1])
-        if layer.tensor in baked.added:
-            # As far as the checkpoint's 16 bits go.
-            if not np.allclose(values, added[layer.layer], rtol=0.01, atol=1e-6):
-                raise BrokenFileError(f"{name}: the converter's {bias} is not the one that was baked")
-            values = added[layer.layer]
-        data = encode(values, kind)
-        exact[bias], exact_new[bias] = data, layer.tensor in baked.added
-        layers.append(replace(layer, tensor=bias, dtype=kind, sha256=hashlib.sha256(data).hexdigest()))
-    plan = replace(
-        baked,
-        layers=tuple(layers),
-        files=(),
-        left_out=(),
-        stacks={"llama.cpp": Support("steered", run=vectors.site in row.run)},
-        added=tuple(bias for bias, is_new in exact_new.items() if is_new),
-        overwritten=tuple(bias for bias, is_new in exact_new.items() if not is_new),
+    scale = row.branch_scale(model.header, model.num_hidden_layers, vectors.site)
+    added = _rows(model, vectors, baked.steering, scale, force=True)
+    module = MODULES[vectors.site]
+    biases = tuple(_converted(model, bias, module.format(layer=bias.layer), added, name) for bias in baked.biases)
+    record = replace(
+        baked.record,
+        form="gguf",
         branch_scale=scale,
+        files={},
+        added=tuple(bias.tensor for bias in biases if bias.is_new),
+        biases=tuple(map(RecordedBias.of, biases)),
     )
-    documents = [file for file in baked.files if isinstance(file, Write) and file.name == MANIFEST]
-    manifest = json.loads(documents[0].data)
-    record = record_of(plan, vectors, "gguf", manifest["base"], None)
-    record |= {key: manifest[key] for key in ("history",) if key in manifest}
-    fields = _fields(model, model.architecture, record, base_model, split=False)
-    return replace(plan, files=tuple(_files(model, _Biases((), {}, exact), fields, [name], as_llama=False)))
+    return replace(
+        baked,
+        form="gguf",
+        biases=biases,
+        record=record,
+        stacks=_support(row, vectors.site),
+        files=_files(model, biases, record, [name], model.architecture, all_overwritten=True),
+        left_out=(),
+        added=record.added,
+        overwritten=tuple(bias.tensor for bias in biases if not bias.is_new),
+    )
 
 
-@dataclass(frozen=True)
-class _Biases:
-    layers: tuple[LayerBias, ...]
-    new: Mapping[str, tuple[int, bytes]]
-    """Name -> length and content of the float32 tensors that the base does not have."""
-    overwritten: Mapping[str, bytes]
-    """Name -> content of those that it has."""
+def _target_architecture(model: GgufModel) -> str:
+    """The architecture of the result: llama for qwen2.
 
-
-def _biases(model: GgufModel, row: GgufArchitecture, site: str, added: np.ndarray) -> _Biases:
-    template = MODULES[site]
-    homes = {
-        layer: module
-        for layer in range(model.block_count)
-        if f"{(module := template.format(layer=layer))}.weight" in model.tensors
-    }
-    homeless = [layer for layer in range(len(added)) if added[layer].any() and layer not in homes]
-    if homeless:
-        choice = f"; choose among the layers that have one: --layers {','.join(map(str, homes))}" if homes else ""
-        raise InputError(
-            f"{model.name}: layer {homeless[0]} has no {template.format(layer=homeless[0])}.weight, so its vector "
-            f"cannot land{choice}"
+    Raises:
+        BrokenFileError: the file does not name one; UnsupportedModelError: a qwen2 file that is no llama.
+    """
+    if not model.architecture:
+        raise BrokenFileError(f"{model.name}: does not name its architecture ({_ARCHITECTURE}); it is not a model")
+    if model.architecture != "qwen2":
+        return model.architecture
+    blockers = llama_blockers(model)
+    if blockers:
+        raise UnsupportedModelError(
+            f"{model.name}: llama.cpp refuses qwen2 files with that bias, and this one is a llama only without "
+            f"{blockers[0]}; bake the original checkpoint with `format` peft"
         )
-    layers, new, overwritten = [], {}, {}
-    for layer, module in homes.items():
-        weight, bias = model.tensors[f"{module}.weight"], model.tensors.get(f"{module}.bias")
-        if weight.rows != added.shape[1]:
-            raise BrokenFileError(f"{model.name}: {weight.name} has {weight.rows} rows, not {added.shape[1]}")
+    return "llama"
+
+
+def _rows(model: GgufModel, vectors: VectorSet, steering: Steering, scale: float, *, force: bool) -> np.ndarray:
+    return steering_rows(
+        vectors,
+        steering,
+        model=model.name,
+        layers=model.num_hidden_layers,
+        hidden=model.hidden_size,
+        branch_scale=scale,
+        force=force,
+    )
+
+
+def _support(row: GgufArchitecture, site: Site) -> dict[str, Support]:
+    return {"llama.cpp": Support("steered", run=site in row.ran)}
+
+
+def _names(biases: Sequence[PlannedBias], *, is_new: bool) -> tuple[str, ...]:
+    return tuple(sorted(bias.tensor for bias in biases if bias.is_new == is_new))
+
+
+def _homes(model: GgufModel, row: GgufArchitecture, site: Site) -> list[Home]:
+    """The tensor that stores each layer's bias; layers without the projection (hybrids) are left out."""
+    homes = []
+    for layer in range(model.num_hidden_layers):
+        module = MODULES[site].format(layer=layer)
+        weight, bias = model.tensors.get(f"{module}.weight"), model.tensors.get(f"{module}.bias")
+        if weight is None:
+            continue
+        width = row_count(weight)
         if bias is None and row.sites[site] == "required":
             raise BrokenFileError(f"{model.name}: lacks {module}.bias, which llama.cpp wants of {row.name} files")
-        kind = "F32" if bias is None else type_name(bias)
-        total = added[layer] if bias is None else _values(model, bias, kind, len(added[layer])) + added[layer]
-        data = encode(total, kind)
-        if not np.isfinite(np.frombuffer(data, FLOATS[kind]).astype(np.float32)).all():
-            raise VectorError(f"{model.name}: the bias of layer {layer} is too large for {kind}; use smaller weights")
         if bias is None:
-            new[f"{module}.bias"] = (len(total), data)
+            homes.append(Home(layer, f"{module}.bias", "F32", width))
         else:
-            overwritten[bias.name] = data
-        norm = float(np.linalg.norm(added[layer].astype(np.float64)))
-        layers.append(LayerBias(layer, f"{module}.bias", kind, norm, hashlib.sha256(data).hexdigest()))
-    return _Biases(tuple(layers), new, overwritten)
+            homes.append(Home(layer, bias.name, bias.dtype, width, read_bias(model, bias, width)))
+    return homes
 
 
-def _values(model: GgufModel, bias: GgufTensor, kind: str, length: int) -> np.ndarray:
-    """The existing bias as float32 ``[length]``."""
-    if kind not in FLOATS or bias.shape != (length,):
-        raise BrokenFileError(f"{model.name}: {bias.name} is {kind} of shape {list(bias.shape)}, not floats [{length}]")
-    data = model.read(bias)
-    values = np.frombuffer(data, FLOATS[kind]).astype(np.float32) if len(data) == bias.end - bias.start else None
-    if values is None or not np.isfinite(values).all():
-        raise BrokenFileError(f"{model.name}: {bias.name} has a NaN or infinity, or the file ends within it")
+def read_bias(model: GgufModel, bias: TensorHeader, width: int) -> np.ndarray:
+    """Read an existing bias as float32 ``[width]``.
+
+    Raises:
+        BrokenFileError: no floats, another shape, a NaN or infinity, or the file ends within it.
+    """
+    if bias.dtype not in FLOATS or bias.shape != (width,):
+        raise BrokenFileError(
+            f"{model.name}: {bias.name} is {bias.dtype} of shape {list(bias.shape)}, not floats [{width}]"
+        )
+    values = decode(bias, model.read(bias))
+    if not np.isfinite(values).all():
+        raise BrokenFileError(f"{model.name}: {bias.name} has a NaN or infinity")
     return values
 
 
-def _warnings(vectors: VectorSet, base_model: str) -> Iterable[str]:
-    if vectors.base_model and base_model and vectors.base_model != base_model:
-        yield f"{vectors.name} was made from {vectors.base_model}, not from {base_model}"
+def _converted(model: GgufModel, bias: PlannedBias, module: str, added: np.ndarray, name: str) -> PlannedBias:
+    tensor = model.tensors.get(f"{module}.bias")
+    if tensor is None or tensor.dtype not in FLOATS:
+        raise UnsupportedModelError(f"{name}: the converter has made no {module}.bias: the result would run UNSTEERED")
+    values = read_bias(model, tensor, added.shape[1])
+    home = Home(bias.layer, tensor.name, tensor.dtype, added.shape[1])
+    if bias.is_new:
+        # As far as the checkpoint's 16 bits go.
+        if not np.allclose(values, added[bias.layer], rtol=0.01, atol=1e-6):
+            raise BrokenFileError(f"{name}: the converter's {tensor.name} is not the one that was baked")
+        values = added[bias.layer]
+    stored = plan_bias(name, home, values)
+    return replace(stored, norm=bias.norm, is_new=bias.is_new)
 
 
-def _fields(
-    model: GgufModel, architecture: str, record: Mapping[str, object], base_model: str, *, split: bool
-) -> list[Field]:
-    """The metadata: the base's, its keys renamed where the architecture is, and what was baked."""
-    header = model.header
+def _fields(model: GgufModel, architecture: str, record: Record, *, split: bool) -> list[Field]:
+    """The metadata: the base's, its keys renamed if the architecture changes, and the record."""
+    header, base_model = model.header, record.base.model
     own: dict[str, Field] = {}
     for field in header.fields:
         prefix, _, rest = field.key.partition(".")
@@ -240,50 +242,71 @@ def _fields(
     base = {key: value for key, value in base.items() if value}
     made = [uint32_field(f"{_BASE}count", 1)] if base else []
     made += [text_field(f"{_BASE}0.{key}", value) for key, value in base.items()]
-    weights = record["weights"]
-    assert isinstance(weights, dict)
+    weights = ",".join(f"{emotion}={weight:g}" for emotion, weight in dict(record.steering.weights).items())
     made += [
         text_field("emobake.version", __version__),
-        text_field("emobake.weights", ",".join(f"{emotion}={weight:g}" for emotion, weight in weights.items())),
-        text_field(RECORD, json.dumps(record, ensure_ascii=False, separators=(",", ":"))),
+        text_field("emobake.weights", weights),
+        text_field(RECORD_KEY, json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":"))),
     ]
     return [*own.values(), *made]
 
 
 def _files(
-    model: GgufModel, biases: _Biases, fields: list[Field], names: Sequence[str], *, as_llama: bool
-) -> Iterable[Assemble]:
-    moved = moved_rows(model) if as_llama else {}
-    placed = [[_place(tensor, biases, moved) for tensor in header.tensors] for header in model.files]
-    # In the last file: of a set, the first may be there for the metadata alone.
-    placed[-1] += [Placed(name, _F32, (length,), data) for name, (length, data) in sorted(biases.new.items())]
-    if len(names) == 1:
+    model: GgufModel,
+    biases: Sequence[PlannedBias],
+    record: Record,
+    names: Sequence[str],
+    architecture: str,
+    *,
+    all_overwritten: bool = False,
+) -> tuple[PlannedFile, ...]:
+    """The files to write. With `all_overwritten` every bias has its tensor in `model`, new or not."""
+    moved = moved_rows(model) if architecture != model.architecture else {}
+    new = [bias for bias in biases if bias.is_new and not all_overwritten]
+    overwritten = {bias.tensor: bias.data for bias in biases if bias not in new}
+    split = len(names) > 1
+    placed = [
+        [_place(model.tensors[tensor.name], overwritten, moved) for tensor in header.tensors] for header in model.files
+    ]
+    # New tensors go into the last file: of a set, the first may be there for the metadata alone.
+    placed[-1] += [
+        Placed(bias.tensor, bias.dtype, (len(bias.data) // 4,), bias.data) for bias in sorted(new, key=_tensor_name)
+    ]
+    if not split:
         placed = [[tensor for file in placed for tensor in file]]
+    fields = _fields(model, architecture, record, split=split)
+    count = sum(map(len, placed))
+    files = []
     for number, (name, tensors) in enumerate(zip(names, placed, strict=True)):
         header = model.files[number]
         written = fields if number == 0 else list(header.fields)
-        if len(names) > 1:
-            written = [_counted(field, sum(map(len, placed))) for field in written]
-        yield Assemble(name, tuple(layout(header.version, header.alignment, written, tensors)))
+        if split:
+            written = [_counted(field, count) for field in written]
+        files.append(PlannedFile(name, layout(header.version, header.alignment, written, tensors), weights=True))
+    return tuple(files)
+
+
+def _tensor_name(bias: PlannedBias) -> str:
+    return bias.tensor
 
 
 def _counted(field: Field, count: int) -> Field:
-    """The field, and with the number of tensors in the whole set where it is that."""
+    """The field; if it holds the number of tensors in the set, with the new number."""
     if field.key != "split.tensors.count":
         return field
     return replace(field, data=count.to_bytes(len(field.data), "little"))
 
 
-def _place(tensor: GgufTensor, biases: _Biases, moved: Mapping[str, tuple[int, ...]]) -> Placed:
-    size = tensor.end - tensor.start
-    part: bytes | Span | Rows = Span(tensor.file, tensor.start, size)
-    if tensor.name in biases.overwritten:
-        part = biases.overwritten[tensor.name]
+def _place(tensor: TensorHeader, overwritten: Mapping[str, bytes], moved: Mapping[str, tuple[int, ...]]) -> Placed:
+    piece: Piece = Span(tensor.file, tensor.start, tensor.size)
+    if tensor.name in overwritten:
+        piece = overwritten[tensor.name]
     elif tensor.name in moved:
-        rows = tensor.shape[0] if len(tensor.shape) == 1 else tensor.rows
-        part = Rows(tensor.file, tensor.start, size // rows, rows, moved[tensor.name])
-    return Placed(tensor.name, tensor.kind, tensor.shape, part)
+        piece = reordered(tensor, moved[tensor.name])
+    return Placed(tensor.name, tensor.dtype, tensor.shape, piece)
 
 
-def _basename(file: str) -> str:
-    return re.split(r"[/\\]", file)[-1]
+def reordered(tensor: TensorHeader, order: tuple[int, ...]) -> Rows:
+    """The rows of a tensor (of a vector: its elements) in another order."""
+    rows = tensor.shape[0] if len(tensor.shape) == 1 else row_count(tensor)
+    return Rows(tensor.file, tensor.start, tensor.size // rows, rows, order)

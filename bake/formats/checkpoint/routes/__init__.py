@@ -1,0 +1,103 @@
+"""Routes: the exact ways to make the bias act. One module each; a further route is a file and a line in `ROUTES`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ....core.sites import SITE, Site
+from ....core.stacks import STACKS, parse_targets
+from ....errors import BrokenFileError, UnsupportedModelError
+from ..families import Family, families
+from .base import Route
+from .existing import ExistingRoute
+from .flag import FlagRoute
+from .llama import LlamaRoute
+
+__all__ = ["ROUTES", "Route", "choose_route", "declared_classes", "find_family"]
+
+ROUTES: tuple[type[Route], ...] = (ExistingRoute, FlagRoute, LlamaRoute)
+"""In order of preference among routes that serve as many stacks."""
+
+_ADAPTER_HINT = "`format` peft writes an adapter that works on any Linear projection"
+
+
+def choose_route(config: Mapping[str, Any], name: str, targets: Iterable[str] = (), site: Site = SITE) -> Route:
+    """Choose the route that serves the most stacks, all `targets` among them, for vectors that act at `site`.
+
+    A route that plain transformers would load unsteered is chosen only on explicit demand: with `targets` that leave
+    transformers out.
+
+    Raises:
+        UnsupportedModelError: no such route; says why, and what is left to do.
+        InputError: an unknown target.
+    """
+    demanded = parse_targets(targets)
+    family = find_family(config, name, site)
+    candidates = [route(family, config) for route in ROUTES if not route.blockers(family, config)]
+    wanted = demanded or ("transformers",)
+    serving = [r for r in candidates if all(r.stacks[s].status == "steered" for s in wanted)]
+    if serving:
+        return max(serving, key=lambda r: sum(s.status == "steered" for s in r.stacks.values()))
+    if demanded and candidates:
+        raise UnsupportedModelError(f"{name}: {_unserved(family, candidates, wanted)}")
+    raise UnsupportedModelError(f"{name}: {_unbakeable(family, config, candidates)}")
+
+
+def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Family:
+    """Find the family of a config, for vectors that act at `site`.
+
+    Raises:
+        BrokenFileError: the config does not say what it is.
+        UnsupportedModelError: not a causal language model, or an unknown family.
+    """
+    model_type, classes = config.get("model_type"), declared_classes(config)
+    if not isinstance(model_type, str) or not model_type:
+        raise BrokenFileError(f"{name}/config.json: has no model_type; it is not a transformers config")
+    if config.get("is_encoder_decoder"):
+        raise UnsupportedModelError(f"{name}: {model_type} is an encoder-decoder, not a causal language model")
+    if "text_config" in config:
+        raise UnsupportedModelError(
+            f"{name}: {model_type} is a multimodal checkpoint; bake its text model, saved on its own"
+        )
+    if not classes:
+        raise BrokenFileError(f"{name}/config.json: has no architectures; add the class, e.g. LlamaForCausalLM")
+    family = families(site).get(model_type)
+    if family is None:
+        if not any("CausalLM" in c or "LMHead" in c for c in classes):
+            raise UnsupportedModelError(f"{name}: {classes[0]} is not a causal language model")
+        raise UnsupportedModelError(
+            f"{name}: the architecture {model_type} ({classes[0]}) is not in emobake's table, so nothing is known "
+            f"of which stacks would add the bias; {_ADAPTER_HINT}"
+        )
+    if not set(classes) & set(family.classes):
+        raise UnsupportedModelError(
+            f"{name}: {classes[0]} is not the causal language model of {model_type} ({family.classes[0]} is)"
+        )
+    return family
+
+
+def declared_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """``architectures`` of a config; empty if it is missing or not a list of names."""
+    classes = config.get("architectures")
+    return tuple(classes) if isinstance(classes, list) and all(isinstance(c, str) for c in classes) else ()
+
+
+def _unserved(family: Family, candidates: list[Route], wanted: tuple[str, ...]) -> str:
+    best = max(candidates, key=lambda r: sum(r.stacks[s].status == "steered" for s in wanted))
+    lacking = [s for s in wanted if best.stacks[s].status != "steered"]
+    what = "; ".join(f"{s} {best.stacks[s].clause}" for s in lacking)
+    return f"no route for {family.model_type} serves every stack of `targets`: {what}. Leave it out of `targets`"
+
+
+def _unbakeable(family: Family, config: Mapping[str, Any], candidates: list[Route]) -> str:
+    reasons = [family.refusal] if family.refusal else []
+    if family.llama is not None:
+        reasons += LlamaRoute.blockers(family, config)
+    reasons = reasons or ExistingRoute.blockers(family, config)
+    reasons = reasons or [f"its class has no bias on {family.projection.rpartition('.')[2]}"]
+    advice = _ADAPTER_HINT
+    obey = [s for r in candidates for s in STACKS if r.stacks[s].status == "steered"]
+    if obey:
+        advice = f"`targets` {','.join(obey)} bakes for what would add it; {advice}"
+    return f"{family.model_type} cannot be baked: {'; '.join(reasons)}. {advice}"

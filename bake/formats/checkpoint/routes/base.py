@@ -1,0 +1,189 @@
+"""The interface of a route: one exact way to make the bias act where stock stacks add it.
+
+A route answers four questions. Does it apply, and if not, why not (`Route.blockers`)? Which config comes out
+(`Route.config`)? Where does each layer's row go, and as which values (`Route.homes`, `Route.values`)? Which further
+tensors are written (`Route.rewrites`)?
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ....core.biases import Home
+from ....core.plan import ConfigChange, RouteName
+from ....core.stacks import Support
+from ....core.tensors import TensorHeader, decode, encode
+from ....errors import BrokenFileError
+from ...safetensors import NewTensor
+from ..families import Family
+from ..model import Checkpoint
+from ..projections import bias_dtype, find_projections, module_in_file, output_width
+
+
+@dataclass(frozen=True, eq=False)
+class Route(ABC):
+    """A route for one checkpoint: its family at the vectors' site, and its config as it is."""
+
+    name: ClassVar[RouteName]
+    family: Family
+    old_config: Mapping[str, Any]
+
+    @classmethod
+    @abstractmethod
+    def blockers(cls, family: Family, config: Mapping[str, Any]) -> list[str]:
+        """Reasons why the route does not apply, as clauses; empty if it applies."""
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json as it will be written. Fields that are not part of the change are kept, in order."""
+        config = self.change(dict(self.old_config))
+        add_old_rope(config)
+        # The checkpoint's own code is left out, and nothing is known of its class: stacks must use the class that
+        # the families table describes.
+        config.pop("auto_map", None)
+        return config
+
+    def change(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Make the route's own changes to a copy of the config."""
+        return config
+
+    @cached_property
+    def changes(self) -> tuple[ConfigChange, ...]:
+        """Difference between the old and the new config."""
+        old, new = self.old_config, self.config
+        return tuple(
+            ConfigChange(key, old.get(key), new.get(key))
+            for key in dict.fromkeys([*old, *new])
+            if (key in old) != (key in new) or old.get(key) != new.get(key)
+        )
+
+    @property
+    def stacks(self) -> Mapping[str, Support]:
+        """Treatment of the result by each stack."""
+        return self.family.stacks
+
+    @property
+    def siblings(self) -> tuple[str, ...]:
+        """Templates of the modules that must have a bias as well; they get zeros if they have none."""
+        return ()
+
+    def homes(self, checkpoint: Checkpoint) -> tuple[Home, ...]:
+        """The tensor that stores each layer's bias.
+
+        Raises:
+            BrokenFileError: no layer has the projection; a bias that is stored wrongly.
+        """
+        projections = find_projections(checkpoint, self.family)
+        return tuple(self._home(checkpoint, layer, module) for layer, module in projections.items())
+
+    def values(self, rows: np.ndarray, checkpoint: Checkpoint) -> np.ndarray:
+        """The values that the biases gain for `rows`, float32 ``[layers, hidden]``; for most routes the rows."""
+        return rows
+
+    def rewrites(self, checkpoint: Checkpoint) -> dict[str, NewTensor]:
+        """Further tensors that are written: explicit zeros for every sibling without a bias.
+
+        Without them, vLLM 0.32 runs on uninitialised memory and mlx-lm 0.32 refuses to load.
+
+        Raises:
+            BrokenFileError: a sibling has a bias that the base ignores.
+        """
+        zeros = {}
+        for module in self._siblings_in(checkpoint):
+            header = checkpoint.tensors.get(f"{module}.bias")
+            if header is None:
+                dtype, width = bias_dtype(checkpoint, module), output_width(checkpoint, self.family, module)
+                zeros[f"{module}.bias"] = NewTensor(dtype, (width,), (encode(np.zeros(width, np.float32), dtype),))
+            else:
+                self.accept_sibling(checkpoint, header)
+        return zeros
+
+    def tokenizer_class(self, declared: object) -> str:
+        """The class that tokenizer_config.json must name instead of `declared`; empty for no change."""
+        return ""
+
+    def accept_missing(self, checkpoint: Checkpoint, module: str) -> None:  # noqa: B027 - most routes accept it
+        """Refuse a projection without a bias where the route needs one."""
+
+    def accept_existing(self, checkpoint: Checkpoint, header: TensorHeader, values: np.ndarray) -> None:  # noqa: B027 - most routes accept it
+        """Refuse an existing bias (float32 `values`) that the route cannot add to."""
+
+    def accept_sibling(self, checkpoint: Checkpoint, header: TensorHeader) -> None:  # noqa: B027 - most routes accept it
+        """Refuse an existing bias of a sibling that the route cannot keep."""
+
+    def _siblings_in(self, checkpoint: Checkpoint) -> Iterator[str]:
+        for layer in find_projections(checkpoint, self.family):
+            for template in self.siblings:
+                module = module_in_file(checkpoint, template.format(layer=layer))
+                if module is not None:
+                    yield module
+
+    def _home(self, checkpoint: Checkpoint, layer: int, module: str) -> Home:
+        name = f"{module}.bias"
+        width = output_width(checkpoint, self.family, module)
+        header = checkpoint.tensors.get(name)
+        if header is None:
+            self.accept_missing(checkpoint, module)
+            return Home(layer, name, bias_dtype(checkpoint, module), width)
+        values = read_bias(checkpoint, header, width)
+        self.accept_existing(checkpoint, header, values)
+        return Home(layer, name, header.dtype, width, values)
+
+
+def read_bias(checkpoint: Checkpoint, header: TensorHeader, width: int) -> np.ndarray:
+    """Read an existing bias as float32 ``[width]``.
+
+    Raises:
+        BrokenFileError: another shape, no floats, a NaN or infinity.
+    """
+    values = decode(header, checkpoint.read(header))
+    if values.shape != (width,):
+        raise BrokenFileError(f"{header.file}: {header.name} has shape {list(values.shape)}, not [{width}]")
+    if not np.isfinite(values).all():
+        raise BrokenFileError(f"{header.file}: {header.name} has a NaN or infinity")
+    return values
+
+
+def refuse_dormant(header: TensorHeader, values: np.ndarray) -> None:
+    """Refuse a bias that the base ignores and that the new config would switch on; zeros are harmless.
+
+    Raises:
+        BrokenFileError: a value is not zero.
+    """
+    if values.any():
+        raise BrokenFileError(
+            f"{header.file}: holds {header.name}, which the base's class ignores (a bake that never worked?); "
+            "start from the original model"
+        )
+
+
+def add_new_rope(config: dict[str, Any]) -> None:
+    """Write ``rope_parameters`` (transformers 5) beside ``rope_theta`` and ``rope_scaling``."""
+    if isinstance(config.get("rope_parameters"), Mapping):
+        return
+    scaling = config.get("rope_scaling")
+    parameters = dict(scaling) if isinstance(scaling, Mapping) else {}
+    parameters.setdefault("rope_type", parameters.get("type", "default"))
+    parameters["rope_theta"] = config.get("rope_theta", 10000.0)
+    config["rope_parameters"] = parameters
+
+
+def add_old_rope(config: dict[str, Any]) -> None:
+    """Write ``rope_theta`` and ``rope_scaling`` beside ``rope_parameters``.
+
+    transformers 5 saves the latter only; mlx-lm and transformers 4 then miss the base frequency or silently use a
+    default. One set of parameters per layer type (Gemma 3) has no single old spelling and stays as it is.
+    """
+    parameters = config.get("rope_parameters")
+    if not isinstance(parameters, Mapping) or any(isinstance(v, Mapping) for v in parameters.values()):
+        return
+    if "rope_theta" not in config and "rope_theta" in parameters:
+        config["rope_theta"] = parameters["rope_theta"]
+    if "rope_scaling" not in config and parameters.get("rope_type", "default") != "default":
+        config["rope_scaling"] = {k: v for k, v in parameters.items() if k != "rope_theta"}
