@@ -1,4 +1,4 @@
-"""Arithmetic on vector sets: what is in one, what its emotions share, and new emotions made from others."""
+"""Arithmetic on vector sets: a description, the part that all emotions share, and new emotions from others."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from ..core.vector_set import VectorSet, is_emotion_name
 from ..errors import InputError, VectorError
 
 SAME = 0.995
-"""Cosine from which two emotions are called the same."""
+"""Cosine from which two emotions count as the same."""
 NOISE = 0.5
-"""Split-half cosine below which a vector is called mostly noise."""
+"""Split-half cosine below which a vector counts as mostly noise."""
 SPIKE = 20.0
-"""Times the median of its neighbours, from which a layer's norm is called out of line."""
+"""Ratio to the median of its neighbours from which a layer's norm counts as out of line."""
 
 
 @dataclass(frozen=True, eq=False)
 class Description:
-    """What can be said of a set without a model."""
+    """Figures of a set that need no model."""
 
     norms: np.ndarray
     """``[emotions, layers]``, Euclidean."""
     cosines: np.ndarray
-    """``[emotions, emotions]``, the mean over the layers in which both have a vector; NaN where there is none."""
+    """``[emotions, emotions]``, the mean over the layers in which both have a vector; NaN if there is none."""
     layer_cosines: np.ndarray
-    """``[layers]``, the mean over pairs of emotions; NaN where there is none."""
+    """``[layers]``, the mean over pairs of emotions; NaN if there is none."""
     shared: np.ndarray
-    """``[layers]``, how much of the squared length the emotions have in common: ``|mean|^2 / mean(|.|^2)``."""
+    """``[layers]``, the common part of the squared length: ``|mean|^2 / mean(|.|^2)``."""
     problems: tuple[str, ...]
     """What looks wrong, one line each."""
     advice: tuple[str, ...]
-    """What may be worth doing."""
+    """What may be worth doing, one line each."""
 
 
 def describe(vectors: VectorSet) -> Description:
@@ -51,57 +51,10 @@ def describe(vectors: VectorSet) -> Description:
     return Description(norms, cosines, layer_cosines, shared, problems, tuple(_advice(vectors, shared)))
 
 
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of what is not NaN; NaN where nothing is left."""
-    there = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        mean: np.ndarray = np.where(there, values, 0).sum(axis=axis) / there.sum(axis=axis)
-    return mean
-
-
-def _problems(vectors: VectorSet, norms: np.ndarray, cosines: np.ndarray) -> list[str]:
-    found = []
-    empty = [layer for layer in range(vectors.layers) if not norms[:, layer].any()]
-    if empty and len(empty) < vectors.layers:
-        found.append(f"no vector in layer {', '.join(map(str, empty))}: nothing is steered there")
-    for i, emotion in enumerate(vectors.emotions):
-        if not norms[i].any():
-            found.append(f"{emotion} is zero in every layer")
-            continue
-        for layer in range(vectors.layers):
-            around = np.delete(norms[i], layer)[max(0, layer - 3) : layer + 3]
-            if len(around) and norms[i, layer] > SPIKE * np.median(around) > 0:
-                times = norms[i, layer] / np.median(around)
-                found.append(f"{emotion} is {times:.0f} times as long in layer {layer} as around it")
-        found += [
-            f"{emotion} and {other} are the same (cosine {cosines[i, j]:.3f})"
-            for j, other in enumerate(vectors.emotions)
-            if j > i and cosines[i, j] > SAME
-        ]
-        statistics = vectors.statistics.get(emotion)
-        cosine = None if statistics is None else statistics.split_half_cosine
-        if statistics is not None and cosine is not None and cosine < NOISE:
-            found.append(
-                f"{emotion} is mostly noise (split-half cosine {cosine:.2f} with {statistics.count} queries): "
-                "use more queries"
-            )
-    return found
-
-
-def _advice(vectors: VectorSet, shared: np.ndarray) -> list[str]:
-    there = shared[~np.isnan(shared)]
-    if len(vectors.emotions) > 1 and len(there) and there.mean() > NOISE:
-        return [
-            f"the emotions share {there.mean():.0%} of their squared length; `emobake vectors mix SET --remove-common` "
-            "leaves what tells them apart"
-        ]
-    return []
-
-
 def remove_common(vectors: VectorSet) -> VectorSet:
     """Subtract from every emotion, layer by layer, the mean over all of them: the paper's ``EV_base``.
 
-    Statistics are left out, as they are of the vectors before.
+    Statistics are dropped, because they belong to the vectors before.
 
     Raises:
         VectorError: a set of one emotion, which would become zero.
@@ -118,7 +71,7 @@ def remove_common(vectors: VectorSet) -> VectorSet:
 
 
 def add_mix(vectors: VectorSet, name: str, mix: Mapping[str, float], *, only: bool = False) -> VectorSet:
-    """A set with the new emotion `name`, the weighted sum of others; with `only` it is the only one.
+    """Add the new emotion `name`, the weighted sum of others; with `only`, drop the others.
 
     Raises:
         InputError: `name` cannot be an emotion's, or is taken.
@@ -126,9 +79,9 @@ def add_mix(vectors: VectorSet, name: str, mix: Mapping[str, float], *, only: bo
     """
     name = name.strip().lower()
     if not is_emotion_name(name):
-        raise InputError(f"--name {name[:60]!r}: use letters, digits, spaces, '_', '.' and '-'")
+        raise InputError(f"`name` {name[:60]!r}: use letters, digits, spaces, '_', '.' and '-'")
     if name in vectors.emotions and not only:
-        raise InputError(f"--name {name}: {vectors.name} has that emotion already; choose another, or --only")
+        raise InputError(f"`name` {name}: {vectors.name} has that emotion already; choose another, or `only`")
     weights = steering(None, mix)
     row = weighted_sum(vectors, weights)[None]
     recipe = " + ".join(f"{weight:g} x {emotion}" for emotion, weight in weights.weights)
@@ -139,6 +92,59 @@ def add_mix(vectors: VectorSet, name: str, mix: Mapping[str, float], *, only: bo
         source=_and(vectors.source, f"{name} = {recipe}"),
         statistics={} if only else vectors.statistics,
     )
+
+
+def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean of the values that are not NaN; NaN if there are none."""
+    there = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: np.ndarray = np.where(there, values, 0).sum(axis=axis) / there.sum(axis=axis)
+    return mean
+
+
+def _problems(vectors: VectorSet, norms: np.ndarray, cosines: np.ndarray) -> list[str]:
+    found = []
+    empty = [layer for layer in range(vectors.layers) if not norms[:, layer].any()]
+    if empty and len(empty) < vectors.layers:
+        found.append(f"no vector in layer {', '.join(map(str, empty))}: nothing is steered there")
+    for i, emotion in enumerate(vectors.emotions):
+        if not norms[i].any():
+            found.append(f"{emotion} is zero in every layer")
+            continue
+        found += _spikes(emotion, norms[i])
+        found += [
+            f"{emotion} and {other} are the same (cosine {cosines[i, j]:.3f})"
+            for j, other in enumerate(vectors.emotions)
+            if j > i and cosines[i, j] > SAME
+        ]
+        statistics = vectors.statistics.get(emotion)
+        cosine = None if statistics is None else statistics.split_half_cosine
+        if statistics is not None and cosine is not None and cosine < NOISE:
+            found.append(
+                f"{emotion} is mostly noise (split-half cosine {cosine:.2f} with {statistics.count} queries): "
+                "use more queries"
+            )
+    return found
+
+
+def _spikes(emotion: str, norms: np.ndarray) -> list[str]:
+    found = []
+    for layer in range(len(norms)):
+        around = np.delete(norms, layer)[max(0, layer - 3) : layer + 3]
+        if len(around) and norms[layer] > SPIKE * np.median(around) > 0:
+            times = norms[layer] / np.median(around)
+            found.append(f"{emotion} is {times:.0f} times as long in layer {layer} as around it")
+    return found
+
+
+def _advice(vectors: VectorSet, shared: np.ndarray) -> list[str]:
+    there = shared[~np.isnan(shared)]
+    if len(vectors.emotions) > 1 and len(there) and there.mean() > NOISE:
+        return [
+            f"the emotions share {there.mean():.0%} of their squared length; `emobake vectors mix` with "
+            "`remove_common` leaves what tells them apart"
+        ]
+    return []
 
 
 def _and(source: str, more: str) -> str:

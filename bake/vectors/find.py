@@ -1,58 +1,129 @@
-"""Finding the vector set that is meant: a path, a registered name, a Hub repository, or the one for a model."""
+"""Finding a vector set: a path, a registered name, a Hub repository, or the set for a model."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import shlex
-import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from importlib import resources
+from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import quote
 
 from ..core.vector_set import VectorSet, require_site
-from ..errors import BrokenFileError, EmobakeError, InputError, OutputError, VectorError
-from ..storage.files import cached_id, git_blob_id, read_small
-from ..storage.model_name import is_local
-from .formats.own import parse_published
+from ..errors import InputError, NoVectorsError
+from ..formats.checkpoint.card import card_metadata
+from ..formats.gguf.model import GgufModel
+from ..storage.files import cached_id, read_small
+from ..storage.model_name import ModelName
+from .fetch import pull
 from .open import open_vectors
-from .registry import RegisteredSet, RemoteFile, find_by_model, find_by_name, registry
-from .write import write_set
+from .registry import RegisteredSet, find_by_model, find_by_name, registry
 
-MAX_DOWNLOAD = 256 * 2**20
-"""Bytes of one published file; the largest known has 6 MB."""
+_HUB = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)")
+_GGUF_SOURCES = (
+    "general.source.url",
+    "general.repo_url",
+    "general.source.repo_url",
+    "general.base_model.0.repo_url",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class VectorSource:
+    """The vector set that a user means."""
+
+    vectors: str | os.PathLike[str] | VectorSet | None = None
+    """A path, a registered name, a Hub repository, or an open set; None: the set for the model."""
+    vectors_for: str = ""
+    """Hub id of another model whose set is meant, for a fine-tune of it."""
+    site: str = ""
+    """Where the vectors act, for a file that does not say it; a file that says otherwise is refused."""
+
+    @classmethod
+    def parse(cls, vectors: str | os.PathLike[str] | VectorSet | VectorSource | None) -> VectorSource:
+        """Parse the argument `vectors`.
+
+        Raises:
+            InputError: `vectors` and `vectors_for` name two sets.
+        """
+        source = vectors if isinstance(vectors, VectorSource) else cls(vectors)
+        if source.vectors is not None and source.vectors_for and not isinstance(source.vectors, VectorSet):
+            raise InputError("`vectors` and `vectors_for` are two ways to name a set; give one")
+        return source
+
+    @property
+    def paths(self) -> list[Path]:
+        """The file or folder of the set, if it is on this disk."""
+        given = self.vectors
+        return [Path(given)] if isinstance(given, str | os.PathLike) and Path(given).exists() else []
+
+
+class SetOpener:
+    """Opens the set that a user means, once and when it is needed."""
+
+    def __init__(self, source: VectorSource, model: ModelName) -> None:
+        self.source, self.model = source, model
+        self._opened: VectorSet | None = None
+
+    @property
+    def by_model(self) -> bool:
+        """Whether the set is looked up by the model."""
+        return self.source.vectors is None
+
+    def open(self, emotions: Iterable[str] | None, ids: Callable[[], Iterable[str]] | None = None) -> VectorSet:
+        """Open the set with these `emotions` (None: all).
+
+        `ids` returns the Hub ids of the model; default: `model_ids`.
+
+        Raises:
+            InputError: as `find_vectors`; the set acts at another site than was asked for.
+        """
+        if self._opened is None:
+            given = self.source.vectors
+            if isinstance(given, VectorSet):
+                self._opened = given
+            else:
+                known: Iterable[str] = ()
+                if self.source.vectors_for:
+                    known = (self.source.vectors_for,)
+                elif given is None:
+                    known = ids() if ids is not None else model_ids(self.model)
+                self._opened = find_vectors(given, emotions, model=self.model.name, ids=known, site=self.source.site)
+            require_site(self._opened, self.source.site)
+        return self._opened
 
 
 def find_vectors(
     given: str | os.PathLike[str] | None,
-    emotions: Iterable[str] | None,
+    emotions: Iterable[str] | None = None,
     *,
-    model: str,
+    model: str = "",
     ids: Iterable[str] = (),
     site: str = "",
 ) -> VectorSet:
-    """Open the set that a user means, with the given `emotions` or all there are.
+    """Open a vector set.
 
-    `given` is a path, a name in the registry, or a Hub repository ``owner/name[@revision]`` with a
-    ``vectors.safetensors``, in this order. None is the set registered for the first of the model's Hub `ids` that has
-    one; `model` is how the user called it. `site` is for a file that does not say where its vectors act.
+    Args:
+        given: a path, a registered name, or a Hub repository ``owner/name[@revision]`` with a ``vectors.safetensors``,
+            tried in this order. None: the set that is registered for the first of `ids` that has one.
+        emotions: the emotions to read; None: all.
+        model: the model's name in messages.
+        ids: Hub ids of the model.
+        site: where the vectors act, for a file that does not say it.
 
     Raises:
-        InputError: none of these; no set for the model; not in the cache while offline.
-        VectorError, BrokenFileError: what is found is malformed, or not what was published.
-        EmobakeError: the network failed.
+        InputError: none of these, or not in the cache while offline. NoVectorsError: no set for the model.
+        VectorError, BrokenFileError: malformed, or not what was published.
+        HubError: the network failed.
     """
     if given is None:
-        entry = find_by_model(ids)
+        known = tuple(ids)
+        entry = find_by_model(known)
         if entry is None:
-            raise InputError(_no_set(model, tuple(ids)))
+            raise _no_vectors(model, known)
         return _registered(entry, emotions)
     path, name = Path(given), os.fspath(given)
     if os.path.lexists(path):
-        return open_vectors(path, emotions, site=site if _is_foreign(path) else "")
+        return open_vectors(path, emotions, site=site if _may_lack_site(path) else "")
     if entry := find_by_name(name):
         return _registered(entry, emotions)
     repo_id, at, revision = name.partition("@")
@@ -68,198 +139,57 @@ def find_vectors(
     )
 
 
-class SetOpener:
-    """Opens the set that a user means, once and when it is needed."""
+def model_ids(model: ModelName, gguf: GgufModel | None = None) -> tuple[str, ...]:
+    """Hub ids by which a model's vectors are looked up, the most specific first.
 
-    def __init__(
-        self, given: str | os.PathLike[str] | VectorSet | None, model: str, vectors_for: str, site: str
-    ) -> None:
-        """Remember what was asked for: see `emobake.bake`, whose arguments these are."""
-        if given is not None and vectors_for and not isinstance(given, VectorSet):
-            raise InputError("--vectors and --vectors-for are two ways to name a set; give one")
-        self.given, self.model, self.vectors_for, self.site = given, model, vectors_for, site
-        self._opened: VectorSet | None = None
+    A checkpoint's card names its base; a list of bases is of a merged model, which shares the weights of each in part.
+    A GGUF model, opened as `gguf`, names where it comes from.
 
-    @property
-    def paths(self) -> list[Path]:
-        """The file or folder that was given, if it was one."""
-        given = self.given
-        return [Path(given)] if isinstance(given, str | os.PathLike) and Path(given).exists() else []
+    Raises:
+        InputError: a Hub id whose card cannot be read, because there is no such repository or access to it.
+    """
+    if model.kind == "gguf":
+        named = [_HUB.match(gguf.header.text(key)) for key in _GGUF_SOURCES] if gguf is not None else []
+        return _distinct([model.base_model, *(match[1] for match in named if match)])
+    if model.kind == "hub":
+        if find_by_model([model.name]):
+            return (model.name,)  # The card could add nothing.
+        from ..storage.hub.download import card_text
 
-    def open(self, emotions: Iterable[str], ids: Callable[[], Iterable[str]]) -> VectorSet:
-        """The set with these `emotions`; `ids` tells the Hub ids that the model goes by, and is asked if need be.
-
-        Raises:
-            InputError: as `find_vectors`, and a set that acts at another site than was asked for.
-        """
-        if self._opened is None:
-            if isinstance(self.given, VectorSet):
-                self._opened = self.given
-            else:
-                known = tuple(ids()) if self.given is None else ()
-                self._opened = find_vectors(self.given, emotions, model=self.model, ids=known, site=self.site)
-            require_site(self._opened, self.site)
-        return self._opened
+        return _distinct([model.name, *_bases(card_text(model.name, model.revision))])
+    card = model.path / "README.md"
+    text = read_small(card).decode("utf-8", "replace") if card.is_file() else ""
+    return _distinct([model.base_model or cached_id(model.path)[0], *_bases(text)])
 
 
-def _is_foreign(path: Path) -> bool:
-    """Whether the file's form may leave open where its vectors act; ours, and the published JSON, say it."""
+def _bases(card: str) -> list[str]:
+    base = card_metadata(card).get("base_model")
+    return [name for name in (base if isinstance(base, list) else [base]) if isinstance(name, str)]
+
+
+def _distinct(names: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _may_lack_site(path: Path) -> bool:
+    """Whether a file of this form may leave open where its vectors act; ours, and the published JSON, say it."""
     return path.suffix.lower() not in (".safetensors", "")
 
 
-def _no_set(model: str, ids: tuple[str, ...]) -> str:
-    file = re.sub(r"[^\w.-]+", "-", Path(model).name.lower()) or "vectors"
+def _no_vectors(model: str, ids: tuple[str, ...]) -> NoVectorsError:
     if model.lower().endswith(".gguf"):
-        return (
-            f"{model}: no vectors are known for it; name them with --vectors, or the model that it was made of with "
-            "--vectors-for, e.g. --vectors-for HuggingFaceTB/SmolLM2-135M-Instruct"
+        return NoVectorsError(
+            f"{model}: no vectors are known for it; name them with `vectors`, or the model that it was made of with "
+            "`vectors_for`, e.g. `vectors_for` HuggingFaceTB/SmolLM2-135M-Instruct",
+            model,
         )
     known = f" (known as {', '.join(ids)})" if ids and ids != (model,) else ""
-    return (
-        f"{model}{known}: no vectors are published for it. Make them: emobake vectors extract --model "
-        f"{shlex.quote(model)} --out {shlex.quote(file)}.safetensors; or name them with --vectors, or with "
-        "--vectors-for the model whose weights it shares"
+    return NoVectorsError(
+        f"{model}{known}: no vectors are published for it; name a set with `vectors`, or the model whose weights it "
+        "shares with `vectors_for`, or extract a set",
+        model,
     )
 
 
 def _registered(entry: RegisteredSet, emotions: Iterable[str] | None) -> VectorSet:
     return replace(open_vectors(pull(entry), emotions), name=entry.name)
-
-
-def model_ids(model_id: str, card: str) -> tuple[str, ...]:
-    """The Hub ids that a model's vectors go by: its own (if it has one), and those that its `card` names as its base.
-
-    The card's ``base_model`` is read; a list is of models that were merged, which share the weights of each in part.
-    """
-    from ..formats.checkpoint.card import card_metadata
-
-    base = card_metadata(card).get("base_model")
-    bases = base if isinstance(base, list) else [base]
-    return tuple(dict.fromkeys(name for name in (model_id, *bases) if isinstance(name, str) and name))
-
-
-# --- what is published ------------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Where fetched sets are kept: ``$EMOBAKE_CACHE``, else ``emobake`` in the user's cache folder."""
-    if given := os.environ.get("EMOBAKE_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "emobake"
-
-
-def _cached(entry: RegisteredSet) -> Path:
-    # The name changes with the content, so another version of the registry does not take it for its own.
-    state = hashlib.sha256(repr(sorted((e, f.blob) for e, f in entry.files.items())).encode()).hexdigest()
-    return cache_folder() / f"{entry.name}-{state[:8]}.safetensors"
-
-
-def is_cached(entry: RegisteredSet) -> bool:
-    """Whether `pull` need not fetch anything."""
-    return bool(entry.shipped) or _cached(entry).is_file()
-
-
-def pull(entry: RegisteredSet) -> Path:
-    """The set's file in our single-file form: shipped, in the cache, or fetched into it.
-
-    Every file is fetched from where its authors publish it, at a pinned commit, and must have the git blob id that
-    the registry lists.
-
-    Raises:
-        InputError: neither in the cache nor to be fetched, because ``HF_HUB_OFFLINE`` is set.
-        BrokenFileError, VectorError: what came is not what was published.
-        EmobakeError: the network failed.
-        OutputError: the cache cannot be written.
-    """
-    if entry.shipped:
-        return Path(str(resources.files("emobake.vectors_data") / entry.shipped))
-    path = _cached(entry)
-    if path.is_file():
-        return path
-    files = ((emotion, file.path.rpartition("/")[2], _fetch(file)) for emotion, file in entry.files.items())
-    found = parse_published(files, entry.name)
-    if (found.layers, found.hidden) != (entry.layers, entry.hidden_size):
-        raise VectorError(f"{entry.name}: has {found.layers} layers x {found.hidden}, not as the registry says")
-    found = replace(found, base_model=entry.base_model, source=entry.source, license=entry.license)
-    _make(path.parent)
-    write_set(found, path, overwrite=True)
-    return path
-
-
-def pull_queries(name: str) -> bytes:
-    """The content of the published query set `name`, from the cache or fetched as in `pull`."""
-    entry = next(entry for entry in registry().queries if entry.name == name)
-    path = cache_folder() / f"{entry.name}-{entry.file.blob[:8]}.json"
-    if path.is_file():
-        return read_small(path, str(path))
-    content = _fetch(entry.file)
-    _make(path.parent)
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
-    return content
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror}); set EMOBAKE_CACHE to another folder") from None
-
-
-def _fetch(file: RemoteFile) -> bytes:
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.utils import http_stream_backoff  # type: ignore[attr-defined]
-
-    from ..storage.hub.errors import quiet_library, reason
-
-    quiet_library()
-    name = f"{file.repository}/{file.path}"
-    if HF_HUB_OFFLINE:
-        raise InputError(f"{name}: is not in the cache ({cache_folder()}), and HF_HUB_OFFLINE is set")
-    endpoint = os.environ.get("EMOBAKE_RAW_ENDPOINT") or "https://raw.githubusercontent.com"
-    url = f"{endpoint.rstrip('/')}/{file.repository}/{file.commit}/{quote(file.path)}"
-    content = bytearray()
-    try:
-        # No token goes along: this is not the Hub.
-        with http_stream_backoff("GET", url, timeout=30, max_retries=3) as response:
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                content += chunk
-                if len(content) > MAX_DOWNLOAD:
-                    raise BrokenFileError(f"{name}: is larger than {MAX_DOWNLOAD} bytes; it is not what was published")
-    except EmobakeError:
-        raise
-    except Exception as error:  # of the HTTP library
-        raise EmobakeError(f"{name}: could not be fetched from {endpoint} ({reason(error)}); try again later") from None
-    if git_blob_id(bytes(content)) != file.blob:
-        raise BrokenFileError(f"{name}: what {endpoint} sent is not the file that was published (its git id differs)")
-    return bytes(content)
-
-
-def known_ids(
-    model: str | os.PathLike[str], revision: str | None, base_model: str, vectors_for: str
-) -> tuple[str, ...]:
-    """The Hub ids by which a model's vectors are looked up, most specific first.
-
-    Raises:
-        InputError: a Hub id whose card cannot be read, because there is no such repository or access to it.
-    """
-    from ..vectors.find import model_ids
-    from ..vectors.registry import find_by_model
-
-    if vectors_for:
-        return (vectors_for,)
-    if find_by_model([str(model)]) and not is_local(model, revision):
-        return (str(model),)  # The card could add nothing.
-    if is_local(model, revision):
-        folder = Path(model)
-        card = folder / "README.md"
-        text = read_small(card, str(card)).decode("utf-8", "replace") if card.is_file() else ""
-        return model_ids(base_model or cached_id(folder)[0], text)
-    from ..storage.hub.download import card_text
-
-    return model_ids(str(model), card_text(str(model), revision))

@@ -1,4 +1,4 @@
-"""Opening a vector set from the disk, whichever of the known forms it is in."""
+"""Opening a vector set on the disk, in any known form."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..core.vector_set import VectorSet
-from ..errors import InputError
+from ..errors import BrokenFileError, InputError
 from ..storage.files import read_at, read_small, sha256_of
-from .formats.own import parse_published, parse_single_file, published_files
+from .formats import FORMS, form_of
+from .formats.found import MAX_BYTES, complete
+from .formats.published import parse_published, published_files
+from .formats.single_file import parse_single_file
 
 
 def open_vectors(
@@ -19,26 +22,39 @@ def open_vectors(
     site: str = "",
     first_row: int | None = None,
 ) -> VectorSet:
-    """Read a vector set: a folder as published, our single file, or a form that another project publishes.
+    """Read a vector set: a folder as published, our single file, or a form of another project.
 
-    Only the given `emotions` are read, or all there are. `site` and `first_row` (the layer of the first row; -1 for
-    the embeddings) are for files that do not say them themselves.
+    Args:
+        path: the file or folder; ``vectors/README.md`` describes the forms.
+        emotions: the emotions to read; None: all.
+        site: where the vectors act, for a file that does not say it.
+        first_row: layer of the first row (-1: the embeddings, which are dropped), for a file that does not say it.
 
     Raises:
-        InputError: not there, or not readable; its subclasses for malformed content, and for a file that does not say
-            its site or first row when they are not given, or says another.
+        InputError: missing or unreadable, or an unknown form.
+        VectorError: malformed; `site` or `first_row` is neither said nor given, or contradicts the file.
+        BrokenFileError: damaged, or too large. MissingPackageError: a package for the form is not installed.
     """
     path = Path(path)
-    name = path.name or path.resolve().name
     if path.is_file():
-        if path.suffix.lower() == ".safetensors" and not site and first_row is None:
-            return parse_single_file(name, path.stat().st_size, read_at(path), emotions, sha256_of(path))
-        from .formats.foreign import read_foreign
-
-        return read_foreign(path, emotions, site=site, first_row=first_row)
+        return _open_file(path, emotions, site, first_row)
     if not path.is_dir():
         raise InputError(f"{path}: no such vector set; give a folder of JSON files or a .safetensors file")
     if not os.access(path, os.R_OK | os.X_OK):
         raise InputError(f"{path}: cannot be read")
     files = published_files(sorted(os.listdir(path)), emotions, str(path))  # noqa: PTH208 - names, not paths
-    return parse_published(((e, file, read_small(path / file, str(path / file))) for e, file in files.items()), name)
+    contents = ((emotion, file, read_small(path / file)) for emotion, file in files.items())
+    return parse_published(contents, path.name or path.resolve().name)
+
+
+def _open_file(path: Path, emotions: Iterable[str] | None, site: str, first_row: int | None) -> VectorSet:
+    size = path.stat().st_size
+    if path.suffix.lower() == ".safetensors" and not site and first_row is None:
+        return parse_single_file(path.name, size, read_at(path), emotions, sha256_of(path))
+    form = form_of(path)
+    if form is None:
+        known = ", ".join(suffix for form in FORMS for suffix in form.suffixes)
+        raise InputError(f"{path}: is no known form of vectors; give {known}, or a folder of JSON files as published")
+    if size > MAX_BYTES:
+        raise BrokenFileError(f"{path}: {size} bytes are too many for a set of vectors")
+    return complete(path, form.read(path), emotions, site=site, first_row=first_row)

@@ -1,4 +1,4 @@
-"""The vector and query sets that have a name: what ``vectors/registry.json`` says of them."""
+"""The vector sets and query sets that have a name. The data is ``vectors/registry.json``."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class RemoteFile:
+class PublishedFile:
     """A file in a public repository on GitHub, at a commit."""
 
     repository: str
     commit: str
     path: str
     blob: str
-    """Git's name for its content: sha1 of ``blob <size>\\0<content>``."""
+    """Git's id of its content: sha1 of ``blob <size>\\0<content>``."""
 
 
 @dataclass(frozen=True)
 class RegisteredSet:
-    """A published vector set, or one that comes along."""
+    """A vector set that is published, or shipped with emobake."""
 
     name: str
     base_model: str
     """Hub id of the model it was made from."""
     same_weights: tuple[str, ...]
-    """Ids under which others have uploaded that model again."""
+    """Other Hub ids with the same weights."""
     layers: int
     hidden_size: int
     license: str
     source: str
     shipped: str = ""
-    """File in this package's data, for a set that comes along."""
-    files: Mapping[str, RemoteFile] = field(default_factory=dict)
+    """File in this package's data, for a shipped set."""
+    files: Mapping[str, PublishedFile] = field(default_factory=dict)
     """Emotion -> file in the published form, for a set that is fetched."""
 
 
@@ -45,9 +45,9 @@ class RegisteredQueries:
     """A published set of queries."""
 
     name: str
-    file: RemoteFile
+    file: PublishedFile
     groups: Mapping[str, int] = field(default_factory=dict)
-    """Parts of a plain list, in its order, and how many queries each has; empty where the file itself has names."""
+    """Parts of a plain list in its order -> number of queries; empty if the file itself has names."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Registry:
 
 @cache
 def registry() -> Registry:
-    """The registry that comes with this version."""
+    """The registry of this version."""
     text = (resources.files("emobake.vectors_data") / "registry.json").read_text(encoding="utf-8")
     data = json.loads(text)
     return Registry(
@@ -70,6 +70,17 @@ def registry() -> Registry:
             for entry in data["queries"]
         ),
     )
+
+
+def find_by_name(name: str) -> RegisteredSet | None:
+    """Find the set called `name`, in any case."""
+    return next((entry for entry in registry().sets if entry.name == name.lower()), None)
+
+
+def find_by_model(ids: Iterable[str]) -> RegisteredSet | None:
+    """Find the set for the first of these Hub ids that has one; the Hub ignores the case of ids."""
+    by_id = {model.lower(): entry for entry in registry().sets for model in (entry.base_model, *entry.same_weights)}
+    return next((by_id[model.lower()] for model in ids if model.lower() in by_id), None)
 
 
 def _set(entry: dict[str, Any]) -> RegisteredSet:
@@ -86,16 +97,5 @@ def _set(entry: dict[str, Any]) -> RegisteredSet:
     )
 
 
-def _file(entry: dict[str, Any], file: dict[str, str]) -> RemoteFile:
-    return RemoteFile(entry["repository"], entry["commit"], file["path"], file["blob"])
-
-
-def find_by_name(name: str) -> RegisteredSet | None:
-    """The set called `name`, in any case."""
-    return next((entry for entry in registry().sets if entry.name == name.lower()), None)
-
-
-def find_by_model(ids: Iterable[str]) -> RegisteredSet | None:
-    """The set for the first of these Hub ids that has one; the Hub's ids are the same in any case."""
-    by_id = {model.lower(): entry for entry in registry().sets for model in (entry.base_model, *entry.same_weights)}
-    return next((by_id[model.lower()] for model in ids if model.lower() in by_id), None)
+def _file(entry: dict[str, Any], file: dict[str, str]) -> PublishedFile:
+    return PublishedFile(entry["repository"], entry["commit"], file["path"], file["blob"])

@@ -3,60 +3,52 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .._version import __version__
+from ..core.plan import CARD_FILE, new_file
+from ..core.progress import Notice, no_notice
+from ..core.sites import SITE, Site
 from ..core.vector_set import VectorSet
-from ..errors import InputError
 from ..formats.checkpoint.card import CITATION, PAPER
-from .formats.own import to_single_file
+from .formats.single_file import to_single_file
+
+if TYPE_CHECKING:
+    from ..storage.hub.changes import Pushed
+    from ..storage.hub.target import HubTarget
 
 FILE = "vectors.safetensors"
+_SITES: dict[Site, str] = {
+    "attention_output": "the output of the attention module of every layer",
+    "layer_output": "the output of every layer (the residual stream)",
+}
 
 
-@dataclass(frozen=True)
-class Pushed:
-    """Where a set is now."""
+def push_vectors(vectors: VectorSet, target: str | HubTarget, *, notice: Notice = no_notice) -> Pushed:
+    """Upload `vectors` to a Hub repository in one commit; the repository is created if missing.
 
-    url: str
-    changed: bool
-    """False when everything was there already."""
-
-
-def push(vectors: VectorSet, repo_id: str, *, private: bool = False, commit_message: str = "") -> Pushed:
-    """Upload `vectors` to the Hub repository `repo_id` in one commit, which is made if need be.
-
-    A card that is there already is left alone. The token is the one that ``hf auth login`` or ``HF_TOKEN`` gives.
+    A card that is there already is left alone. The token is the one of ``hf auth login`` or ``HF_TOKEN``.
 
     Raises:
         InputError: not a valid id, no token or no right to write there, or the repository holds a model.
-        EmobakeError: the Hub or the network failed.
+        HubError: the Hub or the network failed. OutputError: the commit does not hold what was sent.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from ..storage.hub.changes import VECTORS
+    from ..storage.hub.commit import push_items
+    from ..storage.hub.contents import items_of
+    from ..storage.hub.target import parse_target, settle
 
-    from ..storage.hub.errors import retrying, sending
-
-    api = HfApi(library_name="emobake", library_version=__version__)
-    message = commit_message or f"Vectors for {', '.join(vectors.emotions[:8])}"
-
-    def attempt() -> Pushed:
-        url = str(api.create_repo(repo_id, private=private, exist_ok=True))
-        before = api.model_info(repo_id)
-        names = {file.rfilename for file in before.siblings or ()}
-        if "config.json" in names:
-            raise InputError(f"{repo_id}: holds a model; give the vectors a repository of their own")
-        operations = [CommitOperationAdd(FILE, to_single_file(vectors))]
-        if "README.md" not in names:
-            operations.append(CommitOperationAdd("README.md", vector_card(vectors, repo_id).encode()))
-        after = api.create_commit(repo_id, operations, commit_message=message)
-        return Pushed(url, after.oid != before.sha)
-
-    with sending(repo_id):
-        return retrying()(attempt)
+    settled = settle(parse_target(target), need_token=True)
+    files = [
+        new_file(FILE, to_single_file(vectors)),
+        new_file(CARD_FILE, vector_card(vectors, settled.repo_id).encode()),
+    ]
+    items = items_of(files, settled.repo_id, folder=None, source=None)
+    message = f"Vectors for {', '.join(vectors.emotions[:8])}"
+    return push_items(items, settled, message=message, policy=VECTORS, notice=notice)
 
 
 def vector_card(vectors: VectorSet, repo_id: str) -> str:
-    """The text of README.md, with Hub metadata in front."""
+    """Write README.md, with Hub metadata in front."""
     from huggingface_hub import ModelCardData
 
     base = vectors.base_model
@@ -67,39 +59,51 @@ def vector_card(vectors: VectorSet, repo_id: str) -> str:
         tags=["emotion-vectors", "steering-vectors", "emobake"],
     )
     model = f"[{base}](https://huggingface.co/{base})" if base else f"a model of {vectors.layers} layers"
-    site = {
-        "attention_output": "the output of the attention module of every layer",
-        "layer_output": "the output of every layer (the residual stream)",
-    }[vectors.site]
-    name = base or "MODEL"
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# Emotion vectors for {base.rpartition('/')[2] or f'{vectors.layers} layers x {vectors.hidden}'}",
         f"One vector per layer for each of {', '.join(f'**{emotion}**' for emotion in vectors.emotions)}, for {model}: "
-        f"`{FILE}`, float32 `[{vectors.layers}, {vectors.hidden}]` each. They are added to {site} "
+        f"`{FILE}`, float32 `[{vectors.layers}, {vectors.hidden}]` each. They are added to {_SITES[vectors.site]} "
         f"([arXiv 2502.04075]({PAPER})).",
+        *_usage(vectors, repo_id),
+        *_origin(vectors),
+        *_statistics(vectors),
+        "## Citation",
+        f"```bibtex\n{CITATION}\n```",
     ]
-    if vectors.site == "attention_output":
-        mix = shlex.quote(f"{vectors.emotions[0]}=1")
-        parts += [
-            "## How to use them",
-            f"```sh\npip install emobake\nemobake --model {name} --vectors {repo_id} --mix {mix} --out ./steered\n"
-            f"emobake chat --model {name} --vectors {repo_id} --mix {mix}\n```",
-            "The first writes a standalone checkpoint that any stack serves steered, the second tries them in a chat.",
-        ]
-    if vectors.source or vectors.extraction:
-        parts += ["## Where they come from", *([vectors.source] if vectors.source else [])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _usage(vectors: VectorSet, repo_id: str) -> list[str]:
+    if vectors.site != SITE:
+        return []
+    mix, name = shlex.quote(f"{vectors.emotions[0]}=1"), vectors.base_model or "MODEL"
+    return [
+        "## How to use them",
+        f"```sh\npip install emobake\nemobake --model {name} --vectors {repo_id} --mix {mix} --out ./steered\n"
+        f"emobake chat --model {name} --vectors {repo_id} --mix {mix}\n```",
+        "The first writes a standalone checkpoint that any stack serves steered, the second tries them in a chat.",
+    ]
+
+
+def _origin(vectors: VectorSet) -> list[str]:
+    if not vectors.source and not vectors.extraction:
+        return []
+    parts = ["## Where they come from", *([vectors.source] if vectors.source else [])]
     if vectors.extraction:
         rows = [f"| {key} | {_cell(value)} |" for key, value in vectors.extraction.items()]
         parts.append("\n".join(["| | |", "| --- | --- |", *rows]))
-    if vectors.statistics:
-        rows = [
-            f"| {emotion} | {s.count} | {'' if s.split_half_cosine is None else f'{s.split_half_cosine:.3f}'} |"
-            for emotion, s in vectors.statistics.items()
-        ]
-        parts.append("\n".join(["| emotion | queries | split-half cosine |", "| --- | --- | --- |", *rows]))
-    parts += ["## Citation", f"```bibtex\n{CITATION}\n```"]
-    return "\n\n".join(parts) + "\n"
+    return parts
+
+
+def _statistics(vectors: VectorSet) -> list[str]:
+    if not vectors.statistics:
+        return []
+    rows = [
+        f"| {emotion} | {s.count} | {'' if s.split_half_cosine is None else f'{s.split_half_cosine:.3f}'} |"
+        for emotion, s in vectors.statistics.items()
+    ]
+    return ["\n".join(["| emotion | queries | split-half cosine |", "| --- | --- | --- |", *rows])]
 
 
 def _cell(value: object) -> str:

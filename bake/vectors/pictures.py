@@ -1,0 +1,58 @@
+"""Pictures: one way to make and save a figure, and the colours of emotions. Needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.packages import require
+from ..errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {"anger": "#c8321e", "disgust": "#5c8a2a", "fear": "#6a4c9c", "joy": "#e8a200", "sadness": "#2f6fb0"}
+"""Colours of the paper's emotions."""
+_METADATA: dict[str, dict[str, Any]] = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
+"""Suffix -> metadata without date and version, so that the same figure gives the same bytes."""
+
+
+def check_picture(out: Path, suffixes: Sequence[str] = tuple(_METADATA), *, argument: str = "plot") -> None:
+    """Check, before any work, that a picture can be drawn into `out`.
+
+    Raises:
+        InputError: another suffix. MissingPackageError: matplotlib is not installed.
+    """
+    if out.suffix.lower() not in suffixes:
+        raise InputError(f"{out}: give `{argument}` a name that ends in {' or '.join(suffixes)}")
+    new_figure()
+
+
+def new_figure(**options: Any) -> Figure:
+    """Make a figure without pyplot: no window, no state, nothing to close.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    figure: Figure = require("matplotlib.figure", extra="plot", purpose="pictures").Figure(
+        layout="constrained", **options
+    )
+    return figure
+
+
+def save_figure(figure: Figure, out: Path) -> None:
+    """Save a figure as PNG or SVG; the same figure gives the same bytes.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from matplotlib import rc_context
+
+    suffix = out.suffix.lower()
+    try:
+        # Without a salt, an SVG has random names in it.
+        with rc_context({"svg.hashsalt": "emobake"}):
+            figure.savefig(out, format=suffix[1:], dpi=130, metadata=_METADATA[suffix])
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
