@@ -1,4 +1,4 @@
-"""Running a baked model against the hook, and other stacks against transformers. Needs the ``verify`` extra."""
+"""Comparing a baked model with hooks on its base, and other stacks with transformers. Needs the ``verify`` extra."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.check import Check
-from ..core.strict_json import parse_json_object
-from ..core.vector_set import Site
+from ..core.packages import require
+from ..core.sites import Site
 from ..errors import VerifyError
-from ..formats.checkpoint.families import Architecture, architectures
-from ..storage.files import read_small
-from .hooks import steered
-from .stacks import generate
+from ..formats.checkpoint.families import Family, families
+from ..storage.files import read_json
+from .hooks import adding
+from .likelihood import kl_divergence
+from .loading import load_tokenizer, load_weights, need_transformers
+from .sampling import generate
+from .stacks import run_stack
 
 if TYPE_CHECKING:
     import torch
@@ -27,108 +30,58 @@ QUESTIONS = (
     "Tell me what you think of rainy weather.",
     "My neighbour plays loud music every night. What should I do?",
 )
+BEGINNINGS = ("Dear diary, today was a day on which I", "When I think of my neighbours, I feel")
+"""Prompts for GGUF models; no chat template needed."""
 LOGIT_TOLERANCE = 1e-3
 """Largest |difference of logits| in float32 that counts as equal, for logits below 100; beyond, in proportion."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One greedy run on one prompt, and the logits ``[tokens, vocabulary]`` of a full pass over a text."""
+    """A greedy run on one prompt, and logits ``[tokens, vocabulary]``."""
 
     tokens: list[int]
     logits: torch.Tensor
 
 
-def _architecture(folder: Path, site: Site) -> Architecture:
-    config = parse_json_object(read_small(folder / "config.json", f"{folder}/config.json"), f"{folder}/config.json")
-    arch = architectures(site).get(str(config.get("model_type")))
-    if arch is None:
-        raise VerifyError(f"{folder}: {config.get('model_type')!r} is not in the table, so there is no hook for it")
-    return arch
-
-
-def prompts(base: Path, out: Path | None = None) -> list[list[int]]:
-    """Token ids of the built-in questions, in the chat template where there is one.
-
-    A checkpoint without a tokenizer gets fixed random ids. With `out`, its tokenizer must give the same ids.
-
-    Raises:
-        VerifyError: the two tokenizers disagree.
-    """
-    if not any((base / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
-        config = parse_json_object(read_small(base / "config.json", str(base)), str(base))
-        draw = np.random.default_rng(0)
-        return [draw.integers(0, int(config["vocab_size"]), 16).tolist() for _ in QUESTIONS]
-    ids = [_tokenize(base, question) for question in QUESTIONS]
-    if out is not None and (out / "tokenizer_config.json").exists() and ids != [_tokenize(out, q) for q in QUESTIONS]:
-        raise VerifyError(f"{out}: its tokenizer gives other ids than that of {base}")
-    return ids
-
-
-def _tokenize(folder: Path, question: str) -> list[int]:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if tokenizer.chat_template is None:
-        return list(tokenizer(question)["input_ids"])
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
-    )
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def against_hooks(
     base: Path, out: Path, rows: Mapping[int, np.ndarray], site: Site, is_adapter: bool, max_new_tokens: int
 ) -> Iterator[Check]:
-    """Compare `out` with `base` under hooks that add `rows` at `site`, at every position and at the last, in float32.
+    """Compare `out` with `base` under hooks that add `rows` at `site`, in float32.
+
+    Hooks act at every position, as a bias does, and for information at the last position of each forward pass.
 
     Raises:
-        VerifyError: torch or transformers is missing, or a model does not load.
+        MissingPackageError: torch or transformers is not installed. ModelError: a model does not load.
+        VerifyError: the family or the tokenizers do not allow a comparison.
     """
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise VerifyError(f"transformers: not installed here ({error}); pip install 'emobake[verify]'") from None
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    arch = _architecture(base, site)
+    need_transformers()
+    import torch
+    import transformers
+
+    family = _family(base, site)
     inputs = prompts(base, None if is_adapter else out)
+    model, _ = load_weights(base, torch.float32)
     with torch.inference_mode():
-        model = _load(base)
-        every = [_run(model, ids, max_new_tokens, steered(model, arch, rows)) for ids in inputs]
-        last = [_steps(model, ids, max_new_tokens, steered(model, arch, rows, "last")) for ids in inputs]
+        every = [_run(model, ids, max_new_tokens, adding(model, family, rows)) for ids in inputs]
+        last = [_steps(model, ids, max_new_tokens, adding(model, family, rows, "last")) for ids in inputs]
         texts = [ids + run.tokens for ids, run in zip(inputs, every, strict=True)]
         plain = [_run(model, ids, max_new_tokens, nullcontext(), t) for ids, t in zip(inputs, texts, strict=True)]
         if is_adapter:
-            baked_model, problems = _with_adapter(model, out), list[str]()
+            baked_model, problems = _with_adapter(model, out), list[tuple[str, str]]()
         else:
             del model
-            baked_model, problems = _load_checked(out)
+            baked_model, problems = load_weights(out, torch.float32)
         baked = [_run(baked_model, ids, max_new_tokens, nullcontext(), t) for ids, t in zip(inputs, texts, strict=True)]
         baked_on_last = [
             _logits(baked_model, ids + run.tokens)[len(ids) - 1 : -1] for ids, run in zip(inputs, last, strict=True)
         ]
     version = f"transformers {transformers.__version__}"
-    yield Check(f"{version} loads every tensor", not problems, problems[0] if problems else "none missing or left over")
-    tolerance = LOGIT_TOLERANCE * max(1.0, max(float(run.logits.abs().max()) for run in every) / 100)
-    gap = _largest(baked, every)
-    same, total = _agreement(baked, every)
-    yield Check(
-        f"{version}: equals the hook at every position",
-        gap <= tolerance and same == total,
-        f"max |dlogit| {gap:.1e} (at most {tolerance:.0e}), KL {_mean_kl(every, baked):.1e}, "
-        f"{same} of {total} greedy tokens",
-    )
-    gap = _largest(baked, plain)
-    same, total = _agreement(baked, plain)
-    yield Check(
-        f"{version}: differs from the unsteered base",
-        gap > 10 * tolerance,
-        f"max |dlogit| {gap:.3g}, KL {_mean_kl(plain, baked):.3g}, {same} of {total} greedy tokens",
-    )
+    found = ": ".join(problems[0]) if problems else "none missing or left over"
+    yield Check(f"{version} loads every tensor", not problems, found)
+    yield from _against_every(version, baked, every, plain)
     same, total = _agreement(baked, last)
-    divergence = float(np.mean([_kl(run.logits, other) for run, other in zip(last, baked_on_last, strict=True)]))
+    divergence = float(np.mean([_mean_kl(run.logits, other) for run, other in zip(last, baked_on_last, strict=True)]))
     yield Check(
         f"{version}: beside the paper's last-position hook",
         None,
@@ -142,24 +95,16 @@ def against_transformers(
     """Compare greedy tokens of `out` in `stack` with those of transformers, and with the unsteered base's.
 
     Raises:
-        StackMissing: that stack, or transformers for the reference, is not installed.
+        MissingPackageError: the stack, or transformers for the reference, is not installed. ModelError: it failed.
     """
-    try:
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise VerifyError(f"transformers: not installed here ({error}); pip install 'emobake[verify]'") from None
+    need_transformers()
     inputs = prompts(base, out)
-    support = _architecture(out, site).stacks[stack]
-    wanted = generate("transformers", out, inputs, max_new_tokens=max_new_tokens)
-    plain = generate("transformers", base, inputs, max_new_tokens=max_new_tokens)
-    run = generate(
-        stack,
-        out,
-        inputs,
-        max_new_tokens=max_new_tokens,
-        python=None if python is None else Path(python),
-        model_impl="transformers" if "--model-impl transformers" in support.option else None,
-    )
+    support = _family(out, site).stacks[stack]
+    wanted = run_stack("transformers", out, inputs, max_new_tokens=max_new_tokens)
+    plain = run_stack("transformers", base, inputs, max_new_tokens=max_new_tokens)
+    options = {"model_impl": "transformers"} if "--model-impl transformers" in support.option else {}
+    interpreter = None if python is None else Path(python)
+    run = run_stack(stack, out, inputs, max_new_tokens=max_new_tokens, python=interpreter, options=options)
     name = f"{stack} {run.version}"
     if support.option:
         yield Check(name, None, f"started with {support.option}; without it the model would be UNSTEERED")
@@ -172,34 +117,81 @@ def against_transformers(
     yield Check(f"{name}: steered", same == total, f"{detail}; {unsteered} as the unsteered base")
 
 
-def _load(folder: Path) -> Any:
-    return _load_with_info(folder)[0]
+def gguf_against_base(stack: str, base: Path, out: Path, python: str | None, max_new_tokens: int) -> Iterator[Check]:
+    """Run the GGUF model `out` in `stack`, and compare its greedy tokens with those of its `base`.
+
+    Raises:
+        MissingPackageError: the stack is not installed. ModelError: it failed.
+    """
+    interpreter = None if python is None else Path(python)
+    steered, plain = (
+        run_stack(stack, model, BEGINNINGS, python=interpreter, max_new_tokens=max_new_tokens) for model in (out, base)
+    )
+    differs = steered.tokens != plain.tokens
+    yield Check(f"{steered.stack} {steered.version} loads it", True, f"{len(BEGINNINGS)} texts were continued")
+    detail = "its greedy tokens are different" if differs else "its greedy tokens are the same: is it steered?"
+    yield Check(f"{steered.stack}: differs from the unsteered base", differs, detail)
 
 
-def _load_checked(folder: Path) -> tuple[Any, list[str]]:
-    model, info = _load_with_info(folder)
-    return model, [f"{kind}: {sorted(map(str, names))[0]}" for kind, names in info.items() if names]
+def prompts(base: Path, out: Path | None = None) -> list[list[int]]:
+    """Token ids of the built-in questions, in the chat template if there is one.
+
+    A checkpoint without a tokenizer gets fixed random ids. The tokenizer of `out` must give the same ids.
+
+    Raises:
+        VerifyError: the two tokenizers disagree.
+    """
+    if not any((base / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        config = read_json(base / "config.json")
+        draw = np.random.default_rng(0)
+        return [draw.integers(0, int(config["vocab_size"]), 16).tolist() for _ in QUESTIONS]
+    ids = [_tokenize(base, question) for question in QUESTIONS]
+    if out is not None and (out / "tokenizer_config.json").exists() and ids != [_tokenize(out, q) for q in QUESTIONS]:
+        raise VerifyError(f"{out}: its tokenizer gives other ids than that of {base}")
+    return ids
 
 
-def _load_with_info(folder: Path) -> tuple[Any, dict[str, Any]]:
-    import torch
-    from transformers import AutoModelForCausalLM
+def _against_every(
+    version: str, baked: Sequence[_Run], every: Sequence[_Run], plain: Sequence[_Run]
+) -> Iterator[Check]:
+    """Compare the baked model with the hook at every position, and with the unsteered base."""
+    tolerance = LOGIT_TOLERANCE * max(1.0, max(float(run.logits.abs().max()) for run in every) / 100)
+    gap, (same, total) = _largest(baked, every), _agreement(baked, every)
+    yield Check(
+        f"{version}: equals the hook at every position",
+        gap <= tolerance and same == total,
+        f"max |dlogit| {gap:.1e} (at most {tolerance:.0e}), KL {_kl(every, baked):.1e}, "
+        f"{same} of {total} greedy tokens",
+    )
+    gap, (same, total) = _largest(baked, plain), _agreement(baked, plain)
+    yield Check(
+        f"{version}: differs from the unsteered base",
+        gap > 10 * tolerance,
+        f"max |dlogit| {gap:.3g}, KL {_kl(plain, baked):.3g}, {same} of {total} greedy tokens",
+    )
 
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
-    except Exception as error:
-        raise VerifyError(f"{folder}: does not load in transformers ({' '.join(str(error).split())[:200]})") from error
-    return model.eval(), info
+
+def _family(folder: Path, site: Site) -> Family:
+    config = read_json(folder / "config.json")
+    family = families(site).get(str(config.get("model_type")))
+    if family is None:
+        raise VerifyError(f"{folder}: {config.get('model_type')!r} is not in the table, so there is no hook for it")
+    return family
+
+
+def _tokenize(folder: Path, question: str) -> list[int]:
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.chat_template is None:
+        return list(tokenizer(question)["input_ids"])
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+    )
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _with_adapter(model: Any, out: Path) -> Any:
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise VerifyError(f"peft: not installed here ({error}); pip install 'emobake[peft]'") from None
-    return PeftModel.from_pretrained(model, out).eval()
+    peft = require("peft", extra="peft", purpose="loading an adapter")
+    return peft.PeftModel.from_pretrained(model, out).eval()
 
 
 def _run(
@@ -211,7 +203,7 @@ def _run(
 
 
 def _steps(model: Any, ids: list[int], max_new_tokens: int, hooks: AbstractContextManager[None]) -> _Run:
-    """As `_run`, but with the logits of each generation step: what a cache holds depends on the passes made."""
+    """As `_run`, with the logits of each generation step: the cache depends on the passes that were made."""
     import torch
 
     with hooks:
@@ -221,20 +213,20 @@ def _steps(model: Any, ids: list[int], max_new_tokens: int, hooks: AbstractConte
 
 def _greedy(model: Any, ids: list[int], max_new_tokens: int) -> Any:
     import torch
-    from transformers import GenerationConfig
 
     own = model.generation_config
-    config = GenerationConfig(
-        do_sample=False,
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    tokens = torch.tensor([ids], device=model.device)
+    return generate(
+        model,
+        tokens,
+        torch.ones_like(tokens),
         max_new_tokens=max_new_tokens,
-        eos_token_id=own.eos_token_id,
-        pad_token_id=own.pad_token_id if own.pad_token_id is not None else 0,
-        bos_token_id=own.bos_token_id,
+        end_tokens=[end for end in ends if end is not None],
+        pad_token=own.pad_token_id if own.pad_token_id is not None else 0,
         output_logits=True,
         return_dict_in_generate=True,
     )
-    tokens = torch.tensor([ids], device=model.device)
-    return model.generate(input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=config)
 
 
 def _logits(model: Any, ids: list[int]) -> torch.Tensor:
@@ -248,16 +240,12 @@ def _largest(runs: Sequence[_Run], others: Sequence[_Run]) -> float:
     return max(float((a.logits - b.logits).abs().max()) for a, b in zip(runs, others, strict=True))
 
 
-def _mean_kl(runs: Sequence[_Run], others: Sequence[_Run]) -> float:
-    return float(np.mean([_kl(a.logits, b.logits) for a, b in zip(runs, others, strict=True)]))
+def _kl(runs: Sequence[_Run], others: Sequence[_Run]) -> float:
+    return float(np.mean([_mean_kl(a.logits, b.logits) for a, b in zip(runs, others, strict=True)]))
 
 
-def _kl(reference: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean over positions of KL(reference || other), in nats."""
-    import torch
-
-    p, q = (torch.log_softmax(x.double(), dim=-1) for x in (reference, other))
-    return float((p.exp() * (p - q)).sum(-1).mean())
+def _mean_kl(reference: torch.Tensor, other: torch.Tensor) -> float:
+    return float(kl_divergence(reference, other).mean())
 
 
 def _agreement(runs: Sequence[_Run], others: Sequence[_Run]) -> tuple[int, int]:
@@ -265,7 +253,7 @@ def _agreement(runs: Sequence[_Run], others: Sequence[_Run]) -> tuple[int, int]:
 
 
 def _count(runs: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Tokens that agree from the beginning on, and how many there could be."""
+    """Number of tokens that agree from the beginning on, and the largest possible number."""
     same = total = 0
     for a, b in zip(runs, others, strict=True):
         total += max(len(a), len(b))

@@ -1,8 +1,8 @@
-"""Where the vectors of layer l act in a live model, and hooks that read what is there or add to it.
+"""Forward hooks at the site of the vectors: one reads the site's values, one adds rows to them.
 
-The attention output is the output of the module that holds the projection of `emobake.arch`: after the projection,
-before whatever the architecture does next (a post-norm, a residual multiplier, the residual add). The layer output is
-that of the whole decoder layer. torch is imported by the caller.
+The attention output is the output of the module that holds the family's projection: after the projection, before a
+post-norm, a residual multiplier or the residual add. The layer output is that of the whole decoder layer. torch is
+imported by the caller.
 """
 
 from __future__ import annotations
@@ -13,29 +13,33 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..formats.checkpoint.families import Architecture
+from ..formats.checkpoint.families import Family
 
 if TYPE_CHECKING:
     import torch
 
 Scope = Literal["every", "last"]
-"""``every`` position, as a bias does, or the ``last`` of each forward pass, as the paper's published code does."""
+"""``every`` position, as a bias does; or the ``last`` of each forward pass, as the paper's published code does."""
 
 
-def site_module(model: torch.nn.Module, arch: Architecture, layer: int) -> torch.nn.Module:
-    """The module of decoder layer `layer` (from 0) of a causal language model whose output is the site of `arch`."""
-    if arch.site == "layer_output":
-        return model.get_submodule(arch.block.format(layer=layer))
-    return model.get_submodule(arch.projection.format(layer=layer).rpartition(".")[0])
+def site_module(model: torch.nn.Module, family: Family, layer: int) -> torch.nn.Module:
+    """The module of decoder layer `layer` (from 0) whose output is the site of `family`.
+
+    Raises:
+        AttributeError: the layer has no such module.
+    """
+    if family.site == "layer_output":
+        return model.get_submodule(family.block.format(layer=layer))
+    return model.get_submodule(family.projection.format(layer=layer).rpartition(".")[0])
 
 
 @contextlib.contextmanager
-def observed(
-    model: torch.nn.Module, arch: Architecture, layers: int, see: Callable[[int, torch.Tensor], None]
+def reading(
+    model: torch.nn.Module, family: Family, layers: int, see: Callable[[int, torch.Tensor], None]
 ) -> Iterator[tuple[int, ...]]:
-    """Within the context, `see` gets layer and what each forward pass has at the site, ``[batch, positions, hidden]``.
+    """Within the context, call `see` with each layer and its values at the site, ``[batch, positions, hidden]``.
 
-    Gives the layers, of ``0 .. layers - 1``, that have the site; in a hybrid not all have attention.
+    Yields the layers of ``0 .. layers - 1`` that have the site; in a hybrid not all have attention.
     """
 
     def hook(layer: int) -> Any:
@@ -46,8 +50,8 @@ def observed(
 
     modules: dict[int, torch.nn.Module] = {}
     for layer in range(layers):
-        with contextlib.suppress(AttributeError):  # what torch says of a module that is not there
-            modules[layer] = site_module(model, arch, layer)
+        with contextlib.suppress(AttributeError):  # Raised by torch for a missing module.
+            modules[layer] = site_module(model, family, layer)
     handles = [module.register_forward_hook(hook(layer)) for layer, module in modules.items()]
     try:
         yield tuple(modules)
@@ -57,16 +61,16 @@ def observed(
 
 
 @contextlib.contextmanager
-def steered(
+def adding(
     model: torch.nn.Module,
-    arch: Architecture,
+    family: Family,
     rows: Mapping[int, np.ndarray],
     scope: Scope = "every",
     positions: torch.Tensor | None = None,
 ) -> Iterator[None]:
-    """Within the context, what is at the site of each layer in `rows` gains its row (float32 ``[hidden]``).
+    """Within the context, add to each layer in `rows` its row (float32 ``[hidden]``) at the site.
 
-    `positions`, bool ``[batch, positions]``, says where in the one forward pass to come, whatever the `scope`.
+    `positions`, bool ``[batch, positions]``, selects positions of the one forward pass to come, whatever the `scope`.
     """
     import torch
 
@@ -86,7 +90,7 @@ def steered(
         return hook
 
     handles = [
-        site_module(model, arch, layer).register_forward_hook(add(torch.from_numpy(row.copy())))
+        site_module(model, family, layer).register_forward_hook(add(torch.from_numpy(row.copy())))
         for layer, row in rows.items()
     ]
     try:

@@ -1,7 +1,6 @@
-"""What a live model, steered or not, makes of given tokens: how likely they are, and how far two models differ there.
+"""Likelihoods under a live model, and the divergence between two models on given tokens.
 
-Nothing is generated here: prompt and answer go through in one pass. Logarithms are natural. Needs torch and
-transformers.
+Nothing is generated: prompt and answer go through in one pass. Logarithms are natural. Needs torch and transformers.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..formats.checkpoint.families import Architecture
-from .hooks import Scope, observed, steered
+from ..core.sites import SITES
+from ..formats.checkpoint.families import Family
+from .hooks import Scope, adding, reading
 from .loading import LiveModel
 from .sampling import Tokens, padded
 
@@ -27,19 +27,19 @@ _LOGITS = 2**29
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
-    """A model as it is, or as it is with rows added at the site of its `arch`."""
+class SteeredModel:
+    """A live model with rows added at the site of its family; without rows, the model as it is."""
 
     live: LiveModel
     rows: Mapping[int, np.ndarray] = field(default_factory=dict)
     """Layer -> float32 ``[hidden]``."""
     scope: Scope = "every"
-    """``last`` here means: at the prompt's last position and every one after it, which is what hooks at the last
-    position of each forward pass do while the answer is generated token by token."""
+    """``last`` here means the prompt's last position and every later one, where hooks at the last position of each
+    forward pass act while the answer is generated token by token."""
 
 
 def batches(live: LiveModel, pairs: Sequence[Pair]) -> list[list[int]]:
-    """Indices of `pairs` of about the same length whose logits fit into memory together, the longest first."""
+    """Group indices of `pairs` of similar length whose logits fit into memory together, the longest first."""
     vocab = int(live.model.get_output_embeddings().weight.shape[0])
     budget = max(1, _LOGITS // (4 * vocab))
     lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
@@ -52,14 +52,14 @@ def batches(live: LiveModel, pairs: Sequence[Pair]) -> list[list[int]]:
     return found
 
 
-def answer_logits(side: Side, pairs: Sequence[Pair]) -> list[torch.Tensor]:
-    """For each pair float32 ``[answer tokens, vocabulary]``: the logits that predict the answer's tokens."""
+def answer_logits(steered: SteeredModel, pairs: Sequence[Pair]) -> list[torch.Tensor]:
+    """The logits that predict each answer's tokens: float32 ``[answer tokens, vocabulary]`` per pair."""
     import torch
 
-    live = side.live
+    live = steered.live
     ids, attention = padded(live, [[*prompt, *answer] for prompt, answer in pairs], "right")
-    positions = _answers_mask(ids, pairs, first=-1, to_end=True) if side.scope == "last" else None
-    with torch.inference_mode(), steered(live.model, live.arch, side.rows, positions=positions):
+    positions = _answers_mask(ids, pairs, first=-1, to_end=True) if steered.scope == "last" else None
+    with torch.inference_mode(), adding(live.model, live.family, steered.rows, positions=positions):
         logits = live.model(input_ids=ids, attention_mask=attention, use_cache=False).logits
     return [
         row[len(prompt) - 1 : len(prompt) + len(answer) - 1].float()
@@ -67,40 +67,46 @@ def answer_logits(side: Side, pairs: Sequence[Pair]) -> list[torch.Tensor]:
     ]
 
 
-def log_likelihoods(side: Side, pairs: Sequence[Pair]) -> list[float]:
-    """The log probability of each answer after its prompt: the sum over the answer's tokens."""
+def log_likelihoods(steered: SteeredModel, pairs: Sequence[Pair]) -> list[float]:
+    """Log probability of each answer after its prompt: the sum over the answer's tokens."""
     import torch
 
     found = []
-    for logits, (_, answer) in zip(answer_logits(side, pairs), pairs, strict=True):
+    for logits, (_, answer) in zip(answer_logits(steered, pairs), pairs, strict=True):
         tokens = torch.tensor(list(answer), device=logits.device)
         found.append(float(logits.log_softmax(-1).gather(-1, tokens[:, None]).double().sum()))
     return found
 
 
-def divergences(known: Sequence[torch.Tensor], other: Side, pairs: Sequence[Pair]) -> list[list[float]]:
-    """Kullback-Leibler divergence of `other`'s next-token distribution from a known one, in nats, at each answer token.
+def divergences(known: Sequence[torch.Tensor], other: SteeredModel, pairs: Sequence[Pair]) -> list[list[float]]:
+    """KL divergence of `other` from a known model, in nats, at each answer token.
 
-    ``KL(known || other) = sum p (log p - log q)``: what it costs to take `other` for it. `known` is what
-    `answer_logits` gives for the same `pairs`.
+    `known` are the known model's `answer_logits` for the same `pairs`.
     """
-    found = []
-    for p, q in zip(known, answer_logits(other, pairs), strict=True):
-        log_p, log_q = p.log_softmax(-1), q.to(p.device).log_softmax(-1)
-        values = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
-        found.append([float(value) for value in values])
-    return found
+    return [
+        [float(value) for value in kl_divergence(p, q)] for p, q in zip(known, answer_logits(other, pairs), strict=True)
+    ]
+
+
+def kl_divergence(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """``KL(reference || other) = sum p (log p - log q)`` in nats, at each position of two logits.
+
+    Takes ``[positions, vocabulary]`` twice, returns float64 ``[positions]``.
+    """
+    log_p, log_q = (logits.double().log_softmax(-1) for logits in (reference, other.to(reference.device)))
+    result: torch.Tensor = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0)
+    return result
 
 
 def norms(live: LiveModel, pairs: Sequence[Pair]) -> dict[str, np.ndarray]:
-    """Mean Euclidean norms over the answers' positions: site -> float64 ``[layers]``; NaN where a layer lacks it.
+    """Mean Euclidean norms over the answers' positions: site -> float64 ``[layers]``; NaN for layers without it.
 
     ``attention_output`` is what the attention module adds, ``layer_output`` the residual stream after the layer.
     """
-    return {site: _norms(live, replace(live.arch, site=site), pairs) for site in ("attention_output", "layer_output")}
+    return {site: _norms(live, replace(live.family, site=site), pairs) for site in SITES}
 
 
-def _norms(live: LiveModel, arch: Architecture, pairs: Sequence[Pair]) -> np.ndarray:
+def _norms(live: LiveModel, family: Family, pairs: Sequence[Pair]) -> np.ndarray:
     import torch
 
     sums: dict[int, float] = {}
@@ -115,13 +121,13 @@ def _norms(live: LiveModel, arch: Architecture, pairs: Sequence[Pair]) -> np.nda
             lengths = output.float().norm(dim=-1) * mask.to(output.device)
             sums[layer] = sums.get(layer, 0.0) + float(lengths.double().sum())
 
-        with torch.inference_mode(), observed(live.model, arch, live.layers, see):
+        with torch.inference_mode(), reading(live.model, family, live.layers, see):
             live.model.base_model(input_ids=ids, attention_mask=attention, use_cache=False)
     return np.array([sums.get(layer, np.nan) for layer in range(live.layers)]) / max(1, count)
 
 
 def _answers_mask(ids: torch.Tensor, pairs: Sequence[Pair], *, first: int, to_end: bool = False) -> torch.Tensor:
-    """Bool ``[pairs, positions]``: the answers, from `first` after the prompt on."""
+    """Bool ``[pairs, positions]``: the answers, starting `first` positions after the prompt's end."""
     import torch
 
     place = torch.arange(ids.shape[1], device=ids.device)[None]

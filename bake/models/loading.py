@@ -1,4 +1,4 @@
-"""A checkpoint running in transformers, for what has to run it: extraction and chat. Needs torch and transformers."""
+"""Loading a model into transformers, once for everything that runs one: extraction, evaluation, chat, verification."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.strict_json import parse_json_object
-from ..errors import EmobakeError, InputError, UnsupportedModelError
-from ..formats.checkpoint.families import Architecture, architectures
-from ..storage.files import cached_id, read_small, reading
-from ..storage.model_name import locate, split_revision
+from ..core.packages import require
+from ..errors import InputError, ModelError, UnsupportedModelError
+from ..formats.checkpoint.families import Family, families
+from ..formats.checkpoint.open import open_base
+from ..storage.files import cached_id, reading
+from ..storage.model_name import ModelName
 
 if TYPE_CHECKING:
     import torch
@@ -21,30 +22,45 @@ if TYPE_CHECKING:
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 Message = Mapping[str, str]
-"""``{"role": "user", "content": "..."}``, as chat templates take them."""
+"""``{"role": "user", "content": "..."}``, as chat templates take it."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a model runs."""
+
+    dtype: str = "auto"
+    """One of `DTYPES`; auto is float32 on a CPU and the checkpoint's own elsewhere."""
+    device: str = "auto"
+    """As torch names it; auto is the process's GPU if there is one."""
+    device_map: str | None = None
+    """``auto`` spreads a model over several devices, with accelerate."""
+    batch_size: int = 16
+    """Sequences that are run at once, where a run has several."""
 
 
 @dataclass(frozen=True, eq=False)
 class LiveModel:
-    """A causal language model with its tokenizer, and where its attention outputs are."""
+    """A causal language model in memory, with its tokenizer and its family."""
 
     model: Any
     tokenizer: Any
-    arch: Architecture
+    family: Family
+    """Tells the modules at the site."""
     name: str
     """As the user gave it: a folder or a Hub id."""
     folder: Path
-    """Where its files are: that folder, or a snapshot in the Hub's cache."""
+    """Folder of its files: `name`, or a snapshot in the Hub's cache."""
     base_model: str
-    """Its Hub id; empty when it is not known."""
+    """Hub id; empty if unknown."""
     revision: str
-    """The commit on the Hub; empty for a plain folder."""
+    """Commit on the Hub; empty for a plain folder."""
     layers: int
     hidden: int
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go: the device of the embeddings."""
+        """Device of the inputs: that of the embeddings."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
@@ -58,7 +74,7 @@ class LiveModel:
 
     @property
     def pad_token(self) -> int:
-        """An id to fill up with; what it is makes no difference, because the attention mask leaves it out."""
+        """An id to pad with; any id will do, because the attention mask leaves it out."""
         for own in (self.tokenizer.pad_token_id, *self.end_tokens):
             if own is not None:
                 return int(own)
@@ -66,7 +82,7 @@ class LiveModel:
 
     @property
     def context(self) -> int | None:
-        """Positions that the model was made for; None when its config does not say."""
+        """Number of positions that the model was made for; None if its config does not say."""
         found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return found if isinstance(found, int) and found > 0 else None
 
@@ -83,128 +99,139 @@ class LiveModel:
             return list(self.tokenizer(text)["input_ids"])
         try:
             text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-        except Exception as error:  # a template is the checkpoint's own little program
-            raise InputError(f"{self.name}: its chat template fails ({' '.join(str(error).split())[:200]})") from None
+        except Exception as error:  # A template is a program of the checkpoint.
+            raise InputError(f"{self.name}: its chat template fails ({_one_line(error)})") from None
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def load(
-    name: str,
+    model: ModelName,
+    runtime: Runtime | None = None,
     *,
-    revision: str | None = None,
-    base_model: str = "",
-    dtype: str = "auto",
-    device: str = "auto",
-    device_map: str | None = None,
     check: Callable[[Mapping[str, Any]], object] = lambda config: None,
 ) -> LiveModel:
-    """Load a checkpoint, a folder or a Hub id (``@revision``), ready to generate; no code of the checkpoint is run.
+    """Load a checkpoint, ready to generate; no code of the checkpoint is run.
 
-    `dtype` auto is float32 on a CPU and the checkpoint's own elsewhere; `device` auto is the process's GPU if there
-    is one. `device_map` (``auto``) spreads a model over several devices, with accelerate.
-    `check` sees config.json before any weight is fetched or loaded, and may refuse by raising.
+    `check` receives config.json before any weight is fetched or loaded, and may refuse by raising.
 
     Raises:
-        InputError: no such model; UnsupportedModelError: its attention outputs are not in the table.
-        EmobakeError: torch or transformers is missing, or the model does not load.
+        InputError: no such model; UnsupportedModelError: its family is unknown.
+        ModelError: the model does not load. MissingPackageError: torch or transformers is not installed.
     """
+    runtime = runtime or Runtime()
     need_transformers()
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    def accept(config: Mapping[str, Any]) -> None:
-        _row(config, name)
-        check(config)
-
-    name, revision = split_revision(name, revision)
     with reading():
-        folder, _ = locate(name, revision, accept)
-        file = folder / "config.json"
-        if not file.is_file():
-            raise InputError(f"{folder}: holds no config.json; it is not a Hugging Face checkpoint")
-        accept(parse_json_object(read_small(file, str(file)), str(file)))
-    place = device_for(device)
-    chosen = getattr(torch, dtype) if dtype != "auto" else torch.float32 if place == "cpu" else "auto"
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=chosen, device_map=device_map, trust_remote_code=False, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if device_map is None:
-            model.to(place)
-    except Exception as error:
-        raise EmobakeError(f"{name}: does not load in transformers ({' '.join(str(error).split())[:200]})") from error
-    missing = sorted(map(str, info["missing_keys"]))
+        base = open_base(model)
+        family = _family(base.config, model.name)
+        check(base.config)
+        folder = base.fetch()
+    place = device_for(runtime.device)
+    chosen = getattr(torch, runtime.dtype) if runtime.dtype != "auto" else torch.float32 if place == "cpu" else "auto"
+    loaded, problems = load_weights(folder, chosen, name=model.name, device_map=runtime.device_map)
+    missing = [name for kind, name in problems if kind == "missing_keys"]
     if missing:
-        raise EmobakeError(f"{name}: lacks the tensor {missing[0]}; fetch it again")
+        raise ModelError(f"{model.name}: lacks the tensor {missing[0]}; fetch it again")
+    tokenizer = load_tokenizer(folder, model.name)
+    if runtime.device_map is None:
+        with model_failing(model.name):
+            loaded.to(place)
     repo_id, commit = cached_id(folder)
-    config = model.config.get_text_config()
+    config = loaded.config.get_text_config()
     return LiveModel(
-        model.eval(),
+        loaded,
         tokenizer,
-        _row(model.config.to_dict(), name),
-        name,
+        family,
+        model.name,
         folder,
-        base_model or repo_id,
+        model.base_model or repo_id,
         commit,
         int(config.num_hidden_layers),
         int(config.hidden_size),
     )
 
 
-def _row(config: Mapping[str, Any], name: str) -> Architecture:
-    arch = architectures().get(str(config.get("model_type")))
-    if arch is None:
-        raise UnsupportedModelError(
-            f"{name}: {config.get('model_type')!r} is not in the table of architectures, so where its attention "
-            "outputs are is not known"
+def load_weights(
+    folder: Path, dtype: Any, *, name: str = "", device_map: str | None = None, kind: str = "AutoModelForCausalLM"
+) -> tuple[Any, list[tuple[str, str]]]:
+    """Load the model in `folder` from safetensors, in evaluation mode.
+
+    Also returns the loading problems: kind (``missing_keys``, ``unexpected_keys`` ...) and tensor. `kind` is the class
+    of transformers that loads it; `name` names the model in messages.
+
+    Raises:
+        ModelError: it does not load.
+    """
+    import transformers
+
+    try:
+        model, info = getattr(transformers, kind).from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map=device_map,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
-    return arch
+    except Exception as error:
+        raise ModelError(f"{name or folder}: does not load in transformers ({_one_line(error)})") from error
+    problems = [(kind, tensor) for kind, tensors in info.items() for tensor in sorted(map(str, tensors))]
+    return model.eval(), problems
+
+
+def load_tokenizer(folder: Path, name: str = "") -> Any:
+    """Load the tokenizer in `folder`.
+
+    Raises:
+        ModelError: it does not load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(f"{name or folder}: its tokenizer does not load ({_one_line(error)})") from error
 
 
 def fingerprint(live: LiveModel) -> list[list[Any]]:
-    """What tells one checkpoint from another without reading its weights."""
+    """Names, sizes and times of the weight files, which tell checkpoints apart without reading them."""
     files = sorted(live.folder.glob("*.safetensors"))
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 @contextlib.contextmanager
 def model_failing(name: str) -> Iterator[None]:
-    """What torch says when a model does not run, as an error of ours.
+    """Turn torch's errors of a running model into a `ModelError`.
 
     Raises:
-        EmobakeError: out of memory, or whatever else.
+        ModelError: out of memory, or another failure.
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:  # torch says out of memory with the first
+    except (RuntimeError, MemoryError) as error:  # torch raises the first when it is out of memory.
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        hint = "; take a smaller --batch-size and run again to go on" if "memory" in reason.lower() else ""
-        raise EmobakeError(f"{name}: the model failed ({reason}){hint}") from error
+        hint = "; take a smaller `batch_size` and run again to continue" if "memory" in reason.lower() else ""
+        raise ModelError(f"{name}: the model failed ({reason}){hint}") from error
 
 
 def need_transformers() -> None:
-    """See that torch and transformers are there, and let transformers keep to errors.
+    """Check that torch and transformers are installed, and silence transformers' log.
 
     Raises:
-        EmobakeError: one of them is missing.
+        MissingPackageError: one of them is missing.
     """
-    try:
-        import torch  # noqa: F401
-        import transformers
-    except ImportError as error:
-        raise EmobakeError(
-            f"running a model needs torch and transformers ({error}); pip install 'emobake[chat]'"
-        ) from None
+    require("torch", extra="chat", purpose="running a model")
+    transformers = require("transformers", extra="chat", purpose="running a model")
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
 
 def device_for(device: str) -> str:
-    """The device that is meant; auto is the process's GPU if there is one.
+    """Resolve a device; auto is the process's GPU if there is one.
 
     Raises:
-        InputError: it is not to be had here.
+        InputError: the device is not available.
     """
     import torch
 
@@ -212,9 +239,23 @@ def device_for(device: str) -> str:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise InputError(f"--device {device}: not to be had here ({str(error).splitlines()[0][:120]})") from None
+            raise InputError(f"`device` {device}: is not available ({str(error).splitlines()[0][:120]})") from None
         return device
     if torch.cuda.is_available():
         # One process per GPU under `accelerate launch`.
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _family(config: Mapping[str, Any], name: str) -> Family:
+    family = families().get(str(config.get("model_type")))
+    if family is None:
+        raise UnsupportedModelError(
+            f"{name}: {config.get('model_type')!r} is not in the table of families, so its attention modules are not "
+            "known"
+        )
+    return family
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

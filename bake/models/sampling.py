@@ -1,7 +1,8 @@
-"""Letting a live model answer a batch of prompts, so that an answer depends neither on its batch nor on the order.
+"""Generating text with a live model: one call of transformers' `generate` for every purpose.
 
-Prompts are padded on the left and each token attends to its own prompt only; with a temperature every prompt draws
-random numbers of its own. Needs torch and transformers.
+In a batch, an answer depends neither on its neighbours nor on their order: prompts are padded on the left, each token
+attends to its own prompt only, and with a temperature every prompt draws random numbers of its own. Needs torch and
+transformers.
 """
 
 from __future__ import annotations
@@ -21,13 +22,53 @@ Tokens = Sequence[int]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn. The same seed gives an answer the same random numbers whatever its batch is."""
+    """How answers are drawn. The defaults are those of the answers published with the paper."""
 
-    max_new_tokens: int = 64
-    temperature: float = 0.0
+    max_new_tokens: int = 512
+    temperature: float = 0.6
     """0 is greedy."""
-    top_p: float = 1.0
-    seed: int = 0
+    top_p: float = 0.9
+    seed: int | None = 0
+    """An answer gets the same random numbers whatever its batch; None (in a conversation) draws anew each time."""
+
+
+GREEDY = Sampling(max_new_tokens=64, temperature=0.0, top_p=1.0)
+"""Short greedy answers, as extraction uses them."""
+
+
+def generate(
+    model: Any,
+    ids: torch.Tensor,
+    attention: torch.Tensor,
+    *,
+    max_new_tokens: int,
+    end_tokens: Sequence[int],
+    pad_token: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    **more: Any,
+) -> Any:
+    """Call the model's `generate` on token ids ``[sequences, positions]``; greedy without a temperature.
+
+    `more` are further arguments of transformers, such as a streamer.
+    """
+    import torch
+
+    # As arguments, not as a GenerationConfig: transformers 4 reads a `do_sample` of False in a config as not set, and
+    # samples as the model's own configuration says.
+    drawing: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if temperature > 0:
+        drawing = {"do_sample": True, "temperature": temperature, "top_p": top_p}
+    with torch.inference_mode():
+        return model.generate(
+            input_ids=ids,
+            attention_mask=attention,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(end_tokens) or None,
+            pad_token_id=pad_token,
+            **drawing,
+            **more,
+        )
 
 
 def sample(
@@ -37,48 +78,44 @@ def sample(
     names: Sequence[str],
     watch: Callable[[torch.Tensor], None] = lambda alive: None,
 ) -> tuple[tuple[int, ...], ...]:
-    """The tokens with which the model answers each of `prompts`, without what ends an answer.
+    """Generate an answer to each of `prompts`, without the token that ends it.
 
-    `names` identify the prompts: with a temperature, each draws its random numbers by the seed and its name. Before
-    each pass over new tokens `watch` gets a bool ``[prompts]``: whose answer has not ended.
+    With a temperature, each prompt draws random numbers by the seed and its name in `names`. Before each pass over new
+    tokens, `watch` receives a bool ``[prompts]``: the answers that have not ended.
     """
     import torch
-    from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+    from transformers import StoppingCriteria, StoppingCriteriaList
 
     ids, attention = padded(live, prompts, "left")
     ends = torch.tensor(live.end_tokens, device=ids.device)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=ids.device)
 
     class Watch(StoppingCriteria):  # type: ignore[misc]
-        """Between two passes: the token just drawn is what the next pass computes, unless it is an end."""
+        """Called between two passes: the token just drawn is the input of the next pass, unless it is an end."""
 
         def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
             alive.logical_and_(~torch.isin(input_ids[:, -1], ends))
             watch(alive)
             return ~alive
 
-    config = GenerationConfig(
-        do_sample=False,
+    sequences = generate(
+        live.model,
+        ids,
+        attention,
         # One more than wanted: the last token drawn is never passed through the model, and is dropped below.
         max_new_tokens=sampling.max_new_tokens + 1,
-        eos_token_id=list(live.end_tokens) or None,
-        pad_token_id=live.pad_token,
+        end_tokens=live.end_tokens,
+        pad_token=live.pad_token,
+        stopping_criteria=StoppingCriteriaList([Watch()]),
+        logits_processor=_drawing(sampling, names),
     )
-    with torch.inference_mode():
-        sequences = live.model.generate(
-            input_ids=ids,
-            attention_mask=attention,
-            generation_config=config,
-            stopping_criteria=StoppingCriteriaList([Watch()]),
-            logits_processor=_drawing(sampling, names),
-        )
     return tuple(
         _until(row, live.end_tokens) for row in sequences[:, ids.shape[1] :][:, : sampling.max_new_tokens].tolist()
     )
 
 
 def padded(live: LiveModel, rows: Sequence[Tokens], side: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both ``[sequences, longest]``."""
+    """Token ids and attention mask, both ``[sequences, longest]``, padded on the ``left`` or ``right``."""
     import torch
 
     width = max(map(len, rows))
@@ -107,7 +144,7 @@ def _drawing(sampling: Sampling, names: Sequence[str]) -> Any:
     generators = [torch.Generator().manual_seed(int.from_bytes(seed, "little") >> 1) for seed in seeds]
 
     class Draw(LogitsProcessor):  # type: ignore[misc]
-        """Gumbel noise: the index of ``logit + noise``'s maximum is distributed as the softmax.
+        """Adds Gumbel noise: the index of ``logit + noise``'s maximum is distributed as the softmax.
 
         `generate`'s own sampling draws for the whole batch at once, so an answer would depend on its neighbours.
         """

@@ -1,67 +1,50 @@
-"""A live model together with the vectors that fit it, for what steers while it runs: chat, evaluation, tuning."""
+"""A live model together with vectors that fit it, for everything that steers while it runs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from ..core.vector_set import VectorSet, fitted, require_site
+from ..core.vector_set import VectorSet, fitted
 from ..errors import InputError
-from ..formats.checkpoint.model import Checkpoint
+from ..formats.checkpoint.model import config_dimension
 from ..storage.files import reading
-from ..storage.model_name import is_gguf, is_local, split_revision
-from ..vectors.find import find_vectors, known_ids
-from .loading import LiveModel, load
+from ..storage.model_name import ModelName
+from ..vectors.find import SetOpener, VectorSource
+from .loading import LiveModel, Runtime, load
 
 
 def open_steered(
-    model: str | os.PathLike[str],
-    vectors: str | os.PathLike[str] | None,
+    model: str | os.PathLike[str] | ModelName,
+    vectors: str | os.PathLike[str] | VectorSet | VectorSource | None,
     *,
     accept: Callable[[VectorSet], object],
-    revision: str | None = None,
-    base_model: str = "",
-    vectors_for: str = "",
-    site: str = "",
-    dtype: str = "auto",
-    device: str = "auto",
-    device_map: str | None = None,
+    runtime: Runtime | None = None,
 ) -> tuple[LiveModel, VectorSet]:
-    """The model, its `arch` at the vectors' site, and the vectors with a row for each of its layers.
+    """Load a model with its vectors: the family is set to the vectors' site, the vectors have a row for each layer.
 
-    All that can be is found wrong before the model is loaded; `accept` sees the vectors and may refuse by raising.
+    Everything that can be checked is checked before the model is loaded. `accept` receives the vectors and may refuse
+    them by raising.
 
     Raises:
-        InputError: no such model or vectors, or they do not fit one another. EmobakeError: the model does not load.
+        InputError: no such model or vectors, or they do not fit one another. ModelError: the model does not load.
     """
-    name, revision = split_revision(model, revision)
-    if vectors is not None and vectors_for:
-        raise InputError("--vectors and --vectors-for are two ways to name a set; give one")
+    name = ModelName.parse(model)
+    opener = SetOpener(VectorSource.parse(vectors), name)
     with reading():
-        if is_gguf(name):
-            raise InputError(f"{name}: only checkpoints run here; bake it into a .gguf and run that in llama.cpp")
-        if is_local(name, revision) and not Path(name).is_dir():
-            raise InputError(f"{name}: no such folder")
-        ids = known_ids(name, revision, base_model, vectors_for) if vectors is None else ()
-        found = find_vectors(vectors, None, model=name, ids=ids, site=site)
-    require_site(found, site)
+        if name.kind == "gguf":
+            raise InputError(f"{name.name}: only checkpoints run here; bake it into a .gguf and run that in llama.cpp")
+        if name.is_local and not name.path.is_dir():
+            raise InputError(f"{name.name}: no such folder")
+        found = opener.open(None)
     accept(found)
 
     def check(config: Mapping[str, Any]) -> None:
         nonlocal found
-        read = Checkpoint(name, config, (), {}, lambda header: b"")
-        found = fitted(found, read.num_hidden_layers, read.hidden_size, name)
+        layers, hidden = (config_dimension(config, name.name, field) for field in ("num_hidden_layers", "hidden_size"))
+        found = fitted(found, layers, hidden, name.name)
 
-    live = load(
-        name,
-        revision=revision,
-        base_model=base_model,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        check=check,
-    )
-    return replace(live, arch=replace(live.arch, site=found.site)), found
+    live = load(name, runtime, check=check)
+    return replace(live, family=replace(live.family, site=found.site)), found
