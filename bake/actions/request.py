@@ -1,0 +1,65 @@
+"""The request and the result of a bake, whatever is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ..core.outputs import Folder, GgufFile
+from ..core.plan import BakePlan
+from ..core.progress import Notice, Progress
+from ..core.steering import Steering
+from ..storage.model_name import ModelName
+from ..vectors.find import SetOpener
+
+if TYPE_CHECKING:
+    from ..storage.hub.changes import Pushed
+    from ..storage.hub.target import HubTarget
+
+BakeFormat = Literal["checkpoint", "peft", "peft-each"]
+
+
+@dataclass(frozen=True, eq=False)
+class BakeRequest:
+    """The parsed arguments of `emobake.bake`."""
+
+    model: ModelName
+    sets: SetOpener
+    recipes: Mapping[str, Steering]
+    """Folder in the output -> weights; ``""`` is the output itself."""
+    out: Folder | GgufFile | None
+    push: HubTarget | None
+    targets: tuple[str, ...]
+    format: BakeFormat
+    hash_files: bool
+    force: bool
+    dry_run: bool
+    progress: Progress
+    notice: Notice
+
+    @property
+    def recipe(self) -> Steering:
+        """The weights of an output that is one model."""
+        return self.recipes[""]
+
+    @property
+    def emotions(self) -> list[str]:
+        """Emotions that have weights."""
+        return [emotion for recipe in self.recipes.values() for emotion, _ in recipe.weights]
+
+
+@dataclass(frozen=True, eq=False)
+class BakeResult:
+    """A finished bake, or the one that a dry run would make."""
+
+    plan: BakePlan
+    out: Path | None
+    """The finished output; None after a dry run, or if the result is on the Hub only."""
+    model: str
+    """The base as it was given: a folder, a file or a Hub id."""
+    base_model: str
+    """Hub id of the base; empty if unknown."""
+    pushed: Pushed | None = None
+    """The push; None if there was none."""
