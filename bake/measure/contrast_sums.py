@@ -1,14 +1,14 @@
-"""Streaming statistics of per-layer differences: what an extraction keeps instead of the differences.
+"""Streaming statistics of per-layer differences, which an extraction keeps instead of the differences.
 
-For each emotion the sums over its even and its odd queries, and per layer the sum of squared norms. From these come
-the mean, the standard error of the mean and the split-half cosine. All float64.
+For each emotion: the sums over its even and its odd queries, and per layer the sum of squared norms. They give the
+mean, the standard error of the mean and the split-half cosine. All float64.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import numpy as np
 
 from ..core.vector_set import Statistics
 from ..errors import BrokenFileError
+from .processes import Processes
 
 
-class Sums:
+class ContrastSums:
     """Sums over contrasts, each of which counts once."""
 
     def __init__(self, emotions: Sequence[str], shape: tuple[int, int]) -> None:
@@ -29,6 +30,7 @@ class Sums:
         """Sum of squared norms, ``[emotions, layers]``"""
         self.counts = np.zeros((len(emotions), 2), np.int64)
         self.done: set[int] = set()
+        """Indices of the contrasts that were counted."""
         self.skipped: set[int] = set()
         """Those of `done` without an answer; they are in no sum."""
 
@@ -47,19 +49,19 @@ class Sums:
         self.counts[e, number % 2] += 1
 
     def count(self, emotion: str) -> int:
-        """How many contrasts are in the mean."""
+        """Number of contrasts in the mean."""
         return int(self.counts[self.emotions.index(emotion)].sum())
 
     def mean(self, emotion: str) -> np.ndarray:
-        """float64 ``[layers, hidden]``"""
+        """The mean difference: float64 ``[layers, hidden]``."""
         mean: np.ndarray = self.totals[self.emotions.index(emotion)].sum(axis=0) / self.count(emotion)
         return mean
 
     def statistics(self, emotion: str) -> Statistics | None:
-        """None below two contrasts, which say nothing of their spread.
+        """Precision of the mean; None below two contrasts, which say nothing of their spread.
 
         The standard error of layer l is ``sqrt(sum_q |d_q - mean|^2 / (n (n - 1)))``: the expected distance of the
-        mean from the one of infinitely many queries.
+        mean from the mean of infinitely many queries.
         """
         e, n = self.emotions.index(emotion), self.count(emotion)
         if n < 2:
@@ -74,19 +76,20 @@ class Sums:
             cosine = float(((even * odd).sum(axis=1)[layers] / norms[layers]).mean()) if layers.any() else None
         return Statistics(n, tuple(float(f"{x:.6g}") for x in errors), None if cosine is None else round(cosine, 6))
 
-    def plus(self, other: Sums) -> Sums:
-        """Both together; they must be of different contrasts."""
-        both = Sums(self.emotions, self.totals.shape[2:])
+    def plus(self, other: ContrastSums) -> ContrastSums:
+        """Add the sums of other contrasts."""
+        both = ContrastSums(self.emotions, self.totals.shape[2:])
         both.totals, both.squares = self.totals + other.totals, self.squares + other.squares
         both.counts = self.counts + other.counts
         both.done, both.skipped = self.done | other.done, self.skipped | other.skipped
         return both
 
-    def gathered(self, total: Callable[[np.ndarray], np.ndarray], union: Callable[[list[int]], list[int]]) -> Sums:
-        """The sums of several processes, given what adds up their arrays and what joins their lists."""
-        both = Sums(self.emotions, self.totals.shape[2:])
-        both.totals, both.squares, both.counts = total(self.totals), total(self.squares), total(self.counts)
-        both.done, both.skipped = set(union(sorted(self.done))), set(union(sorted(self.skipped)))
+    def gathered(self, processes: Processes) -> ContrastSums:
+        """Add the sums of all processes."""
+        both = ContrastSums(self.emotions, self.totals.shape[2:])
+        both.totals, both.squares = processes.sum(self.totals), processes.sum(self.squares)
+        both.counts = processes.sum(self.counts)
+        both.done, both.skipped = (set(processes.gather(sorted(own))) for own in (self.done, self.skipped))
         return both
 
     def save(self, file: Path) -> None:
@@ -111,11 +114,11 @@ class Sums:
         beside.replace(file)
 
     @classmethod
-    def load(cls, file: Path, emotions: Sequence[str], shape: tuple[int, int]) -> Sums:
-        """What `save` wrote for these emotions and ``(layers, hidden)``; empty when there is no file.
+    def load(cls, file: Path, emotions: Sequence[str], shape: tuple[int, int]) -> ContrastSums:
+        """Read a state of these emotions and ``(layers, hidden)``; empty if there is no file.
 
         Raises:
-            BrokenFileError: it is something else.
+            BrokenFileError: the file holds something else.
         """
         sums = cls(emotions, shape)
         if not file.exists():
@@ -131,7 +134,7 @@ class Sums:
         except (OSError, SafetensorError, KeyError, ValueError, TypeError):
             same = False
         if not same or not math.isfinite(float(found["totals"].sum())):
-            raise BrokenFileError(f"{file}: is not the state of this extraction; remove its folder, or --restart")
+            raise BrokenFileError(f"{file}: is not the state of this extraction; remove its folder, or `restart`")
         sums.totals, sums.squares, sums.counts = (found[k] for k in expected)
         sums.done, sums.skipped = done, skipped
         return sums

@@ -1,262 +1,281 @@
-"""`evaluate`: how strong is the emotion, how much did the model lose, and which strength is best."""
+"""Evaluations: how strong is the emotion, how much did the model lose, and which strength is best."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._version import __version__
+from ..core.progress import Progress, no_progress
 from ..core.record import Record
 from ..core.steering import Steering, steering
 from ..core.vector_set import VectorSet
 from ..errors import InputError
-from ..formats.read_record import read_record
+from ..formats.output import read_record
+from ..models.loading import LiveModel, load
 from ..models.steered import open_steered
 from ..storage.files import reading
-from ..storage.model_name import is_gguf
-from ..vectors.find import find_vectors
-from .engines import Settings
-from .experiment import STRENGTHS, Study, baked_study, recorded_study, steered_study
+from ..storage.model_name import ModelName
+from ..vectors.find import VectorSource, find_vectors
+from ..vectors.pictures import new_figure
+from .engines import EvaluationSettings
+from .experiment import STRENGTHS, Experiment, baked_experiment, recorded_experiment, steered_experiment
 from .ledger import writing
+from .plots import plot_evaluation
 from .query_sets import Questions, Seen, extraction_queries, open_questions
 from .recorded_answers import read_results
 from .report import examples_of, markdown
 from .scorers.base import DEFAULT_CLASSIFIER, Scorer
 from .scorers.open import open_scorers
-from .stages import Findings, Progress, carry_out, remove_partial, write_results
+from .stages import Findings, carry_out, write_results
 from .summary import summarize
-
-if TYPE_CHECKING:
-    from ..models.loading import LiveModel
 
 QUESTIONS = "emotionquery+"
 REPORT = "report.json"
 
 
+@dataclass(frozen=True)
+class Report:
+    """The folder of a report, and how it is written."""
+
+    path: str | os.PathLike[str]
+    """Folder for report.json, report.md, the pictures, and the answers in the published layout."""
+    overwrite: bool = False
+    """Replace an earlier report."""
+    restart: bool = False
+    """Forget the finished work of an interrupted evaluation."""
+
+    def check(self) -> Path:
+        """Refuse a folder that holds something else, before any work.
+
+        Raises:
+            InputError: a file, no parent folder, a report that may not be replaced, or foreign files.
+        """
+        out = Path(self.path)
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out}: is a file; give `out` a folder")
+        if not out.absolute().parent.is_dir():
+            raise InputError(f"{out}: its folder does not exist; make it first")
+        if out.is_dir():
+            names = {path.name for path in out.iterdir()}
+            if REPORT in names and ".partial" not in names and not self.overwrite:
+                raise InputError(f"{out}: holds a report; choose another `out`, or `overwrite`")
+            if names and not names & {REPORT, ".partial"}:
+                raise InputError(f"{out}: exists and holds no report; choose another `out`")
+        return out
+
+
 def evaluate(
-    model: str | os.PathLike[str] | None,
-    out: str | os.PathLike[str],
-    *,
-    vectors: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | ModelName,
+    out: str | os.PathLike[str] | Report,
+    vectors: str | os.PathLike[str] | VectorSet | VectorSource | None = None,
     times: Iterable[float] | None = None,
+    *,
     mix: Mapping[str, float] | None = None,
     emotions: Sequence[str] = (),
     scale: float = 1.0,
     layers: str | None = None,
-    revision: str | None = None,
-    base_model: str = "",
-    vectors_for: str = "",
-    site: str = "",
     strengths: Sequence[float] = STRENGTHS,
-    checkpoints: Sequence[str | os.PathLike[str]] = (),
-    answers: str | os.PathLike[str] | None = None,
+    control: bool = True,
     questions: str = QUESTIONS,
     limit: int | None = None,
     scorers: Sequence[str | Scorer] = (),
-    judge: str = "",
-    control: bool = True,
-    settings: Settings | None = None,
-    restart: bool = False,
-    overwrite: bool = False,
-    progress: Progress = lambda stage, done, total: lambda more: None,
+    settings: EvaluationSettings | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any] | None:
-    """Let a model answer `questions` at several strengths, measure the answers, and write a report into `out`.
+    """Let a model answer `questions` at several strengths, measure the answers, and write a report.
 
-    Three ways to say of what: a `model` with what steers it (`times`, `mix`, or each of `emotions` on its own) at
-    `strengths`; `checkpoints` that are baked, with their base as `model` (default: the one in their record); or
-    `answers` that were recorded, with the base as `model` for what needs one.
+    Give `times`, `mix` or `emotions`. docs/evaluation.md defines the measures. A killed evaluation continues where it
+    stopped.
 
     Args:
         model: the unsteered base, a folder or a Hub id.
-        out: folder for report.json, report.md, the pictures, and the answers in the published layout.
-        vectors: a set, as for `emobake.bake`; for checkpoints and answers, the one that they were made with, to tell
-            which questions are held out.
+        out: folder for report.json, report.md, the pictures, and the answers in the published layout; or a `Report`,
+            which says how.
+        vectors: a set, as for `emobake.bake`.
         times: weights of the paper's five emotions.
-        mix: weights by name, instead.
-        scale: a factor for all weights.
-        layers: those that are steered.
-        revision: of a Hub model.
-        base_model: Hub id of the base when `model` is a folder.
-        vectors_for: the model whose published set is meant.
-        site: where vectors act that do not say.
+        mix: weights by name instead.
         emotions: each is a direction of its own; ``base`` is the mean of all vectors.
+        scale: factor for all weights.
+        layers: layers to steer.
         strengths: factors for each direction; 0 is always among them.
-        checkpoints: outputs of emobake.
-        answers: folder in the layout of the published results.
-        questions: a file, or a name (`emobake.query_sets.open_questions`).
-        limit: only so many of each part of the questions.
-        scorers: names (`emobake.scorers.open_scorers`), or objects with its interface; default: a classifier.
-        judge: model of an OpenAI-compatible endpoint that gives absolute scores.
         control: evaluate a random direction beside each.
-        settings: how it is carried out.
-        restart: forget what an interrupted evaluation in `out` had finished.
-        overwrite: replace a report in `out`.
+        questions: a file, or a name of `emobake.measure.query_sets.open_questions`.
+        limit: number of queries of each part of the set; None: all.
+        scorers: names of `emobake.measure.scorers.open.open_scorers`, or objects with the interface of `Scorer`;
+            default: a classifier.
+        settings: how the evaluation is carried out.
         progress: told of this process's part of each stage.
 
     Returns:
-        What report.json holds; None for all processes but the first.
+        The content of report.json; None for all processes but the first.
 
     Raises:
         InputError: (exit code 2) bad input; nothing was written.
-        EmobakeError: (exit code 1) a model, scorer or endpoint failed; what was finished is kept for the next run.
+        ModelError, HubError, OutputError: (exit code 1) a model, scorer or endpoint failed; finished work is kept.
     """
-    from .plots import need_matplotlib, plot_evaluation
+    plan = _prepare(out, questions, limit, scorers, settings)
+    weights = _weights(times, mix, emotions, scale, layers)
+    seen: Seen | None = None
 
-    settings = settings or Settings()
-    folder = _free(Path(out), overwrite=overwrite, restart=restart)
-    need_matplotlib()
-    ways = (checkpoints, answers is not None, times is not None or mix is not None or emotions)
-    if sum(map(bool, ways)) != 1:
-        raise InputError("say of what in one way: --times, --mix or --emotions with a model; checkpoints; or --answers")
+    def experiment_with(found: VectorSet) -> Experiment:
+        nonlocal seen
+        seen = seen or _seen(found, (), plan.asked)
+        return steered_experiment(
+            plan.asked, found, weights, emotions, strengths, control=control, seed=plan.settings.seed, seen=seen
+        )
+
+    live, found = open_steered(model, vectors, accept=experiment_with, runtime=plan.settings.runtime)
+    return _run(plan, experiment_with(found), live, found.name, "generated", progress)
+
+
+def evaluate_checkpoints(
+    checkpoints: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str] | Report,
+    *,
+    model: str | os.PathLike[str] | ModelName | None = None,
+    vectors: str | os.PathLike[str] | VectorSet | None = None,
+    questions: str = QUESTIONS,
+    limit: int | None = None,
+    scorers: Sequence[str | Scorer] = (),
+    settings: EvaluationSettings | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any] | None:
+    """Evaluate baked checkpoints and their base; arguments, result and errors as for `evaluate`.
+
+    Args:
+        checkpoints: outputs of emobake.
+        out: folder for the report.
+        model: the base; default: the one in the record of the first checkpoint.
+        vectors: the set that was baked, to tell which questions are held out; default: by the records.
+        questions: the queries.
+        limit: number of queries of each part of the set.
+        scorers: how answers are scored.
+        settings: how the evaluation is carried out.
+        progress: told of this process's part of each stage.
+    """
+    plan = _prepare(out, questions, limit, scorers, settings)
+    found = _find(vectors, model)
+    baked = [(Path(one), read_record(Path(one))) for one in checkpoints]
+    seen = _seen(found, [record for _, record in baked], plan.asked)
+    experiment = baked_experiment(plan.asked, baked, seen)
+    base = model or baked[0][1].base.model
+    if not base:
+        raise InputError("the base of the checkpoints is not recorded; give it as `model`")
+    live = _load(base, plan.settings)
+    return _run(plan, experiment, live, None if found is None else found.name, "generated", progress)
+
+
+def evaluate_answers(
+    answers: str | os.PathLike[str],
+    out: str | os.PathLike[str] | Report,
+    *,
+    model: str | os.PathLike[str] | ModelName | None = None,
+    vectors: str | os.PathLike[str] | VectorSet | None = None,
+    questions: str = QUESTIONS,
+    limit: int | None = None,
+    scorers: Sequence[str | Scorer] = (),
+    settings: EvaluationSettings | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any] | None:
+    """Evaluate recorded answers; arguments, result and errors as for `evaluate`.
+
+    Args:
+        answers: folder in the layout of the published results.
+        out: folder for the report.
+        model: the base, for measures that need one; None: these are left out.
+        vectors: the set behind the answers, to tell which questions are held out.
+        questions: the queries that were asked.
+        limit: number of queries of each part of the set.
+        scorers: how answers are scored.
+        settings: how the evaluation is carried out.
+        progress: told of this process's part of each stage.
+    """
+    plan = _prepare(out, questions, limit, scorers, settings)
+    found = _find(vectors, model)
+    seen = _seen(found, (), plan.asked)
+    recorded = read_results(Path(answers), len(plan.every.texts), plan.every.sample(limit))
+    experiment = recorded_experiment(plan.asked, recorded, seen)
+    live = None if model is None else _load(model, plan.settings)
+    return _run(plan, experiment, live, None if found is None else found.name, "recorded", progress)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """The arguments that every evaluation has, parsed and checked."""
+
+    report: Report
+    folder: Path
+    every: Questions
+    """All queries of the set."""
+    asked: Questions
+    """Those that are asked."""
+    scorers: Sequence[Scorer]
+    settings: EvaluationSettings
+
+
+def _prepare(
+    out: str | os.PathLike[str] | Report,
+    questions: str,
+    limit: int | None,
+    scorers: Sequence[str | Scorer],
+    settings: EvaluationSettings | None,
+) -> _Plan:
+    settings = settings or EvaluationSettings()
+    report = out if isinstance(out, Report) else Report(out)
+    folder = report.check()
+    new_figure()  # The pictures need matplotlib; better to know before the work.
     every = open_questions(questions)
-    asked = every.limited(limit)
     given = [one for one in scorers if not isinstance(one, str)]
     names = [one for one in scorers if isinstance(one, str)]
-    if not given and not names and not judge:
+    if not given and not names:
         names = [DEFAULT_CLASSIFIER]
-    chosen = [*given, *(open_scorers(names, judge, settings.device) if names or judge else [])]
-    found: VectorSet | None = None
-    live: LiveModel | None = None
-    where = {"revision": revision, "base_model": base_model}
-    if answers is not None or checkpoints:
-        if vectors is not None:
-            with reading():
-                found = find_vectors(vectors, None, model=str(model), site=site)
-        baked = [(Path(one), read_record(Path(one))) for one in checkpoints]
-        seen = _seen(found, [record for _, record in baked], asked)
-        if answers is not None:
-            recorded = read_results(Path(answers), len(every.texts), every.sample(limit))
-            study = recorded_study(asked, recorded, seen)
-            base = model
-        else:
-            study = baked_study(asked, baked, seen)
-            base = model or baked[0][1].base_model
-        if base is not None:
-            live = _load(base, settings, **where)
-    else:
-        live, found, study = _steered(
-            model,
-            vectors,
-            settings,
-            _directions(times, mix, emotions, scale, layers),
-            asked,
-            emotions,
-            strengths,
-            control,
-            vectors_for=vectors_for,
-            site=site,
-            **where,
-        )
-    record = {
-        "emobake": __version__,
-        "model": None if live is None else live.base_model or _label(live),
-        "vectors": None if found is None else found.name,
-        "answers": "recorded" if answers is not None else "generated",
-    }
-    findings = carry_out(study, folder, live, chosen, settings, record=record, restart=restart, progress=progress)
-    if findings is None:
-        return None
-    data = summarize(findings, chosen, settings)
-    _write(findings, data, folder, _label(live), plot_evaluation)
-    return data
+    opened = [*given, *open_scorers(names, settings.runtime.device)]
+    return _Plan(report, folder, every, every.limited(limit), opened, settings)
 
 
-def _write(
-    findings: Findings,
-    data: dict[str, Any],
-    folder: Path,
-    label: str,
-    plot: Callable[[Mapping[str, Any], Path], tuple[str, ...]],
-) -> None:
-    """All files; report.json last, because it says that the rest is there."""
-    for name in ("results", REPORT):
-        old = folder / name
-        with writing(old):
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-    if data["answers"] == "generated":
-        write_results(findings, folder, label)
-    pictures = plot(data, folder)
-    study = findings.study
-    shown = data["questions"]["shown"]
-    places = [i for i, group in enumerate(study.questions.groups) if shown in ("all", group)]
-    curves = {
-        one.name: [(s.strength, findings.answers[s.key]) for s in study.curve(one)]
-        for one in study.directions
-        if one.kind != "control"
-    }
-    with writing(folder):
-        text = markdown(data, examples_of(study.questions.texts, places, curves), pictures)
-        (folder / "report.md").write_text(text, encoding="utf-8")
-        content = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        (folder / REPORT).write_text(content, encoding="utf-8")
-    remove_partial(folder)
-
-
-def _free(out: Path, *, overwrite: bool, restart: bool) -> Path:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; give --out a folder")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"{out}: its folder does not exist; make it first")
-    if out.is_dir():
-        names = {path.name for path in out.iterdir()}
-        if REPORT in names and ".partial" not in names and not overwrite:
-            raise InputError(f"{out}: holds a report; choose another --out, or --overwrite")
-        if names and not names & {REPORT, ".partial"}:
-            raise InputError(f"{out}: exists and holds no report; choose another --out")
-    return out
-
-
-def _directions(
+def _weights(
     times: Iterable[float] | None,
     mix: Mapping[str, float] | None,
     emotions: Sequence[str],
     scale: float,
     layers: str | None,
 ) -> Steering | None:
-    """What `times` or `mix` say; None for `emotions`."""
+    """The weighted sum to evaluate; None for `emotions`."""
     if not emotions:
-        return steering(None if times is None else tuple(times), mix, scale=scale, layers=layers)
+        return steering(times, mix, scale=scale, layers=layers)
     if times is not None or mix is not None:
-        raise InputError("--emotions, --times and --mix are ways to say the same; give one")
+        raise InputError("`emotions`, `times` and `mix` are ways to say the same; give one")
     if scale != 1 or layers is not None:
-        raise InputError("--emotions takes each emotion as it is; give --mix for --scale and --layers")
+        raise InputError("`emotions` takes each emotion as it is; give `mix` for `scale` and `layers`")
     return None
 
 
-def _steered(
-    model: str | os.PathLike[str] | None,
-    vectors: str | os.PathLike[str] | None,
-    settings: Settings,
-    weights: Steering | None,
-    asked: Questions,
-    emotions: Sequence[str],
-    strengths: Sequence[float],
-    control: bool,
-    **where: str | None,
-) -> tuple[LiveModel, VectorSet, Study]:
-    seen: Seen | None = None
+def _find(
+    vectors: str | os.PathLike[str] | VectorSet | None, model: str | os.PathLike[str] | ModelName | None
+) -> VectorSet | None:
+    if vectors is None or isinstance(vectors, VectorSet):
+        return vectors
+    with reading():
+        return find_vectors(vectors, None, model=str(model))
 
-    def study_of(fit: VectorSet) -> Study:
-        nonlocal seen
-        seen = seen or _seen(fit, (), asked)
-        seed = settings.sampling.seed
-        return steered_study(asked, fit, weights, emotions, strengths, control=control, seed=seed, seen=seen)
 
-    if model is None:
-        raise InputError("no model: give --model")
-    running = {"dtype": settings.dtype, "device": settings.device, "device_map": settings.device_map}
-    live, found = open_steered(model, vectors, accept=study_of, **where, **running)  # type: ignore[arg-type]
-    return live, found, study_of(found)
+def _load(model: str | os.PathLike[str] | ModelName, settings: EvaluationSettings) -> LiveModel:
+    name = ModelName.parse(model)
+    if name.kind == "gguf":
+        raise InputError(f"{name}: an evaluation runs checkpoints; give the one that the GGUF file was made from")
+    return load(name, settings.runtime)
 
 
 def _seen(vectors: VectorSet | None, records: Sequence[Record], asked: Questions) -> Seen:
     """The queries behind the vectors, or else behind everything that was baked; known only if all are."""
     baked = [bake for record in records for bake in (record, *record.history)]
-    origins = [(one.vector_source, one.vector_queries) for one in baked] or [("", {})]
+    origins = [(one.vectors.source, one.vectors.queries) for one in baked] or [("", {})]
     if vectors is not None:
         origins = [(vectors.source, vectors.queries)]
     found = [extraction_queries(source, queries, asked) for source, queries in origins]
@@ -266,14 +285,62 @@ def _seen(vectors: VectorSet | None, records: Sequence[Record], asked: Questions
     return Seen(frozenset[str]().union(*known), found[0].what)
 
 
-def _load(model: str | os.PathLike[str], settings: Settings, **where: Any) -> LiveModel:
-    from ..models.loading import load
+def _run(
+    plan: _Plan,
+    experiment: Experiment,
+    live: LiveModel | None,
+    vectors: str | None,
+    answers: str,
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """Carry the experiment out, and write the report."""
+    record = {
+        "emobake": __version__,
+        "model": None if live is None else live.base_model or _label(live),
+        "vectors": vectors,
+        "answers": answers,
+    }
+    done = carry_out(
+        experiment,
+        plan.folder,
+        live,
+        plan.scorers,
+        plan.settings,
+        record=record,
+        restart=plan.report.restart,
+        progress=progress,
+    )
+    if done is None:
+        return None
+    findings, work = done
+    data = summarize(findings, plan.scorers, plan.settings)
+    _write(findings, data, plan.folder, _label(live))
+    work.remove()
+    return data
 
-    if not os.fspath(model):
-        raise InputError("which base the checkpoints come from is not recorded; give it as --model")
-    if is_gguf(str(model)):
-        raise InputError(f"{model}: an evaluation runs checkpoints; give the one that the GGUF file was made from")
-    return load(str(model), dtype=settings.dtype, device=settings.device, device_map=settings.device_map, **where)
+
+def _write(findings: Findings, data: dict[str, Any], folder: Path, label: str) -> None:
+    """Write all files; report.json last, because it says that the rest is there."""
+    for name in ("results", REPORT):
+        old = folder / name
+        with writing(old):
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+    if data["answers"] == "generated":
+        write_results(findings, folder, label)
+    pictures = plot_evaluation(data, folder)
+    experiment = findings.experiment
+    shown = data["questions"]["shown"]
+    places = [i for i, group in enumerate(experiment.questions.groups) if shown in ("all", group)]
+    curves = {
+        one.name: [(v.strength, findings.answers[v.key]) for v in experiment.curve(one)]
+        for one in experiment.directions
+        if one.kind != "control"
+    }
+    with writing(folder):
+        text = markdown(data, examples_of(experiment.questions.texts, places, curves), pictures)
+        (folder / "report.md").write_text(text, encoding="utf-8")
+        content = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        (folder / REPORT).write_text(content, encoding="utf-8")
 
 
 def _label(live: LiveModel | None) -> str:

@@ -1,6 +1,7 @@
-"""What an evaluation looks at: directions, each at several strengths, and the queries that are asked.
+"""Experiments as plain data, made before any model runs: directions, their variants, and the queries.
 
-Plain data, made before any model runs.
+A direction is a row per layer that can be scaled; a variant is a direction at one strength; an experiment asks every
+variant every query.
 """
 
 from __future__ import annotations
@@ -20,70 +21,65 @@ from .query_sets import UNKNOWN, Questions, Seen, comparable
 from .recorded_answers import BASE, Kind, Recorded
 
 STRENGTHS = (-1.0, 0.0, 1.0, 2.0, 4.0)
-"""Of the paper's evaluation."""
+"""Strengths of the paper's evaluation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """Something added to a model, of which there is more at a greater strength."""
+    """A steering direction that can be scaled."""
 
     name: str
     kind: Kind
     emotions: tuple[str, ...] = ()
-    """Those that it is to bring out; empty if that cannot be said."""
+    """Target emotions; empty if unknown."""
     rows: np.ndarray | None = None
-    """float32 ``[layers, hidden]`` at strength 1; None where only answers or checkpoints are there."""
+    """float32 ``[layers, hidden]`` at strength 1; None if there are only answers or checkpoints."""
     like: str = ""
-    """For a control, the direction whose norm it has in every layer."""
+    """For a control: the direction whose norms it has."""
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """A model whose answers are looked at: one direction at one strength."""
+class Variant:
+    """One model under test: a direction at a strength."""
 
     direction: str
-    """Name of a `Direction`; empty for the base as it is."""
+    """Name of a `Direction`; empty for the base."""
     strength: float
     checkpoint: Path | None = None
-    """A model that is baked already."""
+    """A checkpoint that was baked with it."""
     answers: tuple[str, ...] | None = None
-    """Answers that are there already."""
+    """Recorded answers."""
 
     @property
     def key(self) -> str:
-        """What it is called in records."""
+        """Name in records."""
         return f"{self.direction}@{self.strength:g}"
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
-    """Everything that is asked of everything."""
+class Experiment:
+    """All variants and all queries of an evaluation."""
 
     questions: Questions
     directions: tuple[Direction, ...]
-    subjects: tuple[Subject, ...]
+    variants: tuple[Variant, ...]
     warnings: tuple[str, ...] = ()
     held_out: tuple[str, ...] | None = None
-    """Groups of the questions of which none was used to make the vectors; None where that is not known."""
+    """Groups of questions none of which was used to make the vectors; None if unknown."""
 
-    def direction(self, subject: Subject) -> Direction | None:
-        """The direction of `subject`; None for the base."""
-        return next((one for one in self.directions if one.name == subject.direction), None)
+    def direction(self, variant: Variant) -> Direction | None:
+        """The direction of `variant`; None for the base."""
+        return next((one for one in self.directions if one.name == variant.direction), None)
 
-    def curve(self, direction: Direction) -> list[Subject]:
-        """The subjects of one direction by strength, with the base as strength 0."""
-        own = [s for s in self.subjects if s.direction == direction.name]
-        if all(s.strength for s in own):
-            own += [s for s in self.subjects if not s.direction]
-        return sorted(own, key=lambda s: s.strength)
-
-    @property
-    def base(self) -> Subject | None:
-        """The base as it is."""
-        return next((s for s in self.subjects if not s.direction), None)
+    def curve(self, direction: Direction) -> list[Variant]:
+        """The variants of one direction by strength, with the base as strength 0."""
+        own = [v for v in self.variants if v.direction == direction.name]
+        if all(v.strength for v in own):
+            own += [v for v in self.variants if not v.direction]
+        return sorted(own, key=lambda v: v.strength)
 
 
-def steered_study(
+def steered_experiment(
     questions: Questions,
     vectors: VectorSet,
     steering: Steering | None,
@@ -93,93 +89,101 @@ def steered_study(
     control: bool = True,
     seed: int = 0,
     seen: Seen = UNKNOWN,
-) -> Study:
-    """The weighted sum of `steering`, or each of `emotions` on its own, at each of `strengths` and at 0.
+) -> Experiment:
+    """Make an experiment on a model that is steered while it runs.
 
-    Among `emotions`, ``base`` is the mean of all vectors of the set (EV_base in the paper). With `control` every
-    direction gets a random one beside it, at its positive strengths. `seen` are the queries that the vectors come from.
+    Args:
+        questions: the queries.
+        vectors: a set for the model.
+        steering: a weighted sum as the only direction; None: each of `emotions` is one.
+        emotions: emotions of the set, or ``base`` for the mean of all its vectors (EV_base in the paper).
+        strengths: factors; 0 is always among them.
+        control: add to every direction a random one with the same norms, at the positive strengths.
+        seed: of the random directions.
+        seen: the queries that the vectors were made from.
 
     Raises:
-        InputError: nothing to steer by, an unknown emotion, a strength that is not finite.
+        InputError: nothing to steer by, an unknown emotion, or a strength that is not finite.
     """
     checked = _strengths(strengths)
     if steering is not None:
         if steering.is_zero:
-            raise InputError("all weights are zero, there is nothing to evaluate; set some with --times or --mix")
-        directions = [_direction(vectors, steering)]
+            raise InputError("all weights are zero, there is nothing to evaluate; set some with `times` or `mix`")
+        directions = [_mixed(vectors, steering)]
     else:
-        directions = [_emotion(vectors, emotion.strip().lower()) for emotion in emotions]
+        directions = [_single(vectors, emotion.strip().lower()) for emotion in emotions]
     if len({one.name for one in directions}) < len(directions):
-        raise InputError("--emotions: the same name stands twice")
-    subjects = [Subject("", 0.0)]
-    subjects += [Subject(one.name, strength) for one in directions for strength in checked if strength]
+        raise InputError("`emotions`: the same name is given twice")
+    variants = [Variant("", 0.0)]
+    variants += [Variant(one.name, strength) for one in directions for strength in checked if strength]
     if control:
         controls = [_control(one, seed) for one in directions]
-        subjects += [Subject(one.name, strength) for one in controls for strength in checked if strength > 0]
+        variants += [Variant(one.name, strength) for one in controls for strength in checked if strength > 0]
         directions += controls if any(strength > 0 for strength in checked) else []
-    return _seen(Study(questions, tuple(directions), tuple(subjects)), seen)
+    return _with_seen(Experiment(questions, tuple(directions), tuple(variants)), seen)
 
 
-def baked_study(questions: Questions, checkpoints: Iterable[tuple[Path, Record]], seen: Seen = UNKNOWN) -> Study:
-    """Checkpoints that emobake has written, each with its record, and their base.
+def baked_experiment(
+    questions: Questions, checkpoints: Iterable[tuple[Path, Record]], seen: Seen = UNKNOWN
+) -> Experiment:
+    """Make an experiment on baked checkpoints, each with its record, and their base.
 
     Raises:
         InputError: a record of adapters; the same checkpoint twice.
     """
     directions: dict[str, Direction] = {}
-    subjects = [Subject("", 0.0)]
+    variants = [Variant("", 0.0)]
     for folder, record in checkpoints:
         if record.adapters:
-            raise InputError(f"{folder}: holds adapters, not a checkpoint; evaluate their base with --emotions")
+            raise InputError(f"{folder}: holds adapters, not a checkpoint; evaluate their base with `emotions`")
         weights = [(name, weight * record.steering.scale) for name, weight in record.steering.weights if weight]
         if len(weights) == 1 and record.steering.layers is None:
-            (name, strength), kind = weights[0], "emotion"
-            wanted: tuple[str, ...] = (name,)
+            name, strength = weights[0]
+            directions[name] = Direction(name, "emotion", (name,))
         else:
-            name, strength, kind = folder.resolve().name, 1.0, "mix"
-            wanted = tuple(emotion for emotion, weight in weights if weight > 0)
-        directions[name] = Direction(name, "emotion" if kind == "emotion" else "mix", wanted)
-        subjects.append(Subject(name, strength, checkpoint=folder))
-    if len({subject.key for subject in subjects}) < len(subjects):
+            name, strength = folder.resolve().name, 1.0
+            directions[name] = Direction(name, "mix", tuple(emotion for emotion, weight in weights if weight > 0))
+        variants.append(Variant(name, strength, checkpoint=folder))
+    if len({variant.key for variant in variants}) < len(variants):
         raise InputError("two of the checkpoints have the same weights; give each once")
-    return _seen(Study(questions, tuple(directions.values()), tuple(subjects)), seen)
+    return _with_seen(Experiment(questions, tuple(directions.values()), tuple(variants)), seen)
 
 
-def recorded_study(questions: Questions, recorded: Sequence[Recorded], seen: Seen = UNKNOWN) -> Study:
-    """Answers that were recorded before; each direction brings its own at strength 0."""
+def recorded_experiment(questions: Questions, recorded: Sequence[Recorded], seen: Seen = UNKNOWN) -> Experiment:
+    """Make an experiment on recorded answers; each direction brings its own at strength 0."""
     several = len({one.model for one in recorded}) > 1
     directions: dict[str, Direction] = {}
-    subjects = []
+    variants = []
     for one in recorded:
         name = f"{one.model}: {one.name}" if several else one.name
-        wanted = (one.name,) if one.kind == "emotion" and is_emotion_name(one.name) else ()
         if one.kind == "control":
             like = one.name.partition(" like ")[2]
             directions[name] = Direction(name, "control", like=f"{one.model}: {like}" if several else like)
         else:
+            wanted = (one.name,) if one.kind == "emotion" and is_emotion_name(one.name) else ()
             directions[name] = Direction(name, one.kind, wanted or (EMOTIONS if one.kind == BASE else ()))
-        subjects.append(Subject(name, one.strength, answers=one.answers))
-    return _seen(Study(questions, tuple(directions.values()), tuple(subjects)), seen)
+        variants.append(Variant(name, one.strength, answers=one.answers))
+    return _with_seen(Experiment(questions, tuple(directions.values()), tuple(variants)), seen)
 
 
 def _strengths(strengths: Sequence[float]) -> list[float]:
     if not strengths or not all(math.isfinite(strength) for strength in strengths):
-        raise InputError("--strengths takes finite numbers, for example -1 0 1 2 4")
+        raise InputError("`strengths` takes finite numbers, for example -1 0 1 2 4")
     return sorted(set(strengths))
 
 
-def _direction(vectors: VectorSet, steering: Steering) -> Direction:
+def _mixed(vectors: VectorSet, steering: Steering) -> Direction:
     rows = weighted_sum(vectors, steering)
     weights = [(name, weight) for name, weight in steering.weights if weight]
     wanted = tuple(name for name, weight in weights if weight * steering.scale > 0)
     if len(weights) == 1 and weights[0][1] == 1 and steering.scale == 1 and steering.layers is None:
         return Direction(weights[0][0], "emotion", wanted, rows)
-    # The scale is in the rows; a single emotion with another weight keeps its name apart from the plain one's.
+    # The scale is in the rows; a single emotion with another weight gets another name than the plain one.
     name = "+".join(f"{weight * steering.scale:g} {name}" for name, weight in weights)
     return Direction(name.replace("+-", "-"), "mix", wanted, rows)
 
 
-def _emotion(vectors: VectorSet, emotion: str) -> Direction:
+def _single(vectors: VectorSet, emotion: str) -> Direction:
     if emotion == BASE and BASE not in vectors.emotions:
         return Direction(BASE, BASE, vectors.emotions, vectors.rows.mean(axis=0, dtype=np.float64).astype(np.float32))
     rows = weighted_sum(vectors, Steering(((emotion, 1.0),)))
@@ -189,7 +193,7 @@ def _emotion(vectors: VectorSet, emotion: str) -> Direction:
 
 
 def _control(direction: Direction, seed: int) -> Direction:
-    """Random rows, each of the norm of the direction's in that layer."""
+    """Random rows, each with the norm of the direction's row in that layer."""
     assert direction.rows is not None
     rows = np.random.default_rng(seed).standard_normal(direction.rows.shape)
     rows *= np.linalg.norm(direction.rows, axis=1, keepdims=True) / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -198,15 +202,15 @@ def _control(direction: Direction, seed: int) -> Direction:
     )
 
 
-def _seen(study: Study, seen: Seen) -> Study:
-    """The study, with its questions parted into those that the vectors were made from and those held out."""
-    questions = study.questions
+def _with_seen(experiment: Experiment, seen: Seen) -> Experiment:
+    """The experiment, its questions divided into those that the vectors were made from and those held out."""
+    questions = experiment.questions
     if seen.texts is None:
         warning = f"{questions.name}: which queries the vectors were made from {seen.what}; none can be called held out"
-        return replace(study, warnings=(*study.warnings, warning))
+        return replace(experiment, warnings=(*experiment.warnings, warning))
     used = [comparable(text) in seen.texts for text in questions.texts]
     if not any(used):
-        return replace(study, held_out=tuple(dict.fromkeys(questions.groups)))
+        return replace(experiment, held_out=tuple(dict.fromkeys(questions.groups)))
     warning = f"{questions.name}: {sum(used)} of the {len(used)} queries are among {seen.what}; " + (
         "none is held out" if all(used) else "only the figures of the rest are held out"
     )
@@ -217,4 +221,4 @@ def _seen(study: Study, seen: Seen) -> Study:
         for group in dict.fromkeys(questions.groups)
     }
     held_out = tuple(group for group, own in groups.items() if not any(own))
-    return replace(study, questions=questions, held_out=held_out, warnings=(*study.warnings, warning))
+    return replace(experiment, questions=questions, held_out=held_out, warnings=(*experiment.warnings, warning))

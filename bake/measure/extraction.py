@@ -1,18 +1,14 @@
 """`extract`: emotion vectors for a model, by the paper's method, resumable and over several processes.
 
-For every query the model answers under an emotional and under a neutral condition; each layer's attention output
-is averaged over the tokens of the answer, the neutral mean subtracted from the emotional, and the differences
-averaged over the queries of an emotion (arXiv 2502.04075). Only sums are kept: memory does not grow with the
-number of queries.
+For every query the model answers under an emotional and under a neutral condition; each layer's attention output is
+averaged over the tokens of the answer, the neutral mean subtracted from the emotional, and the differences averaged
+over the queries of an emotion (arXiv 2502.04075). Only sums are kept: memory does not grow with the number of queries.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,110 +16,148 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..core.vector_set import EMOTIONS, SITE, VectorSet
-from ..errors import EmobakeError, InputError, VectorError
-from ..models.loading import LiveModel, fingerprint, load, model_failing
-from ..models.sampling import Sampling, Tokens
-from ..storage.files import read_small
+from ..core.progress import Progress, no_progress
+from ..core.sites import SITE
+from ..core.vector_set import VectorSet
+from ..errors import InputError, ModelError, VectorError
+from ..models.loading import LiveModel, Runtime, fingerprint, load, model_failing
+from ..models.sampling import GREEDY, Sampling, Tokens
+from ..storage.model_name import ModelName
+from ..vectors.formats.metadata import in_order
 from ..vectors.write import write_set
-from .answer_means import generate, measure
-from .contrast_sums import Sums
-from .ledger import check_same, writing
-from .processes import Team
+from .answer_means import generate_means, measure_means
+from .contrast_sums import ContrastSums
+from .ledger import WorkFolder, writing
+from .processes import Processes
 from .queries import Answer, Contrast, Questionnaire, answer_line
-
-Progress = Callable[[int, int], Callable[[int], None]]
-"""Given how many contrasts are done and how many there are, what is called with the number done since."""
 
 
 @dataclass(frozen=True, eq=False)
 class Extraction:
-    """What an extraction gave."""
+    """A finished extraction."""
 
     vectors: VectorSet
     skipped: tuple[Contrast, ...]
-    """Contrasts in which one side had no answer at all."""
+    """Contrasts in which one side had no answer."""
 
 
 def extract(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | ModelName,
     out: str | os.PathLike[str],
     questionnaire: Questionnaire,
     *,
-    revision: str | None = None,
-    base_model: str = "",
-    sampling: Sampling | None = None,
-    batch_size: int = 16,
-    dtype: str = "auto",
-    device: str = "auto",
-    device_map: str | None = None,
+    sampling: Sampling = GREEDY,
+    runtime: Runtime | None = None,
     save_answers: str | os.PathLike[str] | None = None,
     license: str = "",
     overwrite: bool = False,
     restart: bool = False,
-    progress: Progress = lambda done, total: lambda more: None,
+    progress: Progress = no_progress,
 ) -> Extraction:
     """Measure the vectors of all emotions in `questionnaire` and write them to `out`.
 
+    A killed run continues after its last finished batch: its sums are in a folder ``<out>.partial`` beside `out`. Under
+    ``accelerate launch`` each process takes its share of the batches and the first one writes.
+
     Args:
         model: a checkpoint's folder, or a model id on the Hub.
-        out: the file to write, in a form that `emobake.vector_exports.write_set` knows by its suffix.
-        questionnaire: made by `emobake.queries.ask`, `parse_contrasts` or `parse_answers`.
-        revision: branch, tag or commit of a Hub model.
-        base_model: Hub id to record when `model` is a folder.
-        sampling: how answers are generated (greedily without).
-        batch_size: contrasts per batch; each is two sequences.
-        dtype: of the model; auto is float32 on a CPU and the checkpoint's own elsewhere. Sums are float64.
-        device: where it runs; auto is a GPU if there is one.
-        device_map: ``auto`` spreads a large model over several devices.
+        out: the file to write, in a form that `emobake.write_set` knows by its suffix.
+        questionnaire: made by `ask`, `parse_contrasts` or `parse_answers` of `emobake.measure.queries`.
+        sampling: how answers are generated.
+        runtime: how the model runs; a batch has `Runtime.batch_size` contrasts of two sequences each. Sums
+            are float64.
         save_answers: JSONL file to record the answers in, for `parse_answers`.
         license: licence identifier to record.
         overwrite: replace an existing `out`.
-        restart: forget what an interrupted extraction to the same `out` had finished.
+        restart: forget the finished work of an interrupted extraction to the same `out`.
         progress: told of the contrasts of this process.
-
-    A killed run goes on from the last finished batch: its sums are in a folder ``<out>.partial`` beside `out`. Under
-    ``accelerate launch`` each process takes its share of the batches and the first one writes.
 
     Raises:
         InputError: (exit code 2) bad input, or `out` exists; nothing was written.
-        EmobakeError: (exit code 1) the model does not load or run, or `out` cannot be written.
-
+        ModelError: (exit code 1) the model does not load or run. OutputError: `out` cannot be written.
     """
-    target, sampling = Path(out), sampling or Sampling()
+    target, runtime = Path(out), runtime or Runtime()
     if target.exists() and not overwrite:
-        raise InputError(f"{target}: exists; choose another --out, or --overwrite")
+        raise InputError(f"{target}: exists; choose another `out`, or `overwrite`")
     if not target.absolute().parent.is_dir():
         raise InputError(f"{target}: its folder does not exist; make it first")
-    team = Team()
-    live = load(str(model), revision=revision, base_model=base_model, dtype=dtype, device=device, device_map=device_map)
+    processes = Processes()
+    live = load(ModelName.parse(model), runtime)
     record = _record(live, questionnaire, sampling)
-    work = _Work(
-        Path(f"{target}.partial"), team, record | {"weights": fingerprint(live)}, questionnaire, live, restart=restart
-    )
-    batches = _batches(live, questionnaire.contrasts, batch_size)
-    mine = [rest for batch in batches[team.rank :: team.size] if (rest := [i for i in batch if i not in work.done])]
-    begun = sum(map(len, batches[team.rank :: team.size]))
-    advance = progress(begun - sum(map(len, mine)), begun)
-    for batch in mine:
+    begun = record | {"weights": fingerprint(live)}
+    work = WorkFolder(Path(f"{target}.partial"), processes, begun, "an extraction", restart=restart)
+    state = _State(work, questionnaire, (live.layers, live.hidden))
+    for batch in _announced(state, _batches(live, questionnaire.contrasts, runtime.batch_size), progress):
         contrasts = [questionnaire.contrasts[i] for i in batch]
         answers, differences = _measure(live, contrasts, sampling)
-        work.add(batch, contrasts, answers, differences)
-        advance(len(batch))
-    sums, lines = work.gather()
+        state.add(batch, contrasts, answers, differences)
+    sums, lines = state.gather()
     skipped = tuple(questionnaire.contrasts[i] for i in sorted(sums.skipped))
     vectors = _finish(sums, live, record | {"skipped": len(skipped)}, target.name, license)
-    if team.rank == 0:
+    if processes.is_first:
         write_set(vectors, target, overwrite=overwrite)
         if save_answers is not None:
-            _write_lines(Path(save_answers), lines)
+            with writing(Path(save_answers)):
+                Path(save_answers).write_text("".join(lines), encoding="utf-8")
         work.remove()
-    team.wait()
+    processes.wait()
     return Extraction(vectors, skipped)
 
 
+class _State:
+    """Finished contrasts: sums in memory, and on the disk with the answers, so that a killed run continues.
+
+    Each process has a file of sums of other contrasts than the rest. A run with fewer processes than the one before
+    leaves files without an owner; the first process takes them over.
+    """
+
+    def __init__(self, work: WorkFolder, questionnaire: Questionnaire, shape: tuple[int, int]) -> None:
+        self.work, self.processes = work, work.processes
+        self.answers = work.ledger("answers")
+        self._file = work.folder / f"sums-{self.processes.rank}.safetensors"
+        self.sums = ContrastSums.load(self._file, questionnaire.emotions, shape)
+        if self.processes.is_first:
+            for file in sorted(work.folder.glob("sums-*.safetensors")):
+                if int(file.stem.partition("-")[2]) >= self.processes.size:
+                    self.sums = self.sums.plus(ContrastSums.load(file, questionnaire.emotions, shape))
+                    self.sums.save(self._file)
+                    file.unlink()
+        self.done = frozenset(self.processes.gather(sorted(self.sums.done)))
+
+    def add(
+        self,
+        batch: Sequence[int],
+        contrasts: Sequence[Contrast],
+        answers: Sequence[tuple[Answer, Answer]],
+        differences: np.ndarray,
+    ) -> None:
+        """Take in a finished batch, and keep it on the disk: first the answers, then the sums that say it is done."""
+        lines = [answer_line(contrast, *pair) for contrast, pair in zip(contrasts, answers, strict=True)]
+        self.answers.add({str(i): line for i, line in zip(batch, lines, strict=True)})
+        for i, contrast, difference in zip(batch, contrasts, differences, strict=True):
+            self.sums.add(i, contrast.emotion, contrast.number, difference)
+        with writing(self.work.folder):
+            self.sums.save(self._file)
+
+    def gather(self) -> tuple[ContrastSums, list[str]]:
+        """The sums of all processes, and their answers as lines of JSONL in the order of the questionnaire."""
+        sums, answers = self.sums.gathered(self.processes), self.answers.gathered()
+        return sums, [answers[str(i)] for i in sorted(sums.done) if str(i) in answers]
+
+
+def _announced(state: _State, batches: Sequence[Sequence[int]], progress: Progress) -> Iterable[list[int]]:
+    """Yield the unfinished contrasts of each batch of this process, and report each batch once it is done."""
+    own = batches[state.processes.rank :: state.processes.size]
+    left = [rest for batch in own if (rest := [i for i in batch if i not in state.done])]
+    total = sum(map(len, own))
+    advance = progress("queries", total - sum(map(len, left)), total)
+    for batch in left:
+        yield batch
+        advance(len(batch))
+
+
 def _record(live: LiveModel, questionnaire: Questionnaire, sampling: Sampling) -> dict[str, Any]:
-    """What the result depends on, as JSON data without local paths."""
+    """Settings that the result depends on, as JSON data without local paths."""
     import torch
     import transformers
 
@@ -131,7 +165,7 @@ def _record(live: LiveModel, questionnaire: Questionnaire, sampling: Sampling) -
         "emobake": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "model": live.base_model or live.arch.model_type,
+        "model": live.base_model or live.family.model_type,
         "revision": live.revision,
         "dtype": str(live.model.dtype).removeprefix("torch."),
         **questionnaire.record,
@@ -144,7 +178,7 @@ def _record(live: LiveModel, questionnaire: Questionnaire, sampling: Sampling) -
 
 
 def _batches(live: LiveModel, contrasts: Sequence[Contrast], size: int) -> list[list[int]]:
-    """Indices of contrasts of about the same length, the longest first: if memory is short, it shows at once."""
+    """Indices of contrasts of similar length, the longest first: if memory is short, it shows at once."""
     lengths = [sum(len(text or "") for text in (c.positive_prompt, c.negative_prompt)) for c in contrasts]
     lengths = [
         length + sum(len(a.text) for a in (c.positive, c.negative) if a)
@@ -166,9 +200,9 @@ def _measure(
     pairs = [_tokenized(live, prompt, answer) for prompt, answer, _ in sides]
     with model_failing(live.name):
         if contrasts[0].positive is None:
-            found = generate(live, [prompt for prompt, _ in pairs], sampling, [name for _, _, name in sides])
+            found = generate_means(live, [prompt for prompt, _ in pairs], sampling, [name for _, _, name in sides])
         else:
-            found = measure(live, [prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+            found = measure_means(live, [prompt for prompt, _ in pairs], [answer for _, answer in pairs])
     answers = [
         given or Answer(live.tokenizer.decode(tokens, skip_special_tokens=False), tokens)
         for (_, given, _), tokens in zip(sides, found.answers, strict=True)
@@ -180,7 +214,7 @@ def _measure(
 
 
 def _tokenized(live: LiveModel, prompt: str | None, answer: Answer | None) -> tuple[Tokens, Tokens]:
-    """Token ids in front of the answer, and of the answer (empty if it is still to be generated)."""
+    """Token ids of the prompt, and of the answer (empty if it is still to be generated)."""
     before: list[int] = [] if prompt is None else live.prompt([{"role": "user", "content": prompt}])
     if answer is None:
         return before, ()
@@ -188,19 +222,19 @@ def _tokenized(live: LiveModel, prompt: str | None, answer: Answer | None) -> tu
         return before, answer.tokens
     tokens = live.tokenizer(answer.text, add_special_tokens=False)["input_ids"]
     if prompt is None and live.tokenizer.bos_token_id in live.tokenizer(answer.text)["input_ids"][:1]:
-        # A text that stands for itself begins as the model knows texts; the beginning itself is not measured.
+        # A text without a prompt begins as the model knows texts; the first token itself is not measured.
         before = [live.tokenizer.bos_token_id]
     return before, tokens
 
 
-def _finish(sums: Sums, live: LiveModel, record: dict[str, Any], name: str, license: str) -> VectorSet:
-    order = sorted(sums.emotions, key=lambda e: (EMOTIONS.index(e) if e in EMOTIONS else len(EMOTIONS), e))
+def _finish(sums: ContrastSums, live: LiveModel, record: Mapping[str, Any], name: str, license: str) -> VectorSet:
+    order = in_order(sums.emotions)
     for emotion in order:
         if not sums.count(emotion):
             raise VectorError(f"{live.name}: gave no answer at all for {emotion}; look at the condition prompts")
     rows = np.stack([sums.mean(emotion) for emotion in order]).astype(np.float32)
     if not np.isfinite(rows).all():
-        raise EmobakeError(f"{live.name}: its attention outputs are not finite; try --dtype float32")
+        raise ModelError(f"{live.name}: its attention outputs are not finite; try `dtype` float32")
     return VectorSet(
         tuple(order),
         rows,
@@ -212,81 +246,3 @@ def _finish(sums: Sums, live: LiveModel, record: dict[str, Any], name: str, lice
         statistics={emotion: found for emotion in order if (found := sums.statistics(emotion)) is not None},
         extraction=record,
     )
-
-
-class _Work:
-    """What this process has finished, in memory and in the folder from which a killed run goes on."""
-
-    def __init__(
-        self,
-        folder: Path,
-        team: Team,
-        record: dict[str, Any],
-        questionnaire: Questionnaire,
-        live: LiveModel,
-        *,
-        restart: bool,
-    ) -> None:
-        self.folder, self.team = folder, team
-        self.contrasts = questionnaire.contrasts
-        if team.rank == 0:
-            with writing(folder):
-                if restart and folder.exists():
-                    shutil.rmtree(folder)
-                folder.mkdir(exist_ok=True)
-                check_same(folder, record, "an extraction")
-        team.wait()
-        folder.mkdir(exist_ok=True)  # on other machines
-        # Every file holds other contrasts than the rest. A run with fewer processes than the one before leaves files
-        # without an owner, which the first process takes over.
-        shape = (live.layers, live.hidden)
-        self.sums = Sums.load(self._file(team.rank), questionnaire.emotions, shape)
-        if team.rank == 0:
-            for file in sorted(folder.glob("sums-*.safetensors")):
-                if int(file.stem.partition("-")[2]) >= team.size:
-                    self.sums = self.sums.plus(Sums.load(file, questionnaire.emotions, shape))
-                    self.sums.save(self._file(0))
-                    file.unlink()
-        self.done = frozenset(team.gather(sorted(self.sums.done)))
-
-    def _file(self, rank: int) -> Path:
-        return self.folder / f"sums-{rank}.safetensors"
-
-    def add(
-        self,
-        batch: Sequence[int],
-        contrasts: Sequence[Contrast],
-        answers: Sequence[tuple[Answer, Answer]],
-        differences: np.ndarray,
-    ) -> None:
-        """Take a finished batch in, and keep it on the disk: first the answers, then the sums that say it is done."""
-        with writing(self.folder):
-            with (self.folder / f"answers-{self.team.rank}.jsonl").open("a", encoding="utf-8") as file:
-                file.write("\n")  # ends what a killed run may have left half written
-                for i, contrast, pair in zip(batch, contrasts, answers, strict=True):
-                    file.write(f"{i} {answer_line(contrast, *pair)}")
-            for i, contrast, difference in zip(batch, contrasts, differences, strict=True):
-                self.sums.add(i, contrast.emotion, contrast.number, difference)
-            self.sums.save(self._file(self.team.rank))
-
-    def gather(self) -> tuple[Sums, list[str]]:
-        """The sums of all processes, and their answers as lines of JSONL in the order of the questionnaire."""
-        lines: dict[int, str] = {}
-        for file in self.folder.glob("answers-*.jsonl"):
-            for line in read_small(file, str(file)).decode("utf-8", "replace").split("\n"):
-                number, _, text = line.partition(" ")
-                with contextlib.suppress(ValueError):
-                    json.loads(text)
-                    lines[int(number)] = text + "\n"
-        own = {i: text for i, text in lines.items() if i in self.sums.done}
-        return self.sums.gathered(self.team.sum, self.team.gather), [
-            text for _, text in sorted(set(self.team.gather(list(own.items()))))
-        ]
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _write_lines(file: Path, lines: Iterable[str]) -> None:
-    with writing(file):
-        file.write_text("".join(lines), encoding="utf-8")

@@ -1,47 +1,108 @@
-"""Finished work of a long run, kept on disk."""
+"""Finished work of a long run, kept on disk so that a killed run continues where it stopped."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.strict_json import parse_json_object
 from ..errors import InputError, OutputError
-from ..storage.files import read_small
-from .processes import Team
+from ..storage.files import read_json
+from .processes import Processes
+
+
+class WorkFolder:
+    """A folder for the finished work of one run."""
+
+    def __init__(
+        self, folder: Path, processes: Processes, begun: Mapping[str, Any], what: str, *, restart: bool
+    ) -> None:
+        """Open the folder, or make it; with `restart`, forget its content.
+
+        `begun` is JSON data that the results depend on, `what` names the run, as in "an extraction".
+
+        Raises:
+            InputError: another run was begun there. OutputError: the folder cannot be made.
+        """
+        self.folder, self.processes = folder, processes
+        if processes.is_first:
+            with writing(folder):
+                if restart and folder.exists():
+                    shutil.rmtree(folder)
+                folder.mkdir(parents=True, exist_ok=True)
+                _check_same(folder, begun, what)
+        processes.wait()
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)  # On other machines.
+
+    def ledger(self, stage: str) -> Ledger:
+        """The finished work of one stage."""
+        return Ledger(self.folder, stage, self.processes)
+
+    def remove(self) -> None:
+        """Remove the folder, once the results are written elsewhere."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Ledger:
-    """What is done of one stage of a run: a key and a JSON value for each thing, in lines of files of a folder.
+    """Finished work of one stage: a key and a JSON value per line, in files of a folder.
 
-    Every process appends to a file of its own; all of them know what the run had finished when it was begun again.
+    Every process appends to a file of its own; all of them know what earlier runs finished.
     """
 
-    def __init__(self, folder: Path, stage: str, team: Team) -> None:
-        self._file, self._team = folder / f"{stage}-{team.rank}.jsonl", team
+    def __init__(self, folder: Path, stage: str, processes: Processes) -> None:
+        self._file, self._processes = folder / f"{stage}-{processes.rank}.jsonl", processes
         self._folder = folder
         found = [pair for file in sorted(folder.glob(f"{stage}-*.jsonl")) for pair in _pairs(file)]
-        self.done: dict[str, Any] = dict(team.gather(found))
+        self.done: dict[str, Any] = dict(processes.gather(found))
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Take in what was finished just now.
+        """Record finished work.
 
         Raises:
-            OutputError: it cannot be written; what was written before is kept.
+            OutputError: it cannot be written; earlier work is kept.
         """
         lines = "".join(json.dumps([key, value], ensure_ascii=False) + "\n" for key, value in values.items())
         with writing(self._folder), self._file.open("a", encoding="utf-8") as file:
-            file.write("\n" + lines)  # ends what a killed run may have left half written
+            file.write("\n" + lines)  # The line break ends a line that a killed run left half written.
         self.done |= values
 
     def gathered(self) -> dict[str, Any]:
-        """What all processes have done, for each of them."""
-        self._team.wait()
-        self.done = dict(self._team.gather(list(self.done.items())))
+        """The finished work of all processes, for each of them."""
+        self._processes.wait()
+        self.done = dict(self._processes.gather(list(self.done.items())))
         return self.done
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a system error while writing to `path` into an `OutputError`.
+
+    Raises:
+        OutputError: the disk is full, or no permission.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); finished work is kept") from None
+
+
+def _check_same(folder: Path, begun: Mapping[str, Any], what: str) -> None:
+    """Write down what the run depends on, or check that it is the same as when the run was begun."""
+    file = folder / "run.json"
+    if not file.exists():
+        file.write_text(json.dumps(begun, indent=2) + "\n", encoding="utf-8")
+        return
+    before, now = read_json(file), json.loads(json.dumps(begun))
+    differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if differing:
+        raise InputError(
+            f"{folder}: {what} begun there had another {', '.join(differing)}; finish it as it was begun, "
+            "or `restart` to begin again"
+        )
 
 
 def _pairs(file: Path) -> Iterator[tuple[str, Any]]:
@@ -51,36 +112,3 @@ def _pairs(file: Path) -> Iterator[tuple[str, Any]]:
                 entry = json.loads(line)
                 if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):
                     yield entry[0], entry[1]
-
-
-def check_same(folder: Path, record: Mapping[str, Any], what: str) -> None:
-    """Write down what the work in `folder` is of, or see that it is the same as now; `what` as in "an extraction".
-
-    Raises:
-        InputError: something else was begun there.
-    """
-    file = folder / "run.json"
-    if not file.exists():
-        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        return
-    begun = parse_json_object(read_small(file, str(file)), str(file))
-    now = json.loads(json.dumps(record))
-    differing = [key for key in sorted(begun.keys() | now.keys()) if begun.get(key) != now.get(key)]
-    if differing:
-        raise InputError(
-            f"{folder}: {what} begun there had another {', '.join(differing)}; finish it as it was begun, "
-            "or --restart to begin anew"
-        )
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What the system says against writing to `path`, as an error of ours.
-
-    Raises:
-        OutputError: the disk is full, no permission.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); what was finished before is kept") from None

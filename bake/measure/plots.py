@@ -1,13 +1,12 @@
-"""The pictures of an evaluation: what happens as the strength grows, and the dose in every layer."""
+"""The pictures of an evaluation: its measures by strength, the dose by layer, and the curve of a search."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EmobakeError, OutputError
-from ..vectors.plot import COLOURS
+from ..vectors.pictures import COLOURS, check_picture, new_figure, save_figure
 from .report import DOSE_RESPONSE, LAYERS
 from .summary import target
 
@@ -15,86 +14,61 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from .tuning import Tuned
 
-def need_matplotlib() -> None:
-    """See that matplotlib is there, before the work begins.
 
-    Raises:
-        EmobakeError: it is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise EmobakeError("the pictures need matplotlib; pip install 'emobake[eval]'") from None
+Value = Callable[[Mapping[str, Any], Mapping[str, Any]], float | None]
+"""Figure of a direction's point; None if it was not measured."""
+Panel = tuple[str, Value, str]
+"""Title, figure and scale of the axis."""
 
 
 def plot_evaluation(data: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    """Draw what was measured as PNG and SVG into `folder`; the names of the pictures, without suffix.
+    """Draw the measures as PNG and SVG into `folder`; returns the names of the pictures, without suffix.
 
     Raises:
         OutputError: they cannot be written.
     """
-    from matplotlib import rc_context
-
     pictures = [(DOSE_RESPONSE, _dose_response(data))]
     if any(found["norm"] for found in data["layers"].values()):
         pictures.append((LAYERS, _layers(data)))
-    # Without these an SVG has random names and the date in it.
-    with rc_context({"svg.hashsalt": "emobake"}):
-        for name, figure in pictures:
-            for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-                try:
-                    figure.savefig(folder / f"{name}.{suffix}", dpi=130, metadata=metadata)
-                except OSError as error:
-                    raise OutputError(f"{folder}: cannot be written ({error.strerror})") from None
+    for name, figure in pictures:
+        for suffix in ("png", "svg"):
+            save_figure(figure, folder / f"{name}.{suffix}")
     return tuple(name for name, _ in pictures)
 
 
+def plot_curve(tuned: Tuned, out: Path, *, target_kl: float | None) -> None:
+    """Draw KL by scale into a PNG or SVG file.
+
+    Raises:
+        InputError: another suffix. MissingPackageError: matplotlib is not installed. OutputError: it cannot be written.
+    """
+    check_picture(out)
+    figure = new_figure(figsize=(5.6, 3.8))
+    axes = figure.subplots()
+    axes.plot(*zip(*tuned.curve, strict=True), marker="o", markersize=4, color="#2f6fb0", linewidth=1.6)
+    axes.axvline(tuned.scale, color="#c8321e", linewidth=1, label=f"scale {tuned.scale:g}: {tuned.kl:.3g} nats")
+    if target_kl is not None:
+        axes.axhline(target_kl, color="#999999", linestyle="--", linewidth=1, label=f"budget: {target_kl:g} nats")
+    axes.set(xlabel="scale", ylabel="mean KL, nats per token")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, out)
+
+
 def _dose_response(data: Mapping[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
-
-    group = data["questions"]["shown"]
-    main = next(one for one in data["scorers"] if one["main"])
-    first = {one["name"]: one for one in data["directions"]}
-
-    def emotion(one: Mapping[str, Any], point: Mapping[str, Any]) -> float | None:
-        wanted = first[one["like"]]["emotions"] if one["control"] and one["like"] in first else one["emotions"]
-        return target(point["groups"][group], main["name"], wanted)
-
-    def measure(key: str) -> Any:
-        return lambda _, point: point["groups"][group][key]
-
-    panels = [
-        (f"emotion: {main['name']} ({main['unit']})", emotion, "linear"),
-        ("perplexity of the answers under the base", measure("perplexity"), "log"),
-        ("KL from the base, nats (dotted: worst 5%)", lambda _, point: point["kl"], "linear"),
-        ("share of collapsed answers", measure("collapsed"), "linear"),
-        ("topic: likelier after their own query", measure("topic"), "linear"),
-        ("different pairs of words (distinct-2)", measure("distinct_2"), "linear"),
-    ]
-    panels = [panel for panel in panels if _any(data, panel[1])]
+    panels = _panels(data)
     strengths = sorted({point["strength"] for one in data["directions"] for point in one["points"]})
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.5 * lines + 0.9), layout="constrained")
+    figure = new_figure(figsize=(4.6 * columns, 3.5 * lines + 0.9))
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axis, (title, value, scale) in zip(axes, panels, strict=False):
-        for i, one in enumerate(data["directions"]):
-            _line(axis, data, one, i, value)
-            if title.startswith("KL") and not one["control"]:
-                _line(axis, data, one, i, lambda _, point: point["kl_worst"], linestyle=":", label=None)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("strength")
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw_panel(axis, data, panel)
         if len(strengths) < 9:
             axis.set_xticks(strengths)
-        axis.set_yscale(scale)
-        if scale == "log":  # 30, not 3 x 10^1
-            axis.yaxis.set_major_formatter(LogFormatter())
-            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-        if "share" in title or title.startswith("topic"):
-            axis.set_ylim(-0.03, 1.03)
-        axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -103,9 +77,50 @@ def _dose_response(data: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _layers(data: Mapping[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
+def _panels(data: Mapping[str, Any]) -> list[Panel]:
+    """The measures that have any figure."""
+    group = data["questions"]["shown"]
+    main = next(one for one in data["scorers"] if one["main"])
+    first = {one["name"]: one for one in data["directions"]}
 
+    def emotion(one: Mapping[str, Any], point: Mapping[str, Any]) -> float | None:
+        wanted = first[one["like"]]["emotions"] if one["control"] and one["like"] in first else one["emotions"]
+        return target(point["groups"][group], main["name"], wanted)
+
+    def measure(key: str) -> Value:
+        return lambda _, point: point["groups"][group][key]
+
+    panels: list[Panel] = [
+        (f"emotion: {main['name']} ({main['unit']})", emotion, "linear"),
+        ("perplexity of the answers under the base", measure("perplexity"), "log"),
+        ("KL from the base, nats (dotted: worst 5%)", lambda _, point: point["kl"], "linear"),
+        ("share of collapsed answers", measure("collapsed"), "linear"),
+        ("topic: likelier after their own query", measure("topic"), "linear"),
+        ("different pairs of words (distinct-2)", measure("distinct_2"), "linear"),
+    ]
+    return [panel for panel in panels if _any(data, panel[1])]
+
+
+def _draw_panel(axis: Axes, data: Mapping[str, Any], panel: Panel) -> None:
+    from matplotlib.ticker import LogFormatter
+
+    title, value, scale = panel
+    for i, one in enumerate(data["directions"]):
+        _line(axis, data, one, i, value)
+        if title.startswith("KL") and not one["control"]:
+            _line(axis, data, one, i, lambda _, point: point["kl_worst"], linestyle=":", label=None)
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel("strength")
+    axis.set_yscale(scale)
+    if scale == "log":  # 30, not 3 x 10^1
+        axis.yaxis.set_major_formatter(LogFormatter())
+        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    if "share" in title or title.startswith("topic"):
+        axis.set_ylim(-0.03, 1.03)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _layers(data: Mapping[str, Any]) -> Figure:
     panels = [("norm of the vectors at strength 1", "norm")]
     panels += [
         (title, key)
@@ -115,11 +130,11 @@ def _layers(data: Mapping[str, Any]) -> Figure:
         )
         if any(found.get(key) for found in data["layers"].values())
     ]
-    figure = Figure(figsize=(4.8 * len(panels), 3.8), layout="constrained")
+    figure = new_figure(figsize=(4.8 * len(panels), 3.8))
     for axis, (title, key) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for i, one in enumerate(data["directions"]):
             found = data["layers"].get(one["name"], {}).get(key)
-            if found and not one["control"]:  # a control has the same norms
+            if found and not one["control"]:  # A control has the same norms.
                 values = [float("nan") if x is None else x for x in found]
                 axis.plot(range(len(found)), values, color=_colour(one, i), linewidth=1.8, label=one["name"])
         axis.set(xlabel="layer", title=title)

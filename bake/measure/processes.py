@@ -1,4 +1,4 @@
-"""A long run: the processes that share it, and the folder from which it goes on when it was killed."""
+"""The processes of a long run: one, or those that `accelerate launch` started."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 
-class Team:
-    """The processes that `accelerate launch` started; one alone otherwise, and then accelerate is not needed."""
+class Processes:
+    """Own process and its peers; a process alone does not need accelerate."""
 
     def __init__(self) -> None:
         self.rank, self.size = 0, 1
@@ -19,13 +19,18 @@ class Team:
             self.state = PartialState()
             self.rank, self.size = self.state.process_index, self.state.num_processes
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the results."""
+        return self.rank == 0
+
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             self.state.wait_for_everyone()
 
     def gather(self, items: list[Any]) -> list[Any]:
-        """The items of all processes, for each of them."""
+        """Join the items of all processes, for each of them."""
         if self.size == 1:
             return items
         from accelerate.utils import gather_object
@@ -33,7 +38,7 @@ class Team:
         return list(gather_object(items))
 
     def sum(self, array: np.ndarray) -> np.ndarray:
-        """The sum of all processes' arrays, for each of them."""
+        """Add up the arrays of all processes, for each of them."""
         if self.size == 1:
             return array
         import torch

@@ -1,4 +1,4 @@
-"""What an extraction asks: queries per emotion, the two conditions, pairs of texts, and recorded answers.
+"""Queries of an extraction: per emotion under two conditions, or pairs of texts, or recorded answers.
 
 The paper (arXiv 2502.04075) lets a model answer each query under an emotional and under a neutral condition; its
 condition prompts are not published, so the defaults here are our own.
@@ -34,18 +34,18 @@ class Answer:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One difference to measure: two answers, each with what comes before it.
+    """One difference to measure: two answers, each with its prompt.
 
-    Either the answers are to be generated (None) from the two prompts, or they are given.
+    The answers are given, or (None) generated from the prompts.
     """
 
     emotion: str
     number: int
-    """Counts the contrasts of one emotion, from 0."""
+    """Number among the contrasts of one emotion, from 0."""
     query: str
-    """The user's text, for records; empty where there is none."""
+    """The user's text, for records; empty if there is none."""
     positive_prompt: str | None
-    """User message in front of the emotional answer; None for a text that stands for itself."""
+    """User message before the emotional answer; None for a text without a prompt."""
     negative_prompt: str | None
     positive: Answer | None = None
     negative: Answer | None = None
@@ -53,22 +53,22 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Questionnaire:
-    """Everything an extraction measures, and what it is recorded as."""
+    """All contrasts of an extraction."""
 
     contrasts: tuple[Contrast, ...]
     record: Mapping[str, Any] = field(default_factory=dict)
-    """JSON data that says where the contrasts come from: names, digests, condition prompts."""
+    """Origin of the contrasts as JSON data: names, digests, condition prompts."""
 
     @property
     def emotions(self) -> tuple[str, ...]:
-        """In the order in which they first come."""
+        """Emotions in the order of their first contrast."""
         return tuple(dict.fromkeys(contrast.emotion for contrast in self.contrasts))
 
     def of(self, emotions: Iterable[str]) -> Questionnaire:
-        """The contrasts of these emotions.
+        """Keep the contrasts of these emotions.
 
         Raises:
-            InputError: an emotion that is not there.
+            InputError: an emotion without contrasts.
         """
         wanted = list(emotions)
         missing = [emotion for emotion in wanted if emotion not in self.emotions]
@@ -78,7 +78,7 @@ class Questionnaire:
         return Questionnaire(kept, {**self.record, "emotions": wanted})
 
     def limited(self, limit: int | None) -> Questionnaire:
-        """At most the first `limit` contrasts of each emotion."""
+        """Keep at most the first `limit` contrasts of each emotion."""
         if limit is None:
             return self
         kept = tuple(contrast for contrast in self.contrasts if contrast.number < limit)
@@ -86,14 +86,14 @@ class Questionnaire:
 
 
 def parse_queries(content: bytes, file: str) -> dict[str, list[str]]:
-    """Emotion -> queries, from JSON or JSONL.
+    """Parse queries by emotion from JSON or JSONL.
 
     JSON: an object ``{"joy": ["...", ...]}``, a list of ``{"emotion": ..., "query": ...}``, or a list of strings,
-    whose emotion is the file's name. JSONL: one element of such a list a line. A query that stands twice counts
+    whose emotion is the file's name. JSONL: one element of such a list per line. A query that occurs twice counts
     twice; the published EmotionQuery has some.
 
     Raises:
-        BrokenFileError: neither of these; an empty query, or a name that is none.
+        BrokenFileError: another form, an empty query, or an invalid name of an emotion.
     """
     parsed = _json_or_lines(content, file)
     if isinstance(parsed, dict):
@@ -117,10 +117,10 @@ def parse_queries(content: bytes, file: str) -> dict[str, list[str]]:
 
 
 def parse_questions(content: bytes, file: str) -> dict[str, list[str]]:
-    """Group -> queries for an evaluation, JSON or JSONL: a list of strings (one group, ``""``), or as `parse_queries`.
+    """Parse queries by group for an evaluation: a list of strings (one group, ``""``), or as `parse_queries`.
 
     Raises:
-        BrokenFileError: neither; an empty query.
+        BrokenFileError: another form, or an empty query.
     """
     parsed = _json_or_lines(content, file)
     if isinstance(parsed, dict) or not all(isinstance(entry, str) for entry in parsed):
@@ -139,16 +139,16 @@ def ask(
     emotional: str = EMOTIONAL,
     neutral: str = NEUTRAL,
 ) -> Questionnaire:
-    """Each query under both conditions, the answers to be generated; `content` is the file that they came from.
+    """Ask each query under both conditions; `content` is the file of the queries, `name` its name.
 
     Raises:
         InputError: a condition prompt without ``{query}``, or an emotional one that equals the neutral one.
     """
-    for option, template in (("--emotional-prompt", emotional), ("--neutral-prompt", neutral)):
+    for argument, template in (("emotional", emotional), ("neutral", neutral)):
         if "{query}" not in template:
-            raise InputError(f"{option} has no {{query}} in it: that is where the query goes")
+            raise InputError(f"`{argument}` has no {{query}} in it, the place of the query")
     if emotional == neutral:
-        raise InputError("--emotional-prompt and --neutral-prompt are the same: there would be nothing to subtract")
+        raise InputError("`emotional` and `neutral` are the same: there would be nothing to subtract")
     contrasts = tuple(
         Contrast(emotion, i, query, _fill(emotional, emotion, query), _fill(neutral, emotion, query))
         for emotion, texts in queries.items()
@@ -171,17 +171,17 @@ def _fill(template: str, emotion: str, query: str) -> str:
 
 
 def parse_contrasts(content: bytes, file: str) -> Questionnaire:
-    """Pairs of texts, JSONL (or a JSON list): ``{"positive": ..., "negative": ..., "emotion": ..., "prompt": ...}``.
+    """Parse pairs of texts: ``{"positive": ..., "negative": ..., "emotion": ..., "prompt": ...}`` per line of JSONL.
 
-    Without ``emotion`` the file's name is the emotion. With ``prompt`` both texts are answers to that user message;
-    without, each stands for itself, outside of any chat template.
+    A JSON list of such objects will do as well. Without ``emotion`` the file's name is the emotion. With ``prompt``
+    both texts are answers to that user message; without it, each is a text outside of any chat template.
 
     Raises:
-        BrokenFileError: not of this form, or a text that is empty.
+        BrokenFileError: another form, or an empty text.
     """
     parsed = _json_or_lines(content, file)
     if isinstance(parsed, dict):
-        raise BrokenFileError(f"{file}: holds one object, not a list of pairs; write one pair a line")
+        raise BrokenFileError(f"{file}: holds one object, not a list of pairs; write one pair per line")
     contrasts = []
     counts: dict[str, int] = {}
     for i, entry in enumerate(parsed, 1):
@@ -199,10 +199,10 @@ def parse_contrasts(content: bytes, file: str) -> Questionnaire:
 
 
 def parse_answers(content: bytes, file: str, emotional: str = EMOTIONAL, neutral: str = NEUTRAL) -> Questionnaire:
-    """Recorded answers, as `answer_line` writes them: what was asked is asked again, nothing is generated.
+    """Parse recorded answers, as `answer_line` writes them; nothing is generated.
 
     Raises:
-        BrokenFileError: not of this form.
+        BrokenFileError: another form.
     """
     parsed = _json_or_lines(content, file)
     if isinstance(parsed, dict):
@@ -226,7 +226,7 @@ def parse_answers(content: bytes, file: str, emotional: str = EMOTIONAL, neutral
 
 
 def answer_line(contrast: Contrast, positive: Answer, negative: Answer) -> str:
-    """One recorded contrast as a line of JSONL, for ``--save-answers``."""
+    """One recorded contrast as a line of JSONL."""
     entry = {
         "emotion": contrast.emotion,
         "query": contrast.query,

@@ -1,4 +1,4 @@
-"""Where queries come from: a file, the sets that come with emobake, or the paper's, fetched."""
+"""Query sets: files, the sets that are shipped with emobake, and the paper's, which are fetched."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from pathlib import Path
 
 from ..errors import EmobakeError, InputError
 from ..storage.files import git_blob_id, read_small
-from ..vectors.find import pull_queries
+from ..vectors.fetch import pull_queries
 from ..vectors.registry import RegisteredQueries, registry
 from .queries import parse_queries, parse_questions
 
 OWN = "emobake"
-"""Name of the set for extraction that comes along: 48 queries for each of the paper's five emotions."""
+"""Shipped set for extraction: 48 queries for each of the paper's five emotions."""
 EVERYDAY = "everyday"
-"""Name of the set for evaluation that comes along: 60 everyday queries, none of which is in `OWN`."""
+"""Shipped set for evaluation: 60 everyday queries, none of which is in `OWN`."""
 _PAPER = "xuanfengzu/EmotionVector"
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked in an evaluation."""
+    """Queries of an evaluation."""
 
     name: str
     texts: tuple[str, ...]
     groups: tuple[str, ...]
-    """Of each text, the part of the set that it belongs to; ``""`` where there are no parts."""
+    """Per text, the part of the set that it belongs to; ``""`` if there are no parts."""
     sha256: str
-    """Of the file."""
+    """Digest of the file."""
 
     def sample(self, limit: int | None) -> list[int]:
-        """Indices of at most `limit` of each group, spread evenly over it: neighbours are often alike."""
+        """Indices of at most `limit` texts of each group, spread evenly over it, because neighbours are often alike."""
         if limit is None:
             return list(range(len(self.texts)))
         kept = []
@@ -45,21 +45,21 @@ class Questions:
         return kept
 
     def limited(self, limit: int | None) -> Questions:
-        """Those of `sample`."""
+        """Keep the texts of `sample`."""
         kept = self.sample(limit)
         return replace(self, texts=tuple(self.texts[i] for i in kept), groups=tuple(self.groups[i] for i in kept))
 
 
 def open_queries(given: str | None) -> tuple[bytes, str]:
-    """The content of a query set for extraction, and the name of its file; None is our own.
+    """Read a query set for extraction: its content and the name of its file; None is `OWN`.
 
     Raises:
-        InputError: no such file or name; what `pull_queries` raises.
+        InputError: no such file or name; the errors of `pull_queries`.
     """
     if given is None or (given == OWN and not Path(given).exists()):
         return _shipped("emotions.json"), "emotions.json"
     if Path(given).exists():
-        return read_small(Path(given), given), given
+        return read_small(Path(given)), given
     entry = _registered(given)
     if entry is None or entry.groups:
         names = [entry.name for entry in registry().queries if not entry.groups]
@@ -68,16 +68,16 @@ def open_queries(given: str | None) -> tuple[bytes, str]:
 
 
 def open_questions(given: str) -> Questions:
-    """A set for evaluation: a file as `emobake.queries.parse_questions` reads it, or a name.
+    """Read a query set for evaluation: a file as `parse_questions` reads it, or a name.
 
-    A copy of a published file is what it is a copy of, with its parts.
+    A copy of a published file is recognised by its content, and gets its name and parts.
 
     Raises:
-        InputError: no such file or name; what `pull_queries` raises. BrokenFileError: no queries in it.
+        InputError: no such file or name; the errors of `pull_queries`. BrokenFileError: no queries in it.
     """
     groups: dict[str, int] = {}
     if Path(given).exists():
-        content, name = read_small(Path(given), given), Path(given).name
+        content, name = read_small(Path(given)), Path(given).name
         blob = git_blob_id(content)
         if entry := next((entry for entry in registry().queries if entry.file.blob == blob), None):
             name, groups = entry.name, dict(entry.groups)
@@ -102,22 +102,22 @@ def open_questions(given: str) -> Questions:
 
 @dataclass(frozen=True)
 class Seen:
-    """Queries that vectors were made from, or may have been."""
+    """Queries from which vectors were made, or may have been."""
 
     texts: frozenset[str] | None
-    """As `comparable` makes them; None where they are not known."""
+    """In the form of `comparable`; None if unknown."""
     what: str
-    """What they are, in words; or why they are not known, as in "which they are, is not known"."""
+    """The queries in words; or why they are unknown, to complete "which queries the vectors were made from ..."."""
 
 
 UNKNOWN = Seen(None, "is not known")
 
 
 def extraction_queries(source: str, queries: Mapping[str, str], questions: Questions) -> Seen:
-    """The queries that vectors with this `source` and `queries` were made from.
+    """Find the queries from which vectors with this `source` and `queries` were made.
 
-    Of the paper's queries for evaluation most stand in those for extraction, too. Where they are asked and nothing is
-    known of the vectors, these are taken for seen.
+    Most of the paper's queries for evaluation are among those for extraction. If they are asked and nothing is known
+    of the vectors, the paper's queries for extraction count as seen.
     """
     digest = queries.get("queries_sha256")
     own, made = _shipped("emotions.json"), "those that the vectors were made from"
@@ -131,7 +131,7 @@ def extraction_queries(source: str, queries: Mapping[str, str], questions: Quest
     if known or (digest is None and asked is not None and asked.file.repository == paper.file.repository):
         try:
             content = pull_queries(paper.name)
-        except EmobakeError:  # an evaluation without a network need not end here
+        except EmobakeError:  # An evaluation without a network need not end here.
             return Seen(None, f"cannot be looked up, because {paper.name} cannot be fetched")
         texts = _texts(parse_queries(content, f"{paper.name}.json").values())
         return Seen(texts, made if known else "those that the paper's vectors were made from")
@@ -139,7 +139,7 @@ def extraction_queries(source: str, queries: Mapping[str, str], questions: Quest
 
 
 def comparable(text: str) -> str:
-    """A query without what may differ between two copies of it."""
+    """A query without the differences that two copies of it may have."""
     return " ".join(text.lower().split())
 
 

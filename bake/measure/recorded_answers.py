@@ -1,8 +1,8 @@
-"""Answers in the layout of the results published with the paper, so that anybody's can be compared.
+"""Recorded answers, in the layout of the results published with the paper.
 
 ``results/base/<model>/<strength>.json`` holds the answers under the mean of all emotions' vectors, and
-``results/emotion/<model>/<strength>/<emotion>.json`` those under one: a JSON list of texts, in the order of
-the queries. What the published results do not have stands beside them: ``mix`` and ``control`` in place of ``emotion``.
+``results/emotion/<model>/<strength>/<emotion>.json`` those under one: a JSON list of texts, in the order of the
+queries. Two kinds that the published results do not have replace ``emotion``: ``mix`` and ``control``.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ class Recorded:
     kind: Kind
     model: str
     name: str
-    """The emotion, or what else the vectors were called; ``base`` for `BASE`."""
+    """The emotion, or another name of the vectors; ``base`` for `BASE`."""
     strength: float
     answers: tuple[str, ...]
     file: str
 
 
 def results_file(kind: Kind, model: str, name: str, strength: float) -> PurePath:
-    """Where the answers go, below the folder ``results``."""
+    """Path of a file of answers, below the folder ``results``."""
     if kind == BASE:
         return PurePath(kind, _plain(model), f"{strength:g}.json")
     return PurePath(kind, _plain(model), f"{strength:g}", f"{_plain(name)}.json")
 
 
 def answers_json(answers: Sequence[str]) -> str:
-    """The content of such a file."""
+    """Content of a file of answers."""
     return json.dumps(list(answers), ensure_ascii=False, indent=2) + "\n"
 
 
 def read_results(folder: Path, count: int, sample: Sequence[int]) -> tuple[Recorded, ...]:
-    """All answers below `folder`, which is ``results`` or what holds it, by direction and strength.
+    """Read all answers below `folder` (``results``, or its parent), sorted by direction and strength.
 
-    A file holds an answer to each of `count` queries, of which those to the `sample`, indices, are taken; or it holds
-    these alone, because no others were asked.
+    A file holds an answer to each of `count` queries, of which those with indices in `sample` are kept; or it holds
+    only these, because no others were asked.
 
     Raises:
-        InputError: no such folder, none there, or another number of answers in a file.
+        InputError: no such folder, no answers in it, or another number of answers in a file.
         BrokenFileError: a file is no list of texts.
     """
     if not folder.is_dir():
@@ -77,13 +77,15 @@ def _read(file: Path, root: Path, count: int, sample: Sequence[int]) -> Recorded
         strength = float(parts[2])
     except ValueError:
         return None
-    answers = parse_json(read_small(file, str(file)), str(file))
+    answers = parse_json(read_small(file), str(file))
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise BrokenFileError(f"{file}: is not a list of answers")
     if len(answers) == count:
         answers = [answers[i] for i in sample]
     elif len(answers) != len(sample):
-        raise InputError(f"{file}: holds {len(answers)} answers to {count} queries; give the --queries that were asked")
+        raise InputError(
+            f"{file}: holds {len(answers)} answers to {count} queries; give the `questions` that were asked"
+        )
     return Recorded(kind, parts[1], parts[-1] if kind != BASE else BASE, strength, tuple(answers), str(file))
 
 

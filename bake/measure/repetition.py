@@ -1,7 +1,7 @@
-"""Has an answer collapsed into repeating itself? Distinct n-grams and loops, on text alone.
+"""Repetition in an answer, and collapse into it: distinct n-grams and loops, on text alone.
 
 Distinct-n is the share of different n-grams among all (Li et al. 2016, arXiv 1510.03055). Over a whole answer it falls
-with length and misses an answer that begins well, so what decides here is the worst stretch of it.
+with length and misses an answer that begins well, so the worst stretch of an answer decides here.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from dataclasses import dataclass
 WINDOW = 100
 """Units in a stretch."""
 DISTINCT = 0.5
-"""A stretch with a smaller share of different pairs has collapsed."""
+"""Share of different pairs below which a stretch has collapsed."""
 SHORTEST = 20
-"""Units that a stretch must have for that: "No, no, no, no!" is an answer."""
+"""Units below which a stretch cannot collapse: "No, no, no, no!" is an answer."""
 LOOP = 30
-"""Units that go round in a loop for an answer to have collapsed, however well the rest of it reads."""
+"""Units in a loop from which an answer has collapsed, however well the rest of it reads."""
 _STEP = 10
 _LONGEST_PERIOD = 30
 
-# Eight characters of a word at most: a run of one letter, or of one character in a script without spaces, is then
-# a run of equal units too. Signs and emoji stand for themselves.
+# At most eight characters of a word: a run of one letter, or of one character in a script without spaces, is then
+# a run of equal units too. Signs and emoji are units of their own.
 _UNIT = re.compile(r"\w{1,8}|[^\w\s]")
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """How much an answer repeats itself."""
+    """Repetition figures of one answer."""
 
     distinct_1: float
     """Share of different units among all; 1 for an empty answer."""
     distinct_2: float
-    """The same of pairs of neighbours."""
+    """The same for pairs of neighbours."""
     distinct_3: float
     worst_distinct_2: float
-    """Of the stretch of `WINDOW` units where it is lowest; 1 for an answer of fewer than `SHORTEST`."""
+    """The lowest of all stretches of `WINDOW` units; 1 for an answer of fewer than `SHORTEST`."""
     loop: int
-    """Units in the longest stretch that says the same up to 30 units at least three times over; 0 without."""
+    """Units in the longest stretch that repeats up to 30 units at least three times; 0 if there is none."""
 
     @property
     def collapsed(self) -> bool:
-        """Whether a reader would say that the model has broken down in it."""
+        """Whether a reader would say that the model has broken down."""
         return self.worst_distinct_2 < DISTINCT or self.loop >= LOOP
 
 
@@ -60,7 +60,7 @@ def repetition(text: str) -> Repetition:
 
 
 def distinct(units: Sequence[str], n: int) -> float:
-    """Different n-grams of `units` over all; 1 if there are none."""
+    """Share of different n-grams of `units`; 1 if there are none."""
     grams = list(zip(*(units[i:] for i in range(n)), strict=False))
     return len(set(grams)) / len(grams) if grams else 1.0
 

@@ -1,16 +1,13 @@
-"""The report of an evaluation as Markdown that fits into a model card, and as a summary on the terminal."""
+"""The report of an evaluation, as Markdown that fits into a model card."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .scorers.base import TOPIC
 from .summary import DEFINITIONS, target
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 HEADING = "## Evaluation"
 DOSE_RESPONSE, LAYERS = "dose_response", "layers"
@@ -19,13 +16,14 @@ _EXCERPT = 280
 """Characters of an example answer."""
 _EXAMPLES = 3
 
-Row = tuple[str, Callable[[Mapping[str, Any]], str]]
+Column = tuple[str, Callable[[Mapping[str, Any]], str]]
+"""A title, and the cell of a point."""
 
 
 def markdown(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], pictures: Sequence[str] = ()) -> str:
-    """The report: what was asked, a table per direction, examples, and what the figures mean.
+    """Write the report: the queries, a table per direction, examples, and the meaning of the figures.
 
-    `data` is what `summarize` gives, `examples` what `examples_of` gives.
+    `data` is the result of `summarize`, `examples` that of `examples_of`; `pictures` are names without suffix.
     """
     parts = [HEADING, _asked(data)]
     parts += [f"> **Note.** {_line(warning)}." for warning in data["warnings"]]
@@ -38,7 +36,7 @@ def markdown(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], pic
     for one in data["directions"]:
         if not one["control"]:
             control = controls.get(one["name"])
-            parts += [f"### {_line(one['name'])}", _table(data, one, control), _verdict(data, one)]
+            parts += [f"### {_line(one['name'])}", _table(data, one, control), verdict(data, one)]
             for group, count in others.items():
                 parts += [f"The {count} *{_line(group)}* queries:", _table(data, one, control, group)]
     if data["layers"]:
@@ -68,7 +66,7 @@ def examples_of(
     places: Sequence[int],
     curves: Mapping[str, Sequence[tuple[float, Sequence[str]]]],
 ) -> list[dict[str, Any]]:
-    """Side by side: for the first queries of `places`, what is answered along each direction's curve."""
+    """Examples of answers: the first queries of `places`, with the answers along each direction's curve."""
     return [
         {
             "query": texts[place],
@@ -78,27 +76,6 @@ def examples_of(
         }
         for place in places[:_EXAMPLES]
     ]
-
-
-def show(console: Console, data: Mapping[str, Any], out: str) -> None:
-    """Print a table per direction, what is recommended, and where the report is."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    controls = {one["like"]: one for one in data["directions"] if one["control"]}
-    for one in (one for one in data["directions"] if not one["control"]):
-        rows = _rows(data, one, controls.get(one["name"]))
-        table = Table(title=escape(one["name"]), title_justify="left", box=None, pad_edge=False, title_style="bold")
-        for name, _ in rows:
-            table.add_column(escape(name), justify="right")
-        for point in one["points"]:
-            table.add_row(*(escape(cell(point)) for _, cell in rows))
-        console.print(table)
-        console.print(escape(_plain(_verdict(data, one))), highlight=False)
-    for one in data["scorers"]:
-        if one["note"]:
-            console.print(f"[bold yellow]{escape(one['name'])}:[/] {escape(one['note'])}", highlight=False)
-    console.print(f"Report: {escape(out)}", highlight=False)
 
 
 def _asked(data: Mapping[str, Any]) -> str:
@@ -127,14 +104,14 @@ def _asked(data: Mapping[str, Any]) -> str:
     return "; ".join(parts) + f". Made by `emobake eval` {data['emobake']}."
 
 
-def _rows(
+def columns_of(
     data: Mapping[str, Any], direction: Mapping[str, Any], control: Mapping[str, Any] | None, group: str = ""
-) -> list[Row]:
-    """The columns of a direction's table that have anything in them: title, and a cell of a point."""
+) -> list[Column]:
+    """The columns of a direction's table that are not empty; `control` is its random direction."""
     main, group = not group, group or data["questions"]["shown"]
     emotions = direction["emotions"]
     beside = {point["strength"]: point for point in control["points"]} if control else {}
-    rows: list[Row] = [("strength", lambda point: f"{point['strength']:g}")]
+    columns: list[Column] = [("strength", lambda point: f"{point['strength']:g}")]
     wanted = emotions[0] if len(emotions) == 1 else "emotion"
     for scorer in data["scorers"]:
         name, unit = scorer["name"], scorer["unit"]
@@ -150,11 +127,11 @@ def _rows(
         def topic(point: Mapping[str, Any], name: str = name) -> str:
             return _cell(target(point["groups"][group], name, [TOPIC]))
 
-        rows.append((f"{title} ({unit})", figure))
+        columns.append((f"{title} ({unit})", figure))
         if beside:
-            rows.append((f"{title}, random vector", random))
-        rows.append((f"topic, {name} ({unit})", topic))  # a judge's; for others the column is empty
-    rows += [
+            columns.append((f"{title}, random vector", random))
+        columns.append((f"topic, {name} ({unit})", topic))  # A judge's; for others the column is empty.
+    columns += [
         (title, lambda point, key=key, form=form: form(point["groups"][group][key]))  # type: ignore[misc]
         for key, title, form in (
             ("collapsed", "collapsed", _share),
@@ -165,24 +142,28 @@ def _rows(
             ("unended", "unended", _share),
         )
     ]
-    if main:  # these are of the neutral prompts, whatever was asked
-        rows += [
+    if main:  # On the neutral prompts, whatever was asked.
+        columns += [
             (title, lambda point, key=key: _cell(point[key]))  # type: ignore[misc]
             for key, title in (("kl", "KL"), ("kl_worst", "KL worst 5%"))
         ]
-    return [row for row in rows if any(row[1](point) for point in direction["points"])]
+    return [column for column in columns if any(column[1](point) for point in direction["points"])]
 
 
 def _table(
     data: Mapping[str, Any], direction: Mapping[str, Any], control: Mapping[str, Any] | None, group: str = ""
 ) -> str:
-    rows = _rows(data, direction, control, group)
-    lines = ["| " + " | ".join(_line(name) for name, _ in rows) + " |", "| " + " | ".join("---:" for _ in rows) + " |"]
-    lines += ["| " + " | ".join(cell(point) for _, cell in rows) + " |" for point in direction["points"]]
+    columns = columns_of(data, direction, control, group)
+    lines = [
+        "| " + " | ".join(_line(name) for name, _ in columns) + " |",
+        "| " + " | ".join("---:" for _ in columns) + " |",
+    ]
+    lines += ["| " + " | ".join(cell(point) for _, cell in columns) + " |" for point in direction["points"]]
     return "\n".join(lines)
 
 
-def _verdict(data: Mapping[str, Any], direction: Mapping[str, Any]) -> str:
+def verdict(data: Mapping[str, Any], direction: Mapping[str, Any]) -> str:
+    """The recommended strength of a direction, in Markdown; empty if none was sought."""
     found = data["best"].get(direction["name"])
     if found is None:
         return ""
@@ -198,7 +179,7 @@ def _doses(data: Mapping[str, Any]) -> str:
     ]
     controls = {one["name"] for one in data["directions"] if one["control"]}
     for name, found in data["layers"].items():
-        if name in controls:  # of the same norms
+        if name in controls:  # Its norms are the same.
             continue
         cells = [_range(found.get(key)) for key in ("norm", "of_attention_output", "of_layer_output")]
         lines.append(f"| {_line(name)} | " + " | ".join(cells) + " |")
@@ -229,12 +210,13 @@ def _measured(data: Mapping[str, Any], name: str) -> bool:
 
 
 def _line(text: object) -> str:
-    """Text of anybody's in a table of ours: on one line, with nothing that Markdown or HTML would act on."""
+    """A stranger's text for a table: on one line, with Markdown and HTML escaped."""
     one = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]#|!~])", r"\\\1", one)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """`text` of the report without its Markdown."""
     return re.sub(r"\\(.)", r"\1", text.replace("**", ""))
 
 

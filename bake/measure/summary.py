@@ -1,4 +1,4 @@
-"""From what an evaluation found to the figures of its report: means, shares, and the strength to recommend."""
+"""The figures of a report: means, shares, and the recommended strength."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .repetition import DISTINCT, LOOP, SHORTEST, WINDOW, Repetition, repetition
 from .scorers.base import TOPIC, Scorer
 
 if TYPE_CHECKING:
-    from .engines import Settings
-    from .experiment import Direction, Subject
+    from .engines import EvaluationSettings
+    from .experiment import Direction, Variant
     from .stages import Findings
 
 COLLAPSED_AT_MOST = 0.05
 PERPLEXITY_AT_MOST = 4.0
 TOPIC_LOSS_AT_MOST = 0.15
 WORST = 0.05
-"""Share of the positions that the worst KL is the mean of."""
+"""Share of the positions whose mean is the worst KL."""
 
 DEFINITIONS = {
     "perplexity": "exp of the mean negative log probability per token of the answers, after their queries, under the "
@@ -40,22 +40,24 @@ DEFINITIONS = {
 }
 
 
-def summarize(findings: Findings, scorers: Sequence[Scorer], settings: Settings) -> dict[str, Any]:
-    """Everything in ``report.json``, as JSON data; what could not be measured is null."""
-    study = findings.study
-    groups = list(dict.fromkeys(study.questions.groups))
-    measured = {s.key: _subject(findings, s, groups, settings) for s in study.subjects}
-    shown = study.held_out[0] if study.held_out and len(study.held_out) == 1 and len(groups) > 1 else "all"
+def summarize(findings: Findings, scorers: Sequence[Scorer], settings: EvaluationSettings) -> dict[str, Any]:
+    """Make the content of ``report.json``; a figure that could not be measured is null."""
+    experiment = findings.experiment
+    groups = list(dict.fromkeys(experiment.questions.groups))
+    measured = {v.key: _variant(findings, v, groups, settings) for v in experiment.variants}
+    shown = (
+        experiment.held_out[0] if experiment.held_out and len(experiment.held_out) == 1 and len(groups) > 1 else "all"
+    )
     main = max(scorers, key=lambda scorer: scorer.rank)
-    directions = [_curve(findings, one, measured) for one in study.directions]
+    directions = [_curve(findings, one, measured) for one in experiment.directions]
     return {
         **findings.record,
         "questions": {
-            "name": study.questions.name,
-            "sha256": study.questions.sha256,
-            "count": len(study.questions.texts),
-            "groups": {group: study.questions.groups.count(group) for group in groups if group},
-            "held_out": None if study.held_out is None else list(study.held_out),
+            "name": experiment.questions.name,
+            "sha256": experiment.questions.sha256,
+            "count": len(experiment.questions.texts),
+            "groups": {group: experiment.questions.groups.count(group) for group in groups if group},
+            "held_out": None if experiment.held_out is None else list(experiment.held_out),
             "shown": shown,
         },
         "sampling": None if findings.record.get("answers") == "recorded" else asdict(settings.sampling),
@@ -68,16 +70,16 @@ def summarize(findings: Findings, scorers: Sequence[Scorer], settings: Settings)
             one["name"]: best(one, shown, main.name) for one in directions if not one["control"] and one["emotions"]
         },
         "layers": _layers(findings),
-        "warnings": list(study.warnings),
+        "warnings": list(experiment.warnings),
         "definitions": DEFINITIONS,
     }
 
 
 def best(direction: Mapping[str, Any], group: str, scorer: str) -> dict[str, Any]:
-    """The strength at which the emotion is strongest while the answers are still sane; None without one.
+    """Find the strength at which the emotion is strongest while the answers are still sane; None if there is none.
 
     Sane: at most 5% of the answers collapsed, perplexity at most four times the base's, and topic adherence at most
-    0.15 below the base's; of what was measured.
+    0.15 below the base's; each only if it was measured.
     """
     points = [(point["strength"], point["groups"][group]) for point in direction["points"]]
     base = next((found for strength, found in points if strength == 0), None)
@@ -97,13 +99,13 @@ def best(direction: Mapping[str, Any], group: str, scorer: str) -> dict[str, Any
 
 
 def target(measured: Mapping[str, Any], scorer: str, emotions: Iterable[str]) -> float | None:
-    """The mean of a scorer's figures for the emotions that a direction is to bring out."""
+    """Mean of a scorer's figures for the target emotions of a direction."""
     figures = [x for emotion in emotions if (x := measured["scores"].get(scorer, {}).get(emotion)) is not None]
     return sum(figures) / len(figures) if figures else None
 
 
 def _bounds(found: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, bool]:
-    """What was measured of an answer's sanity, and whether it is within bounds."""
+    """Measures of sanity -> whether the measured figure is within bounds."""
     bounds = {"collapsed": found["collapsed"] <= COLLAPSED_AT_MOST}
     if found["perplexity"] and base["perplexity"]:
         bounds["perplexity"] = found["perplexity"] <= PERPLEXITY_AT_MOST * base["perplexity"]
@@ -119,27 +121,29 @@ def _curve(findings: Findings, direction: Direction, measured: Mapping[str, Any]
         "control": direction.kind == "control",
         "like": direction.like or None,
         "emotions": list(direction.emotions),
-        "points": [{"strength": s.strength, **measured[s.key]} for s in findings.study.curve(direction)],
+        "points": [{"strength": v.strength, **measured[v.key]} for v in findings.experiment.curve(direction)],
     }
 
 
-def _subject(findings: Findings, subject: Subject, groups: Sequence[str], settings: Settings) -> dict[str, Any]:
-    texts = [repetition(text) for text in findings.answers[subject.key]]
-    own = findings.study.questions.groups
+def _variant(
+    findings: Findings, variant: Variant, groups: Sequence[str], settings: EvaluationSettings
+) -> dict[str, Any]:
+    texts = [repetition(text) for text in findings.answers[variant.key]]
+    own = findings.experiment.questions.groups
     parts = {"all": list(range(len(own)))}
     parts |= {group: [i for i, one in enumerate(own) if one == group] for group in groups if len(groups) > 1}
-    kl = np.array([x for values in findings.divergences.get(subject.key, ()) for x in values])
-    if not subject.direction and findings.divergences:
+    kl = np.array([x for values in findings.divergences.get(variant.key, ()) for x in values])
+    if not variant.direction and findings.divergences:
         kl = np.zeros(1)
     return {
         "kl": _number(kl.mean()) if kl.size else None,
         "kl_worst": _number(np.sort(kl)[-math.ceil(WORST * kl.size) :].mean()) if kl.size else None,
-        "groups": {part: _group(findings, subject.key, places, texts, settings) for part, places in parts.items()},
+        "groups": {part: _group(findings, variant.key, places, texts, settings) for part, places in parts.items()},
     }
 
 
 def _group(
-    findings: Findings, key: str, places: Sequence[int], texts: Sequence[Repetition], settings: Settings
+    findings: Findings, key: str, places: Sequence[int], texts: Sequence[Repetition], settings: EvaluationSettings
 ) -> dict[str, Any]:
     answers = [findings.answers[key][i] for i in places]
     tokens = [count for i in places if (count := findings.tokens[key][i]) is not None]
@@ -167,10 +171,10 @@ def _group(
 
 
 def _layers(findings: Findings) -> dict[str, Any]:
-    """Norms at strength 1, and over what the base has at each site."""
+    """Norms at strength 1, and their ratio to the base's norms at each site."""
 
     def over(dose: Sequence[float], own: Sequence[float]) -> list[float | None]:
-        return [_number(x / y) if y > 0 else None for x, y in zip(dose, own, strict=True)]  # NaN is not above 0
+        return [_number(x / y) if y > 0 else None for x, y in zip(dose, own, strict=True)]  # NaN is not above 0.
 
     return {
         name: {"norm": [_number(x) for x in dose]}
@@ -190,5 +194,5 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _number(value: float) -> float:
-    """Six significant digits are more than any of these figures has."""
+    """Six significant digits; no figure here has more."""
     return float(f"{value:.6g}")

@@ -1,6 +1,6 @@
-"""What says how much of which emotion is in an answer: one small interface, and the scorers that come along.
+"""The interface of scorers, which rate the emotion in an answer.
 
-Anything with the attributes of `Scorer` can be given to `emobake.evaluate`; on the command line a scorer is the name
+Any object with the attributes of `Scorer` can be given to `emobake.evaluate`. On the command line a scorer is the name
 of a Hugging Face text classifier, or ``lexicon``; a judge is a model behind an OpenAI-compatible endpoint.
 """
 
@@ -11,28 +11,31 @@ from typing import Protocol
 
 DEFAULT_CLASSIFIER = "SamLowe/roberta-base-go_emotions"
 """English, MIT; the paper's five emotions are among its 28 labels."""
+LEXICON = "lexicon"
+JUDGE = "judge:"
+"""Start of a judge's name in `emobake.measure.scorers.open.open_scorers`."""
 TOPIC = "topic"
-"""The key under which a judge says how well an answer keeps to what was asked."""
+"""Key of a judge's figure for keeping to the question."""
 
 
 class Scorer(Protocol):
     """Gives numbers to answers."""
 
     name: str
-    """What it is called in reports; the same name, the same figures."""
+    """Name in reports; the same name means the same figures."""
     unit: str
-    """What its figures are, such as ``probability``."""
+    """Unit of its figures, such as ``probability``."""
     note: str
-    """What a reader must know of its figures; stands wherever they do. Empty if nothing."""
+    """A caution that stands beside its figures; empty if none is needed."""
     rank: int
-    """Of several scorers the highest is believed when the best strength is chosen."""
+    """Of several scorers, the one with the highest rank chooses the best strength."""
     batch_size: int
-    """Answers that it takes at once."""
+    """Number of answers that it takes at once."""
 
     def score(self, queries: Sequence[str], answers: Sequence[str]) -> Sequence[Mapping[str, float]]:
-        """For each answer emotion -> figure; an emotion that it does not know is left out.
+        """Rate each answer: emotion -> figure; an emotion that it does not know is left out.
 
         Raises:
-            InputError: it cannot be used as given. EmobakeError: it failed.
+            InputError: it cannot be used as given. ModelError, HubError: it failed.
         """
         ...

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ...core.vector_set import EMOTIONS
-from ...errors import EmobakeError, InputError
-from ...models.loading import device_for, need_transformers
+from ...errors import EmobakeError, InputError, ModelError
+from ...formats.checkpoint.open import open_base
+from ...models.loading import device_for, load_tokenizer, load_weights, need_transformers
 from ...storage.files import reading
-from ...storage.model_name import is_local, locate, split_revision
-from .base import DEFAULT_CLASSIFIER
-from .lexicon import LEXICON
+from ...storage.model_name import ModelName
+from .base import DEFAULT_CLASSIFIER, LEXICON
 
 _SAME = {
     "angry": "anger",
@@ -24,11 +23,11 @@ _SAME = {
     "happiness": "joy",
     "sad": "sadness",
 }
-"""What other label sets call the paper's emotions."""
+"""Labels of other classifiers -> the paper's emotions."""
 
 
 class Classifier:
-    """A model for ``text-classification``, of which every label is a figure; a folder, or a Hub id (``@revision``)."""
+    """A model for ``text-classification``, each label of which is a figure; a folder, or a Hub id (``@revision``)."""
 
     unit = "probability"
     rank = 1
@@ -36,30 +35,8 @@ class Classifier:
 
     def __init__(self, name: str, *, device: str = "auto") -> None:
         need_transformers()
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
         self.name, self._device = name, device_for(device)
-        repo, revision = split_revision(name, None)
-        hint = f"; --scorer {LEXICON} needs no download" if name == DEFAULT_CLASSIFIER else ""
-        if is_local(repo, revision) and not Path(repo).is_dir():
-            raise InputError(f"{name}: no such folder; --scorer takes a text classifier, or {LEXICON}")
-        try:
-            with reading():
-                folder, _ = locate(repo, revision, lambda config: None)
-        except EmobakeError as error:
-            raise type(error)(f"{error}{hint}") from None
-        try:
-            # Never a pickle: what a repository has as pytorch_model.bin only is refused.
-            self._model = AutoModelForSequenceClassification.from_pretrained(
-                folder, use_safetensors=True, trust_remote_code=False
-            ).to(self._device)
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except Exception as error:
-            raise InputError(
-                f"{name}: does not load as a text classifier ({' '.join(str(error).split())[:200]}); --scorer takes a "
-                f"classifier with .safetensors weights, or {LEXICON}"
-            ) from error
-        self._model.eval()
+        self._load(name)
         config = self._model.config
         self._sigmoid = config.problem_type == "multi_label_classification"
         labels = [str(config.id2label[i]).strip().lower() for i in range(config.num_labels)]
@@ -81,6 +58,24 @@ class Classifier:
             with torch.inference_mode():
                 logits = self._model(**inputs).logits.float()
         except RuntimeError as error:
-            raise EmobakeError(f"{self.name}: the classifier failed ({str(error).splitlines()[0][:200]})") from error
+            raise ModelError(f"{self.name}: the classifier failed ({str(error).splitlines()[0][:200]})") from error
         rows = (logits.sigmoid() if self._sigmoid else logits.softmax(-1)).tolist()
         return [{label: round(x, 6) for label, x in zip(self.labels, row, strict=True)} for row in rows]
+
+    def _load(self, name: str) -> None:
+        parsed = ModelName.parse(name)
+        if parsed.is_local and not parsed.path.is_dir():
+            raise InputError(f"{name}: no such folder; `scorers` takes a text classifier, or {LEXICON}")
+        hint = f"; `scorers` {LEXICON} needs no download" if name == DEFAULT_CLASSIFIER else ""
+        try:
+            with reading():
+                folder = open_base(parsed).fetch()
+        except EmobakeError as error:
+            raise type(error)(f"{error}{hint}") from None
+        try:
+            model, _ = load_weights(folder, "auto", name=name, kind="AutoModelForSequenceClassification")
+            self._model, self._tokenizer = model.to(self._device), load_tokenizer(folder, name)
+        except ModelError as error:
+            raise InputError(
+                f"{error}; `scorers` takes a text classifier with .safetensors weights, or {LEXICON}"
+            ) from error

@@ -1,7 +1,7 @@
-"""A chat model behind an OpenAI-compatible endpoint as judge, as in the paper's absolute score.
+"""A chat model behind an OpenAI-compatible endpoint as judge, as for the paper's absolute score.
 
 The endpoint is OPENAI_BASE_URL (default: OpenAI's) and the key OPENAI_API_KEY. The paper's own prompt is not published;
-the one here is ours.
+this one is ours.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ...core.vector_set import EMOTIONS
-from ...errors import EmobakeError, InputError
-from ...storage.hub.errors import reason
+from ...errors import HubError, InputError, ModelError
+from ...storage.http import reason, retrying
 from .base import TOPIC
 
 _PROMPT = """\
@@ -37,7 +37,7 @@ _LONGEST = 4000
 
 
 class Judge:
-    """Absolute scores from 0 to 100 for each of the paper's emotions, and for keeping to the topic."""
+    """Gives scores from 0 to 100 for each of the paper's emotions, and for keeping to the topic."""
 
     unit = "0 to 100"
     rank = 2
@@ -49,20 +49,18 @@ class Judge:
         key = os.environ.get("OPENAI_API_KEY", "")
         self._url = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         if not key and "OPENAI_BASE_URL" not in os.environ:
-            raise InputError("--judge: set OPENAI_API_KEY, and OPENAI_BASE_URL for another endpoint than OpenAI's")
+            raise InputError("`judge`: set OPENAI_API_KEY, and OPENAI_BASE_URL for another endpoint than OpenAI's")
         self._model, self.name = model, f"judge {model}"
         self.note = "as the judge said; how far judges agree with people was not measured here"
-        # The client would send the Hub's token to an endpoint without a key.
+        # Without a key, the client would send the Hub's token to the endpoint.
         self._client = InferenceClient(base_url=self._url, api_key=key or "none", timeout=120)
 
     def score(self, queries: Sequence[str], answers: Sequence[str]) -> list[dict[str, float]]:
-        """Ask for all of them at once, some times over where the answer is not as asked for."""
+        """Ask about all answers at once; ask again if a reply has another form."""
         with ThreadPoolExecutor(self.batch_size) as pool:
             return list(pool.map(self._score, queries, answers))
 
     def _score(self, query: str, answer: str) -> dict[str, float]:
-        from ...storage.hub.errors import retrying
-
         example = json.dumps({**dict.fromkeys(EMOTIONS, 0), TOPIC: 80})
         prompt = _PROMPT.format(
             query=query[:_LONGEST], answer=answer[:_LONGEST], emotions=", ".join(EMOTIONS), example=example
@@ -78,14 +76,14 @@ class Judge:
                     max_tokens=200,
                 )
                 said = str(reply.choices[0].message.content or "")
-            except Exception as error:  # of the HTTP library, or an answer of another form
-                raise EmobakeError(
-                    f"{self.name} at {self._url}: does not answer ({self._reason(error)}); what was finished is "
-                    "kept, run again to go on"
+            except Exception as error:  # From the HTTP library, or a reply of another form.
+                raise HubError(
+                    f"{self.name} at {self._url}: does not answer ({self._reason(error)}); finished work is "
+                    "kept, run again to continue"
                 ) from error
             if found := parse_verdict(said):
                 return found
-        raise EmobakeError(f"{self.name} at {self._url}: gives no scores but {said[:80]!r}; use another model as judge")
+        raise ModelError(f"{self.name} at {self._url}: gives no scores but {said[:80]!r}; use another model as judge")
 
     def _reason(self, error: Exception) -> str:
         key = os.environ.get("OPENAI_API_KEY")
@@ -93,7 +91,7 @@ class Judge:
 
 
 def parse_verdict(said: str) -> dict[str, float]:
-    """The scores in a judge's reply, between 0 and 100; empty if they are not all there."""
+    """Read the scores in a judge's reply, between 0 and 100; empty if they are not all there."""
     for match in re.finditer(r"\{[^{}]*\}", said):
         try:
             verdict = json.loads(match[0])

@@ -1,4 +1,4 @@
-"""A word list as scorer."""
+"""A word list as scorer: needs no download, and sees words, not meaning."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 
-LEXICON = "lexicon"
+from .base import LEXICON
 
 
 class Lexicon:
-    """Counts words of emotion: needs no download, and sees words, not meaning."""
+    """Counts words of emotion."""
 
     name = LEXICON
     unit = "words per 100, weak"
     note = (
         "counts words of a list of emotion words, each once an answer: negation, irony and emotion without such words "
-        "are missed. A weak measure; give --scorer a classifier for one that reads"
+        "are missed. A weak measure; a classifier reads the text"
     )
     rank = 0
     batch_size = 1000
@@ -34,6 +34,6 @@ class Lexicon:
 
 @cache
 def lexicon() -> Mapping[str, frozenset[str]]:
-    """Emotion -> English words, lower case, none of them under two emotions; written for this project."""
+    """Emotion -> English words, lower case, each under one emotion; written for this project."""
     text = (resources.files("emobake.vectors_data") / "lexicon.json").read_text(encoding="utf-8")
     return {emotion: frozenset(words) for emotion, words in json.loads(text).items()}

@@ -1,34 +1,34 @@
-"""Scorers by the names that a user gives."""
+"""Scorers by name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ...errors import InputError
-from .base import Scorer
-from .lexicon import LEXICON, Lexicon
+from .base import JUDGE, LEXICON, Scorer
+from .lexicon import Lexicon
 
 
-def open_scorers(names: Sequence[str], judge: str = "", device: str = "auto") -> list[Scorer]:
-    """The scorers that a user names: ``lexicon``, or a classifier's folder or Hub id; and a judge's model.
+def open_scorers(names: Sequence[str], device: str = "auto") -> list[Scorer]:
+    """Open scorers: ``lexicon``, ``judge:MODEL``, or a classifier's folder or Hub id (perhaps ``@revision``).
+
+    `device` is where a classifier runs.
 
     Raises:
-        InputError: a name twice; what `emobake.classifier.Classifier` and `emobake.judge.Judge` refuse.
+        InputError: a name twice; a classifier or judge that cannot be used.
     """
     if len(set(names)) < len(names):
-        raise InputError("--scorer: the same name stands twice")
-    found: list[Scorer] = []
-    for name in names:
-        if name == LEXICON:
-            found.append(Lexicon())
-        else:
-            from .classifier import Classifier
+        raise InputError("`scorers`: the same name is given twice")
+    return [_open(name, device) for name in names]
 
-            found.append(Classifier(name, device=device))
-    if judge:
+
+def _open(name: str, device: str) -> Scorer:
+    if name == LEXICON:
+        return Lexicon()
+    if name.startswith(JUDGE):
         from .judge import Judge
 
-        found.append(Judge(judge))
-    if not found:
-        raise InputError("no scorer: give --scorer a classifier or lexicon, or --judge a model")
-    return found
+        return Judge(name.removeprefix(JUDGE))
+    from .classifier import Classifier
+
+    return Classifier(name, device=device)
