@@ -1,7 +1,7 @@
 """Bake emotion vectors into a checkpoint, so that stock stacks serve the steered model.
 
-`bake` does everything; `make_plan` is its pure core. Names are imported when they are first used, so that
-``emobake --help`` need not wait for numpy.
+`bake` does everything; `make_plan` is its pure core. A name is imported when it is first used, so that
+``emobake --help`` does not wait for numpy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from ._version import __version__
 from .errors import (
     BrokenFileError,
     EmobakeError,
+    HubError,
     InputError,
+    MissingPackageError,
+    ModelError,
+    NoVectorsError,
     OutputError,
     UnsupportedModelError,
     VectorError,
@@ -21,30 +25,60 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .actions.bake import BakeResult, bake
+    from .actions.bake import bake
     from .actions.conversation import Conversation, open_conversation
     from .actions.push import push
+    from .actions.request import BakeResult
     from .actions.verify import verify
+    from .core.check import Check
+    from .core.outputs import Folder, GgufFile
     from .core.plan import BakePlan
+    from .core.record import Record
     from .core.steering import Steering
     from .core.vector_set import VectorSet
+    from .formats.checkpoint.model import Checkpoint
     from .formats.checkpoint.open import open_folder
     from .formats.checkpoint.plan import make_plan
-    from .measure.evaluation import evaluate
+    from .formats.output import read_record
+    from .measure.engines import EvaluationSettings
+    from .measure.evaluation import Report, evaluate, evaluate_answers, evaluate_checkpoints
     from .measure.extraction import extract
+    from .measure.scorers.base import Scorer
     from .measure.tuning import tune
-    from .vectors.find import find_vectors
+    from .models.loading import Runtime
+    from .models.sampling import Sampling
+    from .storage.hub.changes import Pushed
+    from .storage.hub.target import HubTarget
+    from .storage.model_name import ModelName
+    from .vectors.find import VectorSource, find_vectors
     from .vectors.open import open_vectors
+    from .vectors.share import push_vectors
     from .vectors.write import write_set
 
 _HOMES = {
     "BakePlan": "core.plan",
-    "BakeResult": "actions.bake",
+    "BakeResult": "actions.request",
+    "Check": "core.check",
+    "Checkpoint": "formats.checkpoint.model",
     "Conversation": "actions.conversation",
+    "EvaluationSettings": "measure.engines",
+    "Folder": "core.outputs",
+    "GgufFile": "core.outputs",
+    "HubTarget": "storage.hub.target",
+    "ModelName": "storage.model_name",
+    "Pushed": "storage.hub.changes",
+    "Record": "core.record",
+    "Report": "measure.evaluation",
+    "Runtime": "models.loading",
+    "Sampling": "models.sampling",
+    "Scorer": "measure.scorers.base",
     "Steering": "core.steering",
     "VectorSet": "core.vector_set",
+    "VectorSource": "vectors.find",
     "bake": "actions.bake",
     "evaluate": "measure.evaluation",
+    "evaluate_answers": "measure.evaluation",
+    "evaluate_checkpoints": "measure.evaluation",
     "extract": "measure.extraction",
     "find_vectors": "vectors.find",
     "make_plan": "formats.checkpoint.plan",
@@ -52,27 +86,50 @@ _HOMES = {
     "open_folder": "formats.checkpoint.open",
     "open_vectors": "vectors.open",
     "push": "actions.push",
+    "push_vectors": "vectors.share",
+    "read_record": "formats.output",
     "tune": "measure.tuning",
     "verify": "actions.verify",
     "write_set": "vectors.write",
 }
+"""Public name -> module."""
 
 __all__ = [
     "BakePlan",
     "BakeResult",
     "BrokenFileError",
+    "Check",
+    "Checkpoint",
     "Conversation",
     "EmobakeError",
+    "EvaluationSettings",
+    "Folder",
+    "GgufFile",
+    "HubError",
+    "HubTarget",
     "InputError",
+    "MissingPackageError",
+    "ModelError",
+    "ModelName",
+    "NoVectorsError",
     "OutputError",
+    "Pushed",
+    "Record",
+    "Report",
+    "Runtime",
+    "Sampling",
+    "Scorer",
     "Steering",
     "UnsupportedModelError",
     "VectorError",
     "VectorSet",
+    "VectorSource",
     "VerifyError",
     "__version__",
     "bake",
     "evaluate",
+    "evaluate_answers",
+    "evaluate_checkpoints",
     "extract",
     "find_vectors",
     "make_plan",
@@ -80,6 +137,8 @@ __all__ = [
     "open_folder",
     "open_vectors",
     "push",
+    "push_vectors",
+    "read_record",
     "tune",
     "verify",
     "write_set",
@@ -90,3 +149,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

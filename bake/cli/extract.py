@@ -1,10 +1,9 @@
-"""``emobake vectors extract``: from options to an extraction, and what is said of it."""
+"""``emobake vectors extract``: from options to an extraction, and its summary."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
-from .options import json_option, running_options, sampling_options
-from .terminal import console, count_bar, escape, going_on_later, warn
+from .options import batch_option, json_option, runtime_of, runtime_options, sampling_of, sampling_options
+from .progress import count_bars
+from .terminal import console, escape, resumable, warn
 
 if TYPE_CHECKING:
     from ..measure.extraction import Extraction
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     "--queries",
     metavar="FILE|NAME",
     help="Queries per emotion, JSON or JSONL; or emotionquery, the paper's 500, which are fetched. "
-    "Default: 240 that come with emobake.",
+    "Default: 240 that are shipped with emobake.",
 )
 @click.option("--emotions", metavar="NAME,...", help="Only these emotions.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N queries of each emotion.")
@@ -55,51 +55,33 @@ if TYPE_CHECKING:
 )
 @click.option("--save-answers", metavar="FILE", type=click.Path(path_type=Path), help="Record the answers, as JSONL.")
 @sampling_options(max_new_tokens=64, temperature=0.0, top_p=1.0)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    default=16,
-    show_default=True,
-    help="Queries per batch; each is two sequences.",
-)
-@running_options
+@batch_option("Queries per batch; each is two sequences.")
+@runtime_options
 @click.option("--license", metavar="ID", default="", help="Licence identifier to record in the file.")
-@click.option("--restart", is_flag=True, help="Forget what an interrupted run to the same --out had finished.")
+@click.option("--restart", is_flag=True, help="Forget the finished work of an interrupted run to the same --out.")
 @click.option("--overwrite", is_flag=True, help="Replace --out.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
 def extract(
-    model: str,
-    out: Path,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    as_json: bool,
-    quiet: bool,
-    **options: Any,
+    model: str, revision: str | None, base_model: str, out: Path, as_json: bool, quiet: bool, **options: Any
 ) -> None:
     """Make vectors for any causal language model that can be baked.
 
     Each query is answered under an emotional and under a neutral condition; a vector is the mean difference of the
-    attention outputs over the answers. A killed run goes on where it stopped. `accelerate launch -m emobake vectors
+    attention outputs over the answers. A killed run continues where it stopped. `accelerate launch -m emobake vectors
     extract ...` spreads the queries over processes.
     """
     from ..measure.extraction import extract as run
-    from ..models.sampling import Sampling
+    from ..storage.model_name import ModelName
 
     questionnaire = _questionnaire(**{key: options.pop(key) for key in _QUESTIONS})
     if out.suffix != ".safetensors":
-        raise InputError(f"{out}: give --out a name that ends in .safetensors; `emobake vectors convert` writes others")
-    with going_on_later(), ExitStack() as bars:
-        done = run(
-            model,
-            out,
-            questionnaire,
-            sampling=Sampling(max_new_tokens, temperature, top_p, seed),
-            progress=_progress(bars, silent=quiet or as_json),
-            **options,
-        )
+        raise InputError(f"{out}: give `out` a name that ends in .safetensors; `emobake vectors convert` writes others")
+    name = ModelName.parse(model, revision=revision, base_model=base_model)
+    sampling, runtime = sampling_of(options), runtime_of(options)
+    with resumable(), ExitStack() as bars:
+        progress = count_bars(bars, silent=quiet or as_json)
+        done = run(name, out, questionnaire, sampling=sampling, runtime=runtime, progress=progress, **options)
     _report(done, model, out, as_json=as_json, quiet=quiet)
 
 
@@ -120,19 +102,17 @@ def _questionnaire(
     from ..storage.files import read_small
 
     if sum(source is not None for source in (queries, contrast, reuse_answers)) > 1:
-        raise click.UsageError(
-            "--queries, --contrast and --reuse-answers are three ways to say what to measure; give one"
-        )
+        raise click.UsageError("--queries, --contrast and --reuse-answers exclude one another; give one")
     if contrast is not None:
         if emotional_prompt or neutral_prompt:
             raise click.UsageError(
                 "--contrast has texts of its own: --emotional-prompt and --neutral-prompt do nothing"
             )
-        found = parse_contrasts(read_small(contrast, str(contrast)), str(contrast))
+        found = parse_contrasts(read_small(contrast), str(contrast))
     else:
         prompts = _template(emotional_prompt, EMOTIONAL), _template(neutral_prompt, NEUTRAL)
         if reuse_answers is not None:
-            found = parse_answers(read_small(reuse_answers, str(reuse_answers)), str(reuse_answers), *prompts)
+            found = parse_answers(read_small(reuse_answers), str(reuse_answers), *prompts)
         else:
             content, name = open_queries(queries)
             found = ask(parse_queries(content, name), content, Path(name).name, *prompts)
@@ -148,18 +128,7 @@ def _template(given: str | None, default: str) -> str:
         return default
     if not given.startswith("@"):
         return given
-    return read_small(Path(given[1:]), given[1:]).decode("utf-8", "replace").rstrip("\n")
-
-
-def _progress(bars: ExitStack, *, silent: bool) -> Callable[[int, int], Callable[[int], None]]:
-    def start(done: int, total: int) -> Callable[[int], None]:
-        if silent:
-            return lambda more: None
-        bar = bars.enter_context(count_bar())
-        task = bar.add_task("queries", total=total, completed=done)
-        return lambda more: bar.advance(task, more)
-
-    return start
+    return read_small(Path(given[1:])).decode("utf-8", "replace").rstrip("\n")
 
 
 def _report(done: Extraction, model: str, out: Path, *, as_json: bool, quiet: bool) -> None:

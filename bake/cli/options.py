@@ -1,17 +1,27 @@
-"""Options that several commands share, so that they are spelled and explained alike."""
+"""Options that several commands share, so that they are spelled and explained alike; and the values they make."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from ..core.outputs import LINK_MODES, OUTTYPES
+from ..core.sites import SITES
+from ..core.stacks import STACKS
+
+if TYPE_CHECKING:
+    from ..models.loading import Runtime
+    from ..models.sampling import Sampling
+    from ..storage.model_name import ModelName
+    from ..vectors.find import VectorSource
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _together(*options: Decorator) -> Decorator:
-    """One decorator for several, which stand in ``--help`` in the order given."""
+    """One decorator for several, which appear in ``--help`` in this order."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
@@ -41,9 +51,9 @@ steering_options = _together(
     ),
     click.option(
         "--site",
-        type=click.Choice(["attention_output", "layer_output"]),
+        type=click.Choice(SITES),
         callback=lambda _context, _option, value: value or "",
-        help="Where the vectors act, for a file that does not say; refused where it says otherwise.",
+        help="Where the vectors act, for a file that does not say it; a file that says otherwise is refused.",
     ),
     click.option("--base-model", metavar="ID", default="", help="Hub id of the base when --model is a folder."),
     click.option(
@@ -54,18 +64,94 @@ steering_options = _together(
         help="Weights of anger, disgust, fear, joy, sadness; any real numbers.",
     ),
     click.option("--mix", metavar="NAME=X,...", help="Weights by name, e.g. joy=0.5,anger=-1. Instead of --times."),
-    click.option("--scale", type=float, default=1.0, metavar="X", help="A factor for all weights."),
+    click.option("--scale", type=float, default=1.0, metavar="X", help="Factor for all weights."),
     click.option("--layers", metavar="LIST", help="Layers to steer, e.g. 8-27 or 0,4-6; the others get nothing."),
 )
-"""Which vectors, and how much of them."""
+"""Model, vectors and weights."""
 
 
-def sampling_options(max_new_tokens: int, temperature: float, top_p: float) -> Decorator:
-    """How recorded answers are drawn, with these defaults."""
+def model_and_vectors(options: dict[str, Any]) -> tuple[ModelName, VectorSource]:
+    """Make values of the options that name the model and the vectors, and remove them."""
+    from ..storage.model_name import ModelName
+    from ..vectors.find import VectorSource
+
+    model = ModelName.parse(
+        options.pop("model"), revision=options.pop("revision"), base_model=options.pop("base_model")
+    )
+    source = VectorSource(options.pop("vectors"), options.pop("vectors_for"), options.pop("site"))
+    return model, VectorSource.parse(source)
+
+
+def parsed_mix(mix: str | None) -> dict[str, float] | None:
+    """The value of ``--mix``."""
+    from ..core.steering import parse_mix
+
+    return None if mix is None else parse_mix(mix)
+
+
+output_options = _together(
+    click.option("--out", metavar="PATH", help="Folder to write, or .gguf file."),
+    click.option(
+        "--outtype",
+        type=click.Choice(OUTTYPES),
+        help="From a checkpoint into a .gguf: weight type of llama.cpp's converter. Default: auto, 16 bits.",
+    ),
+    click.option("--converter", metavar="EXE", default="", help="That converter. Default: the one that is installed."),
+    click.option("--keep-split", is_flag=True, help="From a split GGUF set, write a set too, not one file."),
+    click.option("--modelfile", is_flag=True, help="Write an Ollama Modelfile beside the .gguf."),
+    click.option(
+        "--push-to-hub",
+        metavar="REPO[@BRANCH]",
+        default="",
+        help="Put the result into this Hub repository, in one commit; created if missing. Without --out, a Hub "
+        "model's weights do not pass through this machine. --revision names the branch when --model is a folder or "
+        "ID@REV.",
+    ),
+)
+"""The place of a bake's output."""
+
+carrying_options = _together(
+    click.option(
+        "--overwrite",
+        is_flag=True,
+        help="Replace an earlier output of emobake, once the new one is complete; on the Hub, any model.",
+    ),
+    click.option(
+        "--targets",
+        metavar="STACK,...",
+        help=f"Stacks that must load the result steered, of {', '.join(STACKS)}; refuse otherwise.",
+    ),
+    click.option(
+        "--format",
+        "format_",
+        type=click.Choice(["checkpoint", "peft"]),
+        default="checkpoint",
+        show_default=True,
+        help="A standalone checkpoint, or a PEFT adapter (any Linear projection; cannot be merged by PEFT).",
+    ),
+    click.option("--each", is_flag=True, help="With --format peft: one adapter per emotion, for set_adapter."),
+    click.option(
+        "--link-mode",
+        type=click.Choice(LINK_MODES),
+        default="auto",
+        show_default=True,
+        help="How weight files are carried over. auto: reflink where the file system can, else copy. hardlink and "
+        "symlink share the base's bytes: saving into either folder later changes both, so they are never the default.",
+    ),
+    click.option("--hash", "hash_files", is_flag=True, help="Record the sha256 of every weight file (reads them all)."),
+    click.option("--force", is_flag=True, help="Write even if all weights are zero."),
+)
+"""How a bake's output is written."""
+
+
+def sampling_options(
+    max_new_tokens: int, temperature: float, top_p: float, seed: int | None = 0, longest: int | None = 8192
+) -> Decorator:
+    """How answers are drawn, with these defaults; an answer may have at most `longest` tokens."""
     return _together(
         click.option(
             "--max-new-tokens",
-            type=click.IntRange(1, 8192),
+            type=click.IntRange(1, longest),
             default=max_new_tokens,
             show_default=True,
             help="Length of an answer at most.",
@@ -75,7 +161,7 @@ def sampling_options(max_new_tokens: int, temperature: float, top_p: float) -> D
             type=click.FloatRange(0),
             default=temperature,
             show_default=True,
-            help="Of the answers; 0 is greedy.",
+            help="Randomness of the answers; 0 is greedy.",
         ),
         click.option(
             "--top-p",
@@ -87,34 +173,55 @@ def sampling_options(max_new_tokens: int, temperature: float, top_p: float) -> D
         click.option(
             "--seed",
             type=click.IntRange(0),
-            default=0,
-            show_default=True,
-            help="With a temperature: of the random numbers.",
+            default=seed,
+            show_default=seed is not None,
+            help="With a temperature: the same seed gives the same answers.",
         ),
     )
 
 
-running_options = _together(
+def sampling_of(options: dict[str, Any]) -> Sampling:
+    """Make a value of the sampling options, and remove them."""
+    from ..models.sampling import Sampling
+
+    return Sampling(**{key: options.pop(key) for key in ("max_new_tokens", "temperature", "top_p", "seed")})
+
+
+runtime_options = _together(
     click.option(
         "--dtype",
         type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
         default="auto",
         show_default=True,
-        help="Of the model; auto: float32 on a CPU, else its own.",
+        help="Dtype of the model; auto: float32 on a CPU, else its own.",
     ),
     click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="cpu, cuda:0, mps ..."),
     click.option("--device-map", metavar="MAP", help="auto: spread a model that is larger than one GPU."),
 )
 """How a model runs."""
 
+
+def batch_option(help: str) -> Decorator:
+    """The size of a batch."""
+    return click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help=help)
+
+
+def runtime_of(options: dict[str, Any]) -> Runtime:
+    """Make a value of the runtime options, and remove them."""
+    from ..models.loading import Runtime
+
+    names = ("dtype", "device", "device_map", "batch_size")
+    return Runtime(**{key: options.pop(key) for key in names if key in options})
+
+
 hub_options = _together(
     click.option(
         "--private/--public",
         default=None,
-        help="Of a repository that does not exist yet. Default: private when the base is.",
+        help="Visibility of a new repository. Default: private when the base is.",
     ),
-    click.option("--create-pr", is_flag=True, help="Open a pull request there instead of committing."),
-    click.option("--commit-message", metavar="TEXT", default="", help="Default: what was baked."),
+    click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing."),
+    click.option("--commit-message", metavar="TEXT", default="", help="Default: the recipe of the bake."),
 )
 """How a model gets to the Hub."""
 

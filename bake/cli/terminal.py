@@ -1,15 +1,48 @@
-"""What the commands share to speak with a terminal; rich is imported when it is first needed."""
+"""Speaking with a terminal: consoles, warnings, bars, and the spelling of arguments as options."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+from ..errors import spell_arguments
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+_OPTIONS = {
+    "emotional": "--emotional-prompt",
+    "hash_files": "--hash",
+    "neutral": "--neutral-prompt",
+    "push": "--push-to-hub",
+    "questions": "--queries",
+    "scorers": "--scorer",
+}
+"""Arguments of the library whose option has another name."""
+CHAT_COMMANDS = ("times", "mix", "scale", "scope", "compare", "bake", "show", "reset", "help")
+_CHAT_ONLY = ("compare", "bake", "reset")
+SHOWN = 8
+"""Names of one kind that are printed without -v."""
+
+
+def option(argument: str) -> str:
+    """The option of a library argument: ``link_mode`` is ``--link-mode``."""
+    if argument in _CHAT_ONLY:
+        return f"/{argument}"
+    return _OPTIONS.get(argument, "--" + argument.replace("_", "-"))
+
+
+def chat_command(argument: str) -> str:
+    """The spelling of a library argument in a chat: ``mix`` is ``/mix``."""
+    return f"/{argument}" if argument in CHAT_COMMANDS else option(argument)
+
+
+def spelled(text: str) -> str:
+    """A message of the library with its arguments spelled as options."""
+    return spell_arguments(text, option)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -22,31 +55,38 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def escape(text: str) -> str:
-    """`text` with nothing in it that rich would take for markup."""
+    """Escape `text` against rich's markup."""
     from rich.markup import escape as escape_markup
 
     return escape_markup(text)
 
 
+def list_names(names: Sequence[str], *, verbose: bool) -> str:
+    """Names in one line: all with `verbose`, else the first `SHOWN` and the number of the others."""
+    shown = names if verbose else names[:SHOWN]
+    more = "" if len(shown) == len(names) else f" and {len(names) - len(shown)} more (-v names them)"
+    return ", ".join(shown) + more
+
+
 def warn(text: str) -> None:
-    """One line on stderr that cannot be missed."""
-    console(stderr=True).print(f"[bold yellow]Warning:[/] {escape(text)}", highlight=False)
+    """Print one line on stderr that cannot be missed."""
+    console(stderr=True).print(f"[bold yellow]Warning:[/] {escape(spelled(text))}", highlight=False)
 
 
 @contextlib.contextmanager
-def going_on_later() -> Iterator[None]:
-    """Around a run that keeps what it has finished: says so when it is interrupted, and exits with 130."""
+def resumable() -> Iterator[None]:
+    """Report, when a run that keeps its finished work is interrupted, that it can be continued; exits with 130."""
     try:
         yield
     except KeyboardInterrupt:
         import click
 
-        click.echo("emobake: interrupted; what was finished is kept, run again to go on", err=True)
+        click.echo("emobake: interrupted; finished work is kept, run again to continue", err=True)
         raise click.exceptions.Exit(130) from None
 
 
 def count_bar() -> Progress:
-    """A bar on stderr that counts things done, with the time left; nothing is drawn off a terminal."""
+    """A bar on stderr that counts finished items, with the time left; nothing is drawn off a terminal."""
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())

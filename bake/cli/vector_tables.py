@@ -1,4 +1,4 @@
-"""What a person, or with ``--json`` a program, is told of a vector set."""
+"""A vector set in words: tables on the terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 
 from ..core.vector_set import VectorSet
 from ..vectors.arithmetic import Description
-from .terminal import escape
+from .terminal import escape, spelled
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 COLUMNS = 10
-"""Emotions that a table shows; the JSON has all."""
+"""Emotions in a table; the JSON has all."""
 
 
 def show_set(console: Console, vectors: VectorSet, description: Description) -> None:
-    """Print everything: what the set is, norms per layer, cosines, statistics, and what looks wrong."""
+    """Print what the set is, norms per layer, cosines, statistics, and problems."""
     console.print(f"[bold]{escape(vectors.name)}[/]  {vectors.layers} layers x {vectors.hidden}", highlight=False)
     facts = {
         "acts at": vectors.site.replace("_", " "),
@@ -43,13 +43,13 @@ def show_set(console: Console, vectors: VectorSet, description: Description) -> 
     console.print(table)
     show_statistics(console, vectors, description)
     for problem in description.problems:
-        console.print(f"[bold yellow]Problem:[/] {escape(problem)}", highlight=False)
+        console.print(f"[bold yellow]Problem:[/] {escape(spelled(problem))}", highlight=False)
     for line in description.advice:
-        console.print(f"[bold]Note:[/] {escape(line)}", highlight=False)
+        console.print(f"[bold]Note:[/] {escape(spelled(line))}", highlight=False)
 
 
 def show_statistics(console: Console, vectors: VectorSet, description: Description) -> None:
-    """Print how well each vector is pinned down, and the cosines between emotions."""
+    """Print how certain each vector is, and the cosines between emotions."""
     shown = vectors.emotions[:COLUMNS]
     if vectors.statistics:
         table = _table("Statistics", ["emotion", "queries", "split-half cosine", "standard error / norm"])
@@ -84,7 +84,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def as_dict(vectors: VectorSet, description: Description) -> dict[str, Any]:
-    """The same as JSON data; what is not a number is null."""
+    """The same as JSON data; NaN becomes null."""
     return {
         "name": vectors.name,
         "emotions": list(vectors.emotions),
@@ -103,8 +103,8 @@ def as_dict(vectors: VectorSet, description: Description) -> dict[str, Any]:
         "shared": _numbers(description.shared),
         "statistics": {emotion: asdict(found) for emotion, found in vectors.statistics.items()},
         "extraction": dict(vectors.extraction),
-        "problems": list(description.problems),
-        "advice": list(description.advice),
+        "problems": list(map(spelled, description.problems)),
+        "advice": list(map(spelled, description.advice)),
     }
 
 

@@ -1,13 +1,16 @@
-"""``emobake vectors``: get, make, look at, change and share emotion vectors."""
+"""``emobake vectors``: get, make, inspect, change and share emotion vectors."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ..core.sites import SITES
 from ..errors import InputError
 from .extract import extract
 from .options import json_option
@@ -21,7 +24,7 @@ _OUT_FORMS = ".safetensors, .npz, .gguf (one emotion of the layer output), or no
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def vectors() -> None:
-    """Get, make, look at, change and share emotion vectors.
+    """Get, make, inspect, change and share emotion vectors.
 
     A SET is a file or folder, a name that `list` shows, or a Hub repository (owner/name[@revision]).
     """
@@ -33,12 +36,12 @@ def list_sets(as_json: bool) -> None:
     """Show the sets that have a name, and for which models they are used without --vectors."""
     from rich.table import Table
 
-    from ..vectors.find import is_cached
+    from ..vectors.fetch import is_cached
     from ..vectors.registry import registry
 
     entries = registry().sets
     where = {
-        e.name: "comes with emobake" if e.shipped else "cached" if is_cached(e) else "fetched when needed"
+        e.name: "shipped with emobake" if e.shipped else "cached" if is_cached(e) else "fetched when needed"
         for e in entries
     }
     if as_json:
@@ -73,7 +76,7 @@ def pull(name: str, out: Path | None, overwrite: bool) -> None:
 
     NAME is a name that `list` shows, or the Hub id of a model that has a set.
     """
-    from ..vectors.find import pull as fetch
+    from ..vectors.fetch import pull as fetch
     from ..vectors.open import open_vectors
     from ..vectors.registry import find_by_model, find_by_name
     from ..vectors.write import write_set
@@ -92,9 +95,9 @@ def pull(name: str, out: Path | None, overwrite: bool) -> None:
 @click.option("--plot", metavar="PNG", type=click.Path(path_type=Path), help="Draw norms and cosines into a picture.")
 @json_option
 def show(set_: str, plot: Path | None, as_json: bool) -> None:
-    """Show what is in a set: shape and site, norms per layer, cosines between emotions, statistics.
+    """Show a set: shape and site, norms per layer, cosines between emotions, statistics.
 
-    Says what looks wrong: layers without a vector, emotions that are the same, too few queries.
+    Reports problems: layers without a vector, emotions that are the same, too few queries.
     """
     from ..vectors.arithmetic import describe
     from .vector_tables import as_dict, show_set
@@ -118,17 +121,17 @@ def show(set_: str, plot: Path | None, as_json: bool) -> None:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--site",
-    type=click.Choice(["attention_output", "layer_output"]),
-    help="Where the vectors act, for a file that does not say: the attention module's output, or the residual stream "
-    "after the block.",
+    type=click.Choice(SITES),
+    help="Where the vectors act, for a file that does not say it: the attention module's output, or the residual "
+    "stream after the block.",
 )
 @click.option(
     "--first-row",
     type=click.IntRange(-1, 1023),
     metavar="LAYER",
-    help="Layer of the first row, for a file that does not say: 0 is the first decoder block, -1 the embeddings.",
+    help="Layer of the first row, for a file that does not say it: 0 is the first decoder block, -1 the embeddings.",
 )
-@click.option("--emotion", metavar="NAME", help="For a .gguf, which holds one: which emotion to write.")
+@click.option("--emotion", metavar="NAME", help="The emotion to write into a .gguf, which holds one.")
 @click.option("--base-model", metavar="ID", help="Hub id of the model it was made from, to record.")
 @click.option("--license", metavar="ID", help="Licence identifier to record.")
 @click.option("--source", metavar="TEXT", help="Where it comes from, to record.")
@@ -172,20 +175,20 @@ def convert(
     "--out", metavar="PATH", type=click.Path(path_type=Path), required=True, help=f"Where to write: {_OUT_FORMS}."
 )
 @click.option("--name", metavar="NAME", help="Name of the new emotion.")
-@click.option("--mix", metavar="NAME=X,...", help="What it is made of, e.g. joy=0.5,sadness=0.5.")
+@click.option("--mix", metavar="NAME=X,...", help="Its recipe, e.g. joy=0.5,sadness=0.5.")
 @click.option("--only", is_flag=True, help="Write the new emotion alone, not beside the others.")
 @click.option(
     "--remove-common",
     is_flag=True,
-    help="First subtract from every emotion the mean of all of them: what is left is what tells them apart.",
+    help="First subtract from every emotion the mean of all of them; the rest tells them apart.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace --out.")
 def mix(
     set_: str, out: Path, name: str | None, mix: str | None, only: bool, remove_common: bool, overwrite: bool
 ) -> None:
-    """Make a new named emotion from others, or take out the part that all emotions share, or both."""
+    """Make a new named emotion from others, or remove the part that all emotions share, or both."""
     from ..core.steering import parse_mix
-    from ..vectors import arithmetic as vector_math
+    from ..vectors import arithmetic
 
     if (name is None) != (mix is None):
         raise click.UsageError("--name and --mix go together: --name bittersweet --mix joy=0.5,sadness=0.5")
@@ -195,9 +198,9 @@ def mix(
         raise click.UsageError("--only goes with --name and --mix")
     found = _open(set_)
     if remove_common:
-        found = vector_math.remove_common(found)
+        found = arithmetic.remove_common(found)
     if name is not None and mix is not None:
-        found = vector_math.add_mix(found, name, parse_mix(mix), only=only)
+        found = arithmetic.add_mix(found, name, parse_mix(mix), only=only)
     _write(found, out, overwrite)
 
 
@@ -206,22 +209,30 @@ def mix(
 @click.argument("repo_id", metavar="OWNER/NAME")
 @click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
 @click.option("--commit-message", metavar="TEXT", default="", help="Message of the commit.")
-@click.option("--base-model", metavar="ID", help="Hub id of the model it was made from, if the set does not say.")
-@click.option("--license", metavar="ID", help="Licence identifier, if the set does not say.")
+@click.option("--base-model", metavar="ID", help="Hub id of the model it was made from, if the set does not say it.")
+@click.option("--license", metavar="ID", help="Licence identifier, if the set does not say it.")
 def push(
     set_: str, repo_id: str, private: bool, commit_message: str, base_model: str | None, license: str | None
 ) -> None:
     """Share SET on the Hub as a small repository with a card; `--vectors OWNER/NAME` then finds it."""
     from dataclasses import replace
 
-    from ..vectors.share import push as upload
+    from ..storage.hub.target import HubTarget
+    from ..vectors.share import push_vectors
 
     found = _open(set_)
     found = replace(found, base_model=base_model or found.base_model, license=license or found.license)
     if not found.license:
-        warn("no licence is recorded: others may not use what has none; give --license, e.g. --license mit")
-    done = upload(found, repo_id, private=private, commit_message=commit_message)
+        warn("no licence is recorded, so others may not use the set; give --license, e.g. --license mit")
+    target = HubTarget(repo_id, private=private or None, commit_message=commit_message)
+    done = push_vectors(found, target, notice=warn)
     click.echo(done.url if done.changed else f"{done.url} (already the same: nothing was uploaded)")
+
+
+def extract_command(model: str) -> str:
+    """The command that makes vectors for `model`."""
+    file = re.sub(r"[^\w.-]+", "-", Path(model).name.lower()) or "vectors"
+    return f"emobake vectors extract --model {shlex.quote(model)} --out {shlex.quote(file)}.safetensors"
 
 
 def _open(set_: str) -> VectorSet:
@@ -229,7 +240,7 @@ def _open(set_: str) -> VectorSet:
     from ..vectors.find import find_vectors
 
     with reading():
-        return find_vectors(set_, None, model="")
+        return find_vectors(set_)
 
 
 def _write(found: VectorSet, out: Path, overwrite: bool, *, emotion: str = "") -> None:

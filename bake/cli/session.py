@@ -1,0 +1,189 @@
+"""A chat session: reads lines, runs commands, and prints answers."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import click
+
+from ..actions import commands
+from ..errors import EmobakeError, InputError, spell_arguments
+from .page import Page, printable
+from .terminal import chat_command, console, warn
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..actions.conversation import Answer, Conversation
+
+_HELP = """\
+/times A D F J S       weights of anger, disgust, fear, joy and sadness
+/mix joy=1,anger=-0.5  weights by name
+/scale X               factor for all weights
+/scope every|last      add the vectors at every position, as a baked checkpoint does,
+                       or at the last of each forward pass, as the paper's code does
+/compare [QUESTION]    answer without and with the vectors (the last question again)
+/bake OUT              write a checkpoint with the current weights
+/show                  weights, scope, sampling, model and vectors
+/reset                 forget the conversation; earlier answers colour later ones
+/quit                  leave; so do /exit and Ctrl-D
+Ctrl-C stops an answer. A question that begins with / needs a space before it."""
+
+_WIDE = 100
+"""Columns from which on two answers go side by side."""
+
+
+class Session:
+    """A conversation at a terminal, through a pipe, or of given questions."""
+
+    def __init__(self, conversation: Conversation, interactive: bool) -> None:
+        self.conversation = conversation
+        self.interactive = interactive
+        self.console = console()
+
+    def run(self, prompts: tuple[str, ...]) -> None:
+        """Answer `prompts`, or if there are none every line that is typed."""
+        for prompt in prompts:
+            self._answer(prompt)
+        if prompts:
+            return
+        if self.interactive:
+            self._greet()
+        for line in self._lines():
+            if line.split() in (["/quit"], ["/exit"]):
+                return
+            try:
+                self._obey(line)
+            except EmobakeError as error:
+                text = spell_arguments(str(error), chat_command)
+                click.echo("emobake: " + " ".join(text.split()), err=True)
+            except KeyboardInterrupt:
+                if not self.interactive:
+                    raise
+                self._say("\ninterrupted")
+
+    def _lines(self) -> Iterator[str]:
+        if not self.interactive:
+            yield from (line.rstrip("\r\n") for line in sys.stdin or ())
+            return
+        with suppress(ImportError):
+            import readline  # noqa: F401 - from now on `input` edits lines and remembers them
+        while True:
+            try:
+                line = input("> ")
+            except EOFError:
+                self._say("")
+                return
+            except KeyboardInterrupt:
+                self._say("\n/quit or Ctrl-D leaves.", "dim")
+                continue
+            yield line
+
+    def _obey(self, line: str) -> None:
+        if not line.startswith("/"):
+            if line.strip():
+                self._answer(line.strip())
+            return
+        name, _, rest = line[1:].partition(" ")
+        if name in commands.COMMANDS:
+            for text in commands.COMMANDS[name](self.conversation, rest.strip()):
+                self._say(text)
+        elif name == "compare":
+            self._compare(commands.check_compare(self.conversation, rest.strip()))
+        elif name == "bake":
+            self._bake(rest.strip())
+        elif name == "help":
+            self._say(_HELP)
+        else:
+            raise InputError(f"/{name}: no such command; /help lists them (for a question, put a space before the /)")
+
+    def _answer(self, question: str | None, *, plain: bool = False, keep: bool = True) -> Answer:
+        page = Page(shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+        answer = self.conversation.answer(question, page, plain=plain, keep=keep)
+        click.echo()
+        if self.interactive:
+            self._say(_measures(answer) + "\n", "dim")
+        elif answer.interrupted:
+            raise KeyboardInterrupt
+        return answer
+
+    def _compare(self, question: str | None) -> None:
+        if self.interactive and self.console.width >= _WIDE:
+            self._compare_side_by_side(question)
+            return
+        self._say("unsteered", "bold")
+        if not self._answer(question, plain=True, keep=False).interrupted:
+            self._say(commands.recipe(self.conversation.weights), "bold")
+            self._answer(question, keep=question is not None)
+
+    def _compare_side_by_side(self, question: str | None) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        texts, measures = ["", ""], ["", ""]
+        wide = Console()
+        # Not to the edge: the ^C that a terminal shows would begin a new line and upset the drawing.
+        width = wide.width - 4
+
+        def table() -> Table:
+            return _two_columns(width, commands.recipe(self.conversation.weights), texts, measures)
+
+        with Live(table(), console=wide, transient=True, auto_refresh=False, vertical_overflow="ellipsis") as view:
+            for side, plain in enumerate((True, False)):
+
+                def hear(piece: str, side: int = side) -> None:
+                    texts[side] += printable(piece)
+                    view.update(table(), refresh=True)
+
+                keep = question is not None and not plain
+                answer = self.conversation.answer(question, hear, plain=plain, keep=keep)
+                measures[side] = _measures(answer)
+                if answer.interrupted:
+                    break
+        wide.print(table())
+        self._say("")
+
+    def _bake(self, argument: str) -> None:
+        from .summary import next_commands
+
+        if self.conversation.scope == "last":
+            warn("a bake acts at every position, not at the last as this chat does now; /scope every shows it")
+        result, out = commands.bake(self.conversation, argument)
+        for warning in result.plan.warnings:
+            warn(warning)
+        first, *rest = commands.describe_bake(self.conversation, result, out)
+        self._say(first, "bold")
+        for line in rest:
+            self._say(line)
+        self._say(next_commands(result, out)[0] + "\n")
+
+    def _greet(self) -> None:
+        self._say(f"model     {self.conversation.live.name}")
+        self._say(f"vectors   {self.conversation.vectors.name}: {', '.join(self.conversation.vectors.emotions)}")
+        for line in commands.describe_weights(self.conversation):
+            self._say(line)
+        self._say("/help lists the commands, Ctrl-D leaves.\n", "dim")
+
+    def _say(self, text: str, style: str = "") -> None:
+        self.console.print(text, style=style or None, markup=False, highlight=False)
+
+
+def _two_columns(width: int, title: str, texts: list[str], measures: list[str]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    both = Table(box=None, width=width, padding=(0, 4, 0, 0), header_style="bold")
+    for heading in ("unsteered", title):
+        both.add_column(heading, ratio=1)
+    both.add_row(*(Text(text.strip()) for text in texts))
+    both.add_row(*(Text(measure, "dim") for measure in measures))
+    return both
+
+
+def _measures(answer: Answer) -> str:
+    why = " (stopped)" if answer.interrupted else "" if answer.ended else " (cut at the limit)"
+    return f"{answer.tokens} tokens{why}, {answer.tokens / answer.seconds:.1f} tokens/s"

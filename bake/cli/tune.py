@@ -1,0 +1,78 @@
+"""``emobake tune``: from options to the search for a scale, and its result."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import (
+    batch_option,
+    json_option,
+    model_and_vectors,
+    parsed_mix,
+    runtime_of,
+    runtime_options,
+    steering_options,
+)
+from .terminal import console
+
+
+@click.command()
+@click.option("--model", metavar="PATH|ID", required=True, help="Model to steer: a folder, or a model id on the Hub.")
+@steering_options
+@click.option(
+    "--target-kl",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="Find the scale at which the next-token distribution is X nats from the base's, on average.",
+)
+@click.option(
+    "--match",
+    type=click.Choice(["last"]),
+    help="last: find the scale at which a bias comes closest to adding the vectors at the last position of each "
+    "forward pass, as the paper's code does.",
+)
+@click.option(
+    "--max-scale", type=click.FloatRange(0, min_open=True), default=8.0, show_default=True, help="End of the search."
+)
+@click.option(
+    "--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw the curve into a .png or .svg file."
+)
+@batch_option("Answers generated at once.")
+@runtime_options
+@json_option
+@click.option("-q", "--quiet", is_flag=True, help="Print the scale only.")
+def tune(mix: str | None, scale: float, plot: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Find the --scale for a bake: one that keeps to a budget of KL, or matches the paper's way of steering."""
+    from ..measure.plots import plot_curve
+    from ..measure.tuning import tune as search
+    from ..vectors.pictures import check_picture
+
+    if scale != 1:
+        raise click.UsageError("--scale is the result of this command; leave it out")
+    if plot is not None:
+        check_picture(plot)
+
+    def say(scale: float, kl: float) -> None:
+        if not (quiet or as_json):
+            console(stderr=True).print(f"scale {scale:.4f}: KL {kl:.4f}", highlight=False)
+
+    model, vectors = model_and_vectors(options)
+    runtime = runtime_of(options)
+    found = search(model, vectors, mix=parsed_mix(mix or None), runtime=runtime, tried=say, **options)
+    if plot is not None:
+        plot_curve(found, plot, target_kl=options["target_kl"])
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+    elif quiet:
+        click.echo(f"{found.scale:g}")
+    else:
+        of = "the base" if options["match"] is None else "last-position steering"
+        click.echo(f"KL from {of}: {found.kl_at_one:.4f} nats at scale 1, {found.kl:.4f} at scale {found.scale:g}")
+        if found.reference is not None:
+            click.echo(f"KL of last-position steering from the base: {found.reference:.4f}")
+        click.echo(f"Bake with --scale {found.scale:g}")

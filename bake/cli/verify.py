@@ -1,0 +1,112 @@
+"""``emobake verify`` and ``emobake show``: finished outputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..core.stacks import STACKS
+from .options import json_option
+from .terminal import console, escape, spelled
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..core.record import Record
+
+
+@click.command()
+@click.argument("out")
+@click.option("--base", metavar="PATH|ID", help="The base, to compare every carried tensor with (and to run).")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub base.")
+@click.option("--vectors", metavar="SET", help="The vectors, to compute every bias again.")
+@click.option(
+    "--stack",
+    type=click.Choice(list(STACKS)),
+    multiple=True,
+    help="Run it there as well. transformers: against the hook; the others: greedy tokens against transformers.",
+)
+@click.option(
+    "--python",
+    metavar="EXE",
+    help="Python of the environment that has the --stack (default: this one). Not for transformers.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1, 4096),
+    default=60,
+    show_default=True,
+    help="Tokens to generate per prompt when a stack is run.",
+)
+@json_option
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures.")
+def verify(base: str | None, revision: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Check a finished output: its bytes, and with --stack its behaviour where it will be served.
+
+    OUT is a folder, or ID[@REV] on the Hub; there the weights stay where they are, unless they are to be run.
+
+    Exit code 1 when a check fails or a stack is not installed.
+    """
+    from dataclasses import replace
+
+    from ..actions.verify import verify as run_checks
+    from ..storage.model_name import ModelName
+
+    name = None if base is None else ModelName.parse(base, revision=revision)
+    checks = [replace(check, detail=spelled(check.detail)) for check in run_checks(base=name, **options)]
+    if as_json:
+        click.echo(json.dumps([check.as_dict() for check in checks], indent=2))
+    else:
+        marks = {True: "[green]ok  [/]", False: "[bold red]FAIL[/]", None: "[dim]info[/]"}
+        out_console = console()
+        for check in checks:
+            if not quiet or check.ok is False:
+                out_console.print(f"{marks[check.ok]} {escape(check.name)}: {escape(check.detail)}", highlight=False)
+    if any(check.ok is False for check in checks):
+        raise SystemExit(1)
+
+
+@click.command("show")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON on stdout.")
+def show_command(out: Path, as_json: bool) -> None:
+    """Show the record of OUT, a finished output's folder or .gguf file: its weights, its base and its vectors."""
+    from ..core.record import Record
+    from ..formats.output import read_record_json
+    from ..storage.files import reading
+
+    with reading():
+        data = read_record_json(out)
+    record = Record.from_json(data, str(out))
+    if as_json:
+        click.echo(json.dumps(data, indent=2))
+    else:
+        _show_record(console(), record)
+
+
+def _show_record(console: Console, record: Record) -> None:
+    """Print what a record says: the weights, the base, the vectors, and how much each layer got."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if record.adapters:
+        console.print(Text(f"Adapters: {', '.join(record.adapters)} (`emobake show` each)", style="bold"))
+        return
+    console.print(Text(f"Baked: {record.steering.recipe}", style="bold"))
+    base, vectors = record.base, record.vectors
+    table = Table.grid(padding=(0, 2))
+    at = f"@{base.revision}" if base.revision else ""
+    table.add_row("base", Text(f"{base.model or 'not known'}{at} ({', '.join(w.name for w in base.weights)})"))
+    digests = f", {len(vectors.sha256)} digests" if vectors.sha256 else ""
+    table.add_row("vectors", Text(f"{vectors.name}, of the {vectors.site.replace('_', ' ')}{digests}"))
+    norms = {bias.layer: bias.norm for bias in record.biases}
+    steered = [layer for layer, norm in norms.items() if norm]
+    span = f"bias norms {min(norms.values()):.3g} to {max(norms.values()):.3g}" if norms else "no biases"
+    table.add_row("layers", f"{len(steered)} of {len(norms)} steered, {span}")
+    table.add_row("made as", Text(" ".join(text[:40] for text in (record.form, record.model_type, record.version))))
+    for number, earlier in enumerate(record.history):
+        table.add_row("" if number else "before", Text(earlier.steering.recipe))
+    console.print(table)
