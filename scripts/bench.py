@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from emobake.core.vector_set import EMOTIONS, VectorSet
-from emobake.vectors.formats.own import to_single_file
+from emobake.vectors.formats.single_file import to_single_file
 from emobake.vectors.open import open_vectors
 
 ROOT = Path(__file__).parent.parent

@@ -3,10 +3,10 @@
 
     scripts/bench_hub.py [--folder DIR] [--rounds N] [--only-405b] [--json]
 
-The stand-in (tests/hub_server.py) runs on this machine, so the time is emobake's and the stand-in's, without a network;
-the bytes are those that would travel on any. The way over this machine is SmolLM2 with server-side copies refused. The
-191 shards of the size of Llama-3.1-405B are sparse files with real headers and take no disk. Wall time and peak memory
-are what the kernel says of emobake's process.
+The stand-in (tests/support/hub_server.py) runs on this machine, so the time is emobake's and the stand-in's, without a
+network; the bytes are those that would travel on any. The way over this machine is SmolLM2 with server-side copies
+refused. The 191 shards of the size of Llama-3.1-405B are sparse files with real headers and take no disk. Wall time and
+peak memory are what the kernel says of emobake's process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(ROOT / "tests"))
-from hub_server import Repo, Sparse, StandInHub
+from support.hub_server import Repo, Sparse, StandInHub
 
 BASE, TARGET = "owner/base", "me/steered"
 

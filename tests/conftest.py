@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from checkpoints import tree, write_checkpoint, write_vectors
-from hub_server import Repo, StandInHub
-
-BASE, TARGET = "owner/tiny", "me/joyful"
-"""Repositories on the stand-in for the Hub: a base that is there, and where its bakes go."""
-TIMES = ("--times", "0.5", "0", "0", "0.5", "0")
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a run of the command line gave."""
-
-    code: int
-    out: str
-    err: str
-
-    def one_line(self, *words: str, code: int = 2) -> str:
-        """The error line, once it is sure that it is the only one and has `words` in it."""
-        assert self.code == code, f"exit code {self.code}: {self.err or self.out}"
-        lines = self.err.splitlines()
-        assert len(lines) == 1 and lines[0].startswith("emobake: "), self.err
-        assert "Traceback" not in self.err and "unexpected" not in self.err, self.err
-        assert not self.out, self.out
-        for word in words:
-            assert word in lines[0], f"{word!r} is not in: {lines[0]}"
-        return lines[0]
-
-    def ok(self) -> Ran:
-        """Itself, once it is sure that the run succeeded."""
-        assert self.code == 0, f"exit code {self.code}: {self.err}"
-        return self
-
-
-Run = Callable[..., Ran]
+from support.checkpoints import tree, write_checkpoint, write_vectors
+from support.hub_server import Repo, StandInHub
+from support.paths import SCRIPTS
+from support.running import BASE, IMPATIENT, TARGET, TIMES, Ran, Run, run_process
 
 
 @pytest.fixture
@@ -78,25 +46,6 @@ def refused(cli: Run, tmp_path: Path) -> Callable[..., str]:
         return line
 
     return run
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's environment without what would steer the Hub's library or colour the output."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "FORCE_COLOR", "COLUMNS"))}
-
-
-def run_process(*command: object, env: Mapping[str, str] | None = None, timeout: float = 60) -> Ran:
-    """Run ``python`` with this command line in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        capture_output=True,
-        check=False,
-        text=True,
-        env=clean_environment() | dict(env or {}),
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-    )
-    return Ran(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
@@ -144,10 +93,6 @@ def closed() -> Iterator[Callable[[Path, int], Path]]:
     yield close
     for path, mode in reversed(changed):
         path.chmod(mode)
-
-
-# The Hub's library waits between attempts, up to half a minute in all; what it does is the same without the waiting.
-IMPATIENT = "import sys, time\ntime.sleep = lambda s: None\nfrom emobake.cli import main\nmain(sys.argv[1:])"
 
 
 @pytest.fixture
@@ -221,8 +166,7 @@ def vectors(tmp_path: Path) -> Path:
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct as a checkpoint in float32."""
     folder = tmp_path_factory.mktemp("smollm2") / "SmolLM2-135M-Instruct"
-    script = Path(__file__).parent.parent / "scripts" / "make_smollm2.py"
-    subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
+    subprocess.run([sys.executable, SCRIPTS / "make_smollm2.py", folder], check=True, capture_output=True)
     return folder
 
 
@@ -256,3 +200,19 @@ def tiny_vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("tiny-ev") / "tiny.safetensors"
     emobake.write_set(emobake.VectorSet(("anger", "disgust", "fear", "joy", "sadness"), rows), file)
     return file
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Two threads, and no advice from transformers about tiny configs."""
+    import logging
+
+    import torch
+
+    threads, logger = torch.get_num_threads(), logging.getLogger("transformers")
+    level = logger.level
+    torch.set_num_threads(2)
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(level)
+    torch.set_num_threads(threads)

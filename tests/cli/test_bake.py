@@ -1,0 +1,100 @@
+"""The command line when all is well: what it prints, where, and what it leaves on the disk."""
+
+import json
+
+from support.running import TIMES
+
+import emobake
+
+
+def test_the_summary_names_route_stacks_files_and_next_commands(cli, base, vectors, tmp_path):
+    ran = cli("--model", base, "--vectors", vectors, *TIMES, "--out", tmp_path / "out").ok()
+    for words in ("0.5 x anger + 0.5 x joy", "flag", "attention_bias", "vllm", "loads steered", "Left out:", "Next:"):
+        assert words in ran.out, words
+    for duplicate in ("pytorch_model.bin", "original/", "onnx/"):
+        assert duplicate in ran.out
+    assert f"emobake verify {tmp_path / 'out'}" in ran.out
+    assert ran.err == ""
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(cli, base, vectors, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    ran = cli("--model", base, "--vectors", vectors, *TIMES, "--out", tmp_path / "out", "--dry-run").ok()
+    assert ran.out.startswith("Planned: 0.5 x anger + 0.5 x joy") and "Next:" not in ran.out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_needs_no_output(cli, base, vectors):
+    cli("--model", base, "--vectors", vectors, *TIMES, "--dry-run").ok()
+
+
+def test_json_is_all_that_stands_on_stdout(cli, base, vectors, tmp_path):
+    ran = cli("--model", base, "--vectors", vectors, "--mix", "joy=9", "--out", tmp_path / "out", "--json").ok()
+    summary = json.loads(ran.out)
+    assert (summary["route"], summary["weights"]) == ("flag", {"joy": 9.0})
+    assert summary["stacks"]["vllm"] == {"status": "steered", "run": True}
+    assert summary["config_changes"] == {"attention_bias": {"old": False, "new": True}}
+    assert {f["action"] for f in summary["files"]} == {"carry", "write"}
+    assert summary["left_out"]["pytorch_model.bin"] == "unsteered duplicate of the weights"
+    assert "strength 9" in ran.err and "Warning" in ran.err
+    assert summary["warnings"]
+
+
+def test_quiet_prints_nothing_and_verbose_names_files(cli, base, vectors, tmp_path):
+    assert cli("--model", base, "--vectors", vectors, *TIMES, "--out", tmp_path / "a", "-q").ok().out == ""
+    ran = cli("--model", base, "--vectors", vectors, *TIMES, "--out", tmp_path / "b", "-v").ok()
+    assert "carry     tokenizer.json" in ran.out and "write     config.json" in ran.out
+
+
+def test_a_stack_that_would_load_it_unsteered_cannot_be_missed(cli, tmp_path, vectors, base):
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(
+        json.dumps({**config, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]})
+    )
+    ran = cli("--model", base, "--vectors", vectors, *TIMES, "--dry-run").ok()
+    lines = {line.split()[0]: line for line in ran.out.splitlines() if line.startswith("  ")}
+    assert "loads steered only with --model-impl transformers; without it UNSTEERED" in lines["vllm"]
+    assert "refuses to load it" in lines["llama.cpp"]
+
+
+def test_negative_weights_and_layers(cli, base, vectors, tmp_path):
+    times = ("--times", "-1", "0", "0", "-0.5", "2")
+    ran = cli(
+        "--model", base, "--vectors", vectors, *times, "--layers", "1", "--scale", "0.5", "--out", tmp_path / "out"
+    )
+    assert "0.5 x (-1 x anger + -0.5 x joy + 2 x sadness)" in ran.ok().out
+    record = json.loads((tmp_path / "out" / "emobake.json").read_text())
+    assert [b["norm"] > 0 for b in record["biases"]] == [False, True]
+
+
+def test_version_and_the_module(run_cli):
+    assert run_cli("--version").ok().out.strip() == f"emobake, version {emobake.__version__}"
+
+
+def test_usage_errors_are_one_line(cli):
+    cli().one_line("--model")
+    cli("--model", "x").one_line("--out")
+    cli("--nonsense").one_line("--nonsense")
+    cli("--times", "1", "2").one_line("--times")
+    cli("verify").one_line("OUT")
+
+
+def test_debug_shows_the_traceback(run_cli, tmp_path):
+    ran = run_cli("--debug", "--model", tmp_path / "none", "--vectors", tmp_path, *TIMES, "--out", tmp_path / "out")
+    assert ran.code != 0 and "Traceback" in ran.err
+
+
+def test_verify_prints_one_line_per_finding(cli, base, vectors, tmp_path):
+    cli("--model", base, "--vectors", vectors, *TIMES, "--out", tmp_path / "out", "-q").ok()
+    ran = cli("verify", tmp_path / "out", "--base", base, "--vectors", vectors).ok()
+    assert {line.split()[0] for line in ran.out.splitlines()} == {"ok"}
+    checks = json.loads(cli("verify", tmp_path / "out", "--json").ok().out)
+    assert {c["name"] for c in checks if c["ok"] is None} == {"carried tensors", "arithmetic"}
+    (tmp_path / "out" / "pytorch_model.bin").write_bytes(b"x")
+    ran = cli("verify", tmp_path / "out", "-q")
+    assert ran.code == 1 and ran.out.startswith("FAIL no duplicate weights: pytorch_model.bin")
+
+
+def test_verify_of_something_else(cli, base, tmp_path):
+    cli("verify", base).one_line("emobake.json", "not an output of emobake")
+    cli("verify", tmp_path / "none").one_line("no such folder")

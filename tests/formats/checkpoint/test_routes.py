@@ -1,0 +1,143 @@
+"""Which route is taken, what it does to the config, and why a model is refused."""
+
+import pytest
+
+from emobake import BrokenFileError, InputError, UnsupportedModelError
+from emobake.formats.checkpoint.routes import choose_route
+
+LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "rope_theta": 10000.0}
+QWEN2 = {
+    "model_type": "qwen2",
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 8,
+    "num_key_value_heads": 2,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "use_sliding_window": False,
+    "max_window_layers": 28,
+    "torch_dtype": "bfloat16",
+}
+
+
+def changed(route):
+    return {c.field: (c.old, c.new) for c in route.changes}
+
+
+def test_llama_by_flag_touches_one_field():
+    route = choose_route(LLAMA, "m")
+    assert route.name == "flag"
+    assert changed(route) == {"attention_bias": (None, True)}
+    assert list(route.config) == [*LLAMA, "attention_bias"]
+    assert {s.status for s in route.stacks.values()} == {"steered"}
+
+
+def test_llama_with_the_flag_on_is_an_existing_bias():
+    route = choose_route({**LLAMA, "attention_bias": True}, "m")
+    assert (route.name, route.changes, route.siblings) == ("existing", (), ())
+
+
+def test_qwen2_becomes_llama_and_keeps_the_rest():
+    route = choose_route(QWEN2, "m")
+    assert route.name == "llama"
+    config = dict(route.config)
+    assert (config["model_type"], config["architectures"]) == ("llama", ["LlamaForCausalLM"])
+    assert config["attention_bias"] is True and config["mlp_bias"] is False
+    assert not {"sliding_window", "use_sliding_window", "max_window_layers"} & set(config)
+    assert config["rope_theta"] == 1000000.0
+    assert config["rope_parameters"] == {"rope_type": "default", "rope_theta": 1000000.0}
+    assert (config["torch_dtype"], config["num_key_value_heads"]) == ("bfloat16", 2)
+
+
+def test_what_qwen2_assumes_and_llama_does_not_is_written_out():
+    config = {k: v for k, v in QWEN2.items() if k != "num_key_value_heads"}
+    assert choose_route(config, "m").config["num_key_value_heads"] == 32
+
+
+def test_a_transformers_5_config_gets_the_old_rope_spelling_as_well():
+    scaled = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5}
+    config = {k: v for k, v in QWEN2.items() if k != "rope_theta"} | {"rope_parameters": scaled}
+    result = choose_route(config, "m").config
+    assert result["rope_theta"] == 5e5
+    assert result["rope_scaling"] == {"rope_type": "yarn", "factor": 4.0}
+    assert result["rope_parameters"] == scaled
+
+
+def test_rope_per_layer_type_stays_as_it_is():
+    rope = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
+    config = {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "rope_parameters": rope}
+    assert changed(choose_route(config, "m")) == {"attention_bias": (None, True)}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"use_sliding_window": True}, {"layer_types": ["full_attention", "sliding_attention"]}, {"hidden_act": "gelu"}],
+)
+def test_a_qwen2_that_is_not_a_llama_is_refused(more):
+    with pytest.raises(UnsupportedModelError, match=f"qwen2 cannot be baked.*{next(iter(more))}.*`format` peft"):
+        choose_route({**QWEN2, **more}, "m")
+
+
+MISTRAL = {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 4096}
+
+
+def test_mistral_with_a_window_needs_an_explicit_demand():
+    with pytest.raises(UnsupportedModelError, match=r"sliding_window is null.*`targets` vllm,llama.cpp,mlx bakes"):
+        choose_route(MISTRAL, "m")
+    route = choose_route(MISTRAL, "m", ["vllm"])
+    assert route.name == "flag" and route.config["model_type"] == "mistral"
+    assert route.stacks["transformers"].status == "unsteered"
+
+
+def test_mistral_without_a_window_is_a_llama_but_a_left_out_field_means_4096():
+    assert choose_route({**MISTRAL, "sliding_window": None}, "m").name == "llama"
+    with pytest.raises(UnsupportedModelError):
+        choose_route({k: v for k, v in MISTRAL.items() if k != "sliding_window"}, "m")
+
+
+QWEN3 = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (["llama.cpp"], "llama.cpp refuses"),
+        (["vllm"], "--model-impl transformers"),
+        (["mlx", "transformers"], "mlx refuses"),
+    ],
+)
+def test_a_demanded_stack_that_no_route_serves(targets, words):
+    with pytest.raises(UnsupportedModelError, match=words):
+        choose_route(QWEN3, "m", targets)
+
+
+def test_an_unknown_target():
+    with pytest.raises(InputError, match="unknown stack 'tgi'"):
+        choose_route(LLAMA, "m", ["tgi"])
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "not a causal language model"),
+        ({"model_type": "t5", "architectures": ["T5ForX"], "is_encoder_decoder": True}, "encoder-decoder"),
+        ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "not the causal language model"),
+        ({"model_type": "gemma3", "architectures": ["Gemma3ForX"], "text_config": {}}, "multimodal"),
+        ({"model_type": "zork", "architectures": ["ZorkForCausalLM"]}, "not in emobake's table"),
+        ({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}, "mixtral cannot be baked"),
+    ],
+)
+def test_refusals(config, words):
+    with pytest.raises(UnsupportedModelError, match=words):
+        choose_route(config, "m")
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"model_type": 3}, {"model_type": "llama"}, {"model_type": "llama", "architectures": [1]}]
+)
+def test_configs_that_do_not_say_what_they_are(config):
+    with pytest.raises(BrokenFileError, match=r"config.json"):
+        choose_route(config, "m")
+
+
+def test_the_checkpoints_own_code_is_not_referred_to():
+    assert "auto_map" not in choose_route({**LLAMA, "auto_map": {"AutoModel": "x--y"}}, "m").config

@@ -1,0 +1,209 @@
+"""Ollama's Modelfile: the chat template found in the Jinja of the file, and what is left to Ollama."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.gguf_files import HIDDEN, LAYERS, write_model
+
+from emobake import GgufFile, VectorSet, bake
+from emobake.formats.gguf.header import Field, GgufHeader, text_field, uint32_field
+from emobake.formats.gguf.modelfile import go_template, read_template, write_modelfile
+
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are tiny.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA3 = (
+    "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
+    " + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}"
+    "{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('alternate!') }}{% endif %}{% if message['role'] == 'user' %}"
+    "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}{{ message['content'] + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{% for message in messages %}{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
+    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+# The system message becomes a part of the first question, as with Llama 2: no fixed text around each role.
+LLAMA2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>' + messages[0]['content'] + '<</SYS>>' %}"
+    "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}{% for message in messages %}"
+    "{% set content = system + message['content'] if loop.first else message['content'] %}"
+    "{% if message['role'] == 'user' %}{{ '[INST] ' + content + ' [/INST]' }}{% else %}{{ content + eos_token }}"
+    "{% endif %}{% endfor %}"
+)
+TALK = [
+    {"role": "user", "content": "Hello?"},
+    {"role": "assistant", "content": "Hi."},
+    {"role": "user", "content": "How are you?"},
+]
+
+
+def header(template: str, **more: str) -> GgufHeader:
+    """A file's metadata with this template, and tokens <s>, </s> and <pad>."""
+    tokens = b"".join(len(t).to_bytes(8, "little") + t for t in (b"<s>", b"</s>", b"<pad>"))
+    fields = (
+        text_field("general.name", "Tiny"),
+        text_field("tokenizer.chat_template", template),
+        Field("tokenizer.ggml.tokens", 9, (8).to_bytes(4, "little") + (3).to_bytes(8, "little") + tokens),
+        uint32_field("tokenizer.ggml.bos_token_id", 0),
+        uint32_field("tokenizer.ggml.eos_token_id", 1),
+        Field("tokenizer.ggml.add_bos_token", 7, b"\1"),
+        *(text_field(key, value) for key, value in more.items()),
+    )
+    return GgufHeader("x.gguf", 0, 3, 32, fields, ())
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        (
+            CHATML,
+            "<|im_start|>system\nYou are tiny.<|im_end|>\n<|im_start|>user\nHello?<|im_end|>\n<|im_start|>assistant\n"
+            "Hi.<|im_end|>\n<|im_start|>user\nHow are you?<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            LLAMA3,
+            "<|start_header_id|>user<|end_header_id|>\n\nHello?<|eot_id|><|start_header_id|>assistant<|end_header_id|>"
+            "\n\nHi.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHow are you?<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+        (MISTRAL, "[INST] Hello? [/INST]Hi.</s>[INST] How are you? [/INST]"),
+        (
+            GEMMA,
+            "<start_of_turn>user\nHello?<end_of_turn>\n<start_of_turn>model\nHi.<end_of_turn>\n<start_of_turn>user\n"
+            "How are you?<end_of_turn>\n<start_of_turn>model\n",
+        ),
+    ],
+    ids=["chatml", "llama3", "mistral", "gemma"],
+)
+def test_a_template_is_found_and_says_the_same(template, prompt):
+    found = read_template(header(template))
+    assert found is not None
+    assert found.render(TALK) == prompt, "without the BOS token, which the runner puts in front"
+    assert go(go_template(found), found.system, TALK) == prompt
+
+
+def test_what_a_template_assumes_becomes_the_system_message():
+    found = read_template(header(CHATML))
+    assert found is not None and (found.begin, found.system) == ("", "You are tiny.")
+    text, notes = write_modelfile(header(CHATML), "joyful.gguf", "2 x joy")
+    assert not notes and text.startswith("# Made by emobake: Tiny, steered: 2 x joy\nFROM ./joyful.gguf\n")
+    assert 'SYSTEM """You are tiny."""' in text
+    assert re.findall(r'PARAMETER stop "(.*)"', text) == ["<|im_end|>", "<|im_start|>user", "</s>"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        LLAMA2,
+        "",
+        "{{ messages[0]['content'] }}",
+        "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
+        "{% for m in messages %}{{ m.role }}{{ m.content }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ 1 / 0 }}",
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ '{{' }}{% endfor %}",
+        '{% for m in messages %}<{{ m.role }}>{{ m.content }}"""{% endfor %}',
+        "{% for m in messages %}<{{ loop.index }} {{ m.role }}>{{ m.content }}{% endfor %}",
+        "x" * 300_000,
+    ],
+)
+def test_a_template_that_does_more_is_left_to_ollama(template):
+    assert read_template(header(template)) is None
+    text, notes = write_modelfile(header(template), "m.gguf", "1 x joy")
+    assert "TEMPLATE" not in text and len(notes) == 1 and "no TEMPLATE" in notes[0]
+
+
+def test_a_name_cannot_become_a_directive():
+    fields = (text_field("general.name", "x\nADAPTER ./evil"), *header(CHATML).fields[1:])
+    text, _ = write_modelfile(GgufHeader("x", 0, 3, 32, fields, ()), "m.gguf", "1 x joy")
+    assert text.startswith("# Made by emobake: x ADAPTER ./evil, steered") and "\nADAPTER" not in text
+
+
+def test_sampling_and_licence_are_handed_on():
+    more = (Field("general.sampling.temp", 6, np.float32(0.7).tobytes()), uint32_field("general.sampling.top_k", 20))
+    base = header(CHATML, **{"general.license": "apache-2.0"})
+    text, _ = write_modelfile(GgufHeader("x", 0, 3, 32, (*base.fields, *more), ()), "m.gguf", "1 x joy")
+    assert "PARAMETER temperature 0.7\nPARAMETER top_k 20\n" in text and 'LICENSE """apache-2.0"""' in text
+
+
+def test_the_file_lies_beside_the_output(tmp_path: Path, cli):
+    write_model(tmp_path / "base.gguf")
+    vectors = VectorSet(("joy",), np.ones((1, LAYERS, HIDDEN), np.float32))
+    result = bake(
+        tmp_path / "base.gguf", vectors, mix={"joy": 1}, out=GgufFile(tmp_path / "Joyful.gguf", modelfile=True)
+    )
+    text = (tmp_path / "Joyful.Modelfile").read_text()
+    assert "FROM ./Joyful.gguf" in text and "<user>{{ .Content }}<end>" in text
+    assert [f.name for f in result.plan.files] == ["Joyful.gguf", "Joyful.Modelfile"]
+    from emobake.vectors.write import write_set
+
+    write_set(vectors, tmp_path / "v.safetensors")
+    some = ("--model", tmp_path / "base.gguf", "--vectors", tmp_path / "v.safetensors", "--mix", "joy=1", "--modelfile")
+    (tmp_path / "two.Modelfile").write_text("mine")
+    cli(*some, "--out", tmp_path / "two.gguf", "--overwrite").one_line("two.Modelfile", "is not an earlier output")
+    assert not (tmp_path / "two.gguf").exists()
+    ran = cli(*some, "--out", tmp_path / "Joyful.gguf", "--overwrite").ok()
+    assert f"ollama create joyful -f {tmp_path / 'Joyful.Modelfile'}" in ran.out and "ollama run joyful" in ran.out
+
+
+def go(template: str, system: str, messages: list[dict[str, str]]) -> str:
+    """What Go's text/template makes of the few forms that are written here; Ollama puts SYSTEM in front."""
+    if system:
+        messages = [{"role": "system", "content": system}, *messages]
+    begin, _, rest = template.partition(
+        "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
+    )
+    assert rest.endswith("{{ end }}"), "of the range"
+    tokens = re.split(r"(\{\{ .*? \}\})", rest.removesuffix("{{ end }}"))
+    out = begin
+    for number, message in enumerate(messages):
+        out += _run(tokens, message, number == len(messages) - 1)
+    return out
+
+
+def _run(tokens: list[str], message: dict[str, str], last: bool) -> str:
+    """The body of the range: texts and actions; a stack of (a branch was taken, this branch is on)."""
+    out, stack = "", [(True, True)]
+
+    def holds(condition: str) -> bool:
+        if role := re.fullmatch(r'eq \.Role "(\w+)"', condition):
+            return message["role"] == role[1]
+        if condition == "not $last":
+            return not last
+        assert condition == 'and $last (ne .Role "assistant")', condition
+        return last and message["role"] != "assistant"
+
+    for token in tokens:
+        action = re.fullmatch(r"\{\{ (.*) \}\}", token, re.DOTALL)
+        on = all(branch for _, branch in stack)
+        if action is None:
+            out += token if on else ""
+        elif action[1] == ".Content":
+            out += message["content"] if on else ""
+        elif action[1] == "end":
+            stack.pop()
+        elif action[1].startswith("else if "):
+            taken, _ = stack.pop()
+            now = not taken and holds(action[1][8:])
+            stack.append((taken or now, now))
+        else:
+            assert action[1].startswith("if "), action[1]
+            now = holds(action[1][3:])
+            stack.append((now, now))
+    assert len(stack) == 1, "every if has its end"
+    return out

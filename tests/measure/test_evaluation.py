@@ -1,0 +1,315 @@
+"""Whole evaluations, of a tiny random model that has SmolLM2's tokenizer: what is said is nonsense, how is not."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.checkpoints import edit_json, tree
+
+import emobake
+from emobake.errors import ModelError
+
+pytest.importorskip("torch")
+
+from emobake.measure.engines import EvaluationSettings
+from emobake.measure.evaluation import evaluate, evaluate_answers, evaluate_checkpoints
+from emobake.measure.scorers.lexicon import Lexicon
+from emobake.models.loading import Runtime
+from emobake.models.sampling import Sampling
+
+pytestmark = pytest.mark.real
+
+QUERIES = ["What is the time?", "Name a river in Portugal.", "How are you?", "Tell me about bread."]
+TOKENS = 12
+DRAWN = EvaluationSettings(Sampling(TOKENS, 0.6, 0.9), Runtime(batch_size=3))
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    file = tmp_path_factory.mktemp("asked") / "queries.json"
+    file.write_text(json.dumps(QUERIES))
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def words(tiny_chat, tiny_vectors, asked):
+    """The command line of an evaluation of joy and anger at -1, 0 and 2, without --out."""
+    words = ["eval", "--model", tiny_chat, "--vectors", tiny_vectors, "--emotions", "joy,anger", "--strengths", -1, 0]
+    words += [2, "--queries", asked, "--max-new-tokens", TOKENS, "--batch-size", 3, "--scorer", "lexicon"]
+    return [*map(str, words)]
+
+
+@pytest.fixture(scope="module")
+def whole(words, tmp_path_factory):
+    """An undisturbed run of that: the folder."""
+    from emobake.cli.app import main
+
+    out = tmp_path_factory.mktemp("whole") / "report"
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--out", str(out), "-q"])
+    assert not stop.value.code
+    return out
+
+
+def report(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def answers(folder, name):
+    return json.loads((folder / "results" / name).read_text())
+
+
+def test_a_whole_report(whole, tiny_chat):
+    assert sorted(path.name for path in whole.iterdir()) == sorted(
+        ["report.json", "report.md", "results", "dose_response.png", "dose_response.svg", "layers.png", "layers.svg"]
+    )
+    data = report(whole)
+    assert data["model"] == "tiny-chat" and str(tiny_chat.parent) not in (whole / "report.json").read_text()
+    names = [one["name"] for one in data["directions"]]
+    assert names == ["joy", "anger", "random like joy", "random like anger"]
+    assert [point["strength"] for point in data["directions"][0]["points"]] == [-1, 0, 2]
+    assert [point["strength"] for point in data["directions"][2]["points"]] == [0, 2]
+    for one in data["directions"]:
+        for point in one["points"]:
+            measured = point["groups"]["all"]
+            assert measured["answers"] == 4 and measured["perplexity"] > 1 and 0 <= measured["topic"] <= 1
+            assert (point["kl"] > 0.001) == (point["strength"] != 0)
+            assert point["kl_worst"] >= point["kl"]
+    assert len(answers(whole, "emotion/tiny-chat/2/joy.json")) == 4
+    assert answers(whole, "emotion/tiny-chat/0/joy.json") == answers(whole, "emotion/tiny-chat/0/anger.json")
+    assert "weak measure" in (whole / "report.md").read_text()
+
+
+def test_norms_and_doses(whole, tiny_vectors):
+    layers = report(whole)["layers"]
+    joy = emobake.open_vectors(tiny_vectors).rows[3]
+    assert layers["joy"]["norm"] == pytest.approx(np.linalg.norm(joy, axis=1).tolist(), rel=1e-4)
+    assert layers["random like joy"]["norm"] == pytest.approx(layers["joy"]["norm"], rel=1e-4)
+    assert all(x > 0 for x in layers["joy"]["of_attention_output"] + layers["joy"]["of_layer_output"])
+
+
+def test_the_same_again(whole, words, cli, tmp_path):
+    again = tmp_path / "again"
+    ran = cli(*words, "--out", again, "--json").ok()
+    assert tree(again) == tree(whole) and json.loads(ran.out) == report(whole)
+
+
+def test_a_killed_evaluation_goes_on(whole, words, cli, tmp_path):
+    out = tmp_path / "report"
+    process = subprocess.Popen([sys.executable, "-m", "emobake", *words, "--out", str(out)])
+    state = out / ".partial" / "answers-0.jsonl"
+    deadline = time.monotonic() + 120
+    while not state.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "report.json").exists(), "killed too late to prove anything"
+    other = [*words]
+    other[other.index("--max-new-tokens") + 1] = "5"
+    cli(*other, "--out", out).one_line(".partial", "another sampling", "--restart")
+    with state.open("a") as file:
+        file.write('["joy@2/3", {"te')  # what a power cut leaves
+    begun = state.read_text().count('"text"')
+    assert begun
+    cli(*words, "--out", out, "-q").ok()
+    assert tree(out) == tree(whole)
+
+
+def test_two_processes_give_the_report_of_one(whole, words, tmp_path):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launcher += ["--main_process_port", "0", "-m", "emobake"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    out = tmp_path / "report"
+    command = [*launcher, *words, "--out", str(out), "-q"]
+    done = subprocess.run(command, check=False, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert tree(out / "results") == tree(whole / "results")
+    one, two = report(whole), report(out)
+    for first, second in zip(one["directions"], two["directions"], strict=True):
+        for p, q in zip(first["points"], second["points"], strict=True):
+            assert q["kl"] == pytest.approx(p["kl"], rel=1e-3, abs=1e-5)
+            assert q["groups"]["all"]["perplexity"] == pytest.approx(p["groups"]["all"]["perplexity"], rel=1e-3)
+            assert q["groups"]["all"]["scores"] == p["groups"]["all"]["scores"]
+
+
+def test_baked_checkpoints_answer_as_the_steered_model(whole, tiny_chat, tiny_vectors, asked, tmp_path):
+    folders = []
+    for emotion, strength in (("joy", 2.0), ("joy", -1.0), ("anger", 2.0)):
+        folders.append(tmp_path / f"{emotion}{strength:g}")
+        emobake.bake(tiny_chat, tiny_vectors, mix={emotion: strength}, out=folders[-1])
+    out = tmp_path / "report"
+    evaluate_checkpoints(folders, out, model=tiny_chat, questions=asked, scorers=["lexicon"], settings=DRAWN)
+    for name in ("2/joy.json", "-1/joy.json", "0/joy.json", "2/anger.json"):
+        assert answers(out, f"emotion/tiny-chat/{name}") == answers(whole, f"emotion/tiny-chat/{name}")
+    baked, steered = report(out), report(whole)
+    for i, point in enumerate(baked["directions"][0]["points"]):
+        assert point["kl"] == pytest.approx(steered["directions"][0]["points"][i]["kl"], rel=1e-3, abs=1e-6)
+    assert baked["layers"]["joy"]["norm"] == pytest.approx(steered["layers"]["joy"]["norm"], rel=1e-3)
+
+
+def test_checkpoints_tell_which_queries_are_held_out(tiny_chat, tiny_vectors, asked, tmp_path):
+    """By the record of the bake; of two in a row both count."""
+    vectors = emobake.find_vectors(tiny_vectors, None, model="")
+    digest = hashlib.sha256(Path(asked).read_bytes()).hexdigest()
+    made = replace(vectors, extraction={"queries": "q.json", "queries_sha256": digest, "seed": 0})
+    emobake.bake(tiny_chat, made, mix={"joy": 1}, out=tmp_path / "once")
+    emobake.bake(tmp_path / "once", vectors, mix={"fear": 1}, out=tmp_path / "twice")
+    few = EvaluationSettings(Sampling(4, temperature=0))
+    for name, held_out, said in (("once", [], "4 of the 4 queries are among"), ("twice", None, "is not known")):
+        out = tmp_path / f"report-{name}"
+        found = evaluate_checkpoints(
+            [tmp_path / name], out, model=tiny_chat, questions=asked, scorers=["lexicon"], settings=few
+        )
+        assert found["questions"]["held_out"] == held_out and said in found["warnings"][0]
+
+
+def test_recorded_answers_score_as_when_they_were_made(whole, tiny_chat, asked, tmp_path):
+    out = tmp_path / "report"
+    data = evaluate_answers(whole, out, model=tiny_chat, questions=asked, scorers=["lexicon"], settings=DRAWN)
+    assert not (out / "results").exists()
+    by_name = {one["name"]: one for one in report(whole)["directions"]}
+    assert {one["name"] for one in data["directions"]} == set(by_name)
+    for one in data["directions"]:
+        for point, first in zip(one["points"], by_name[one["name"]]["points"], strict=True):
+            found, wanted = point["groups"]["all"], first["groups"]["all"]
+            assert found["perplexity"] == pytest.approx(wanted["perplexity"], rel=1e-3)
+            assert found["scores"] == wanted["scores"] and found["collapsed"] == wanted["collapsed"]
+    alone = evaluate_answers(whole, tmp_path / "alone", questions=asked, scorers=["lexicon"])
+    assert alone["directions"][0]["points"][0]["groups"]["all"]["perplexity"] is None
+    assert alone["layers"] == {} and "perplexity" not in (tmp_path / "alone" / "report.md").read_text()
+
+
+def test_vectors_of_the_layer_output(tiny_chat, tiny_vectors, asked, tmp_path):
+    """A control vector, steered while it runs and baked, says the same."""
+    rows = emobake.open_vectors(tiny_vectors).rows
+    file = tmp_path / "control.safetensors"
+    emobake.write_set(emobake.VectorSet(("joy",), rows[3:4], site="layer_output"), file)
+    common = {"questions": asked, "scorers": ["lexicon"], "settings": DRAWN}
+    evaluate(tiny_chat, tmp_path / "a", vectors=file, emotions=["joy"], strengths=[1], control=False, **common)
+    emobake.bake(tiny_chat, file, mix={"joy": 1}, out=tmp_path / "baked")
+    evaluate_checkpoints([tmp_path / "baked"], tmp_path / "b", model=tiny_chat, **common)
+    assert tree(tmp_path / "a" / "results") == tree(tmp_path / "b" / "results")
+    assert "1/joy.json" in str(sorted((tmp_path / "a").rglob("*.json")))
+
+
+class Failing(Lexicon):
+    """A scorer that gives up in the middle."""
+
+    name, batch_size = "failing", 1
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def score(self, queries, answers):
+        self.calls.append(answers[0])
+        if len(self.calls) == 7:
+            raise ModelError("failing: no more")
+        return super().score(queries, answers)
+
+
+def test_what_a_scorer_did_before_it_failed_is_kept(whole, tiny_chat, tiny_vectors, asked, tmp_path):
+    calls = []
+    out = tmp_path / "report"
+    common = {"vectors": tiny_vectors, "emotions": ["joy", "anger"], "strengths": [-1, 0, 2], "questions": asked}
+    common |= {"scorers": [Failing(calls)], "settings": DRAWN}
+    with pytest.raises(ModelError, match="failing: no more"):
+        evaluate(tiny_chat, out, **common)
+    assert not (out / "report.json").exists()
+    stages = {}
+    data = evaluate(
+        tiny_chat, out, **common, progress=lambda *begun: stages.update({begun[0]: begun[1:]}) or (lambda more: None)
+    )
+    assert stages["failing"][0] == 6 and all(
+        done == total for name, (done, total) in stages.items() if name != "failing"
+    )
+    assert len(calls) == 4 * 7 + 1 and data["scorers"][0]["name"] == "failing"
+    assert tree(out / "results") == tree(whole / "results")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--emotions", "envy"], "no vectors for envy"),
+        (["--mix", "joy=1"], "--emotions, --times and --mix"),
+        (["--scale", "2"], "--emotions takes each emotion as it is"),
+        (["--queries", "none.json"], "none.json: no such file of queries"),
+        (["--scorer", "./nothing"], "nothing"),
+        (["--answers", "."], "choose one"),
+        (["--engine-python", "python3"], "--engine-python goes with --engine vllm"),
+        (["--strengths", "much"], "'much' is not a list of numbers"),
+        (["--strengths", "nan"], "finite numbers"),
+        (["--model", "./nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_comes_before_any_work(cli, words, tmp_path, monkeypatch, more, said):
+    monkeypatch.chdir(tmp_path)
+    cli(*words, *more, "--out", tmp_path / "report").one_line(said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_outputs_of_emobake_are_checkpoints(cli, tiny_chat, tiny_vectors, asked, tmp_path):
+    emobake.bake(tiny_chat, tiny_vectors, mix={"joy": 1, "fear": 1}, out=tmp_path / "each", format="peft-each")
+    words = ["--queries", asked, "--scorer", "lexicon", "--out", tmp_path / "report"]
+    cli("eval", tiny_chat, *words).one_line(str(tiny_chat), "no emobake.json", "bake it first")
+    cli("eval", tmp_path / "each", *words).one_line("each: holds adapters, not a checkpoint")
+    assert not (tmp_path / "report").exists()
+
+
+def test_out_is_not_overwritten(cli, words, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    cli(*words, "--out", tmp_path / "mine").one_line("mine: exists and holds no report")
+    (tmp_path / "mine" / "report.json").write_text("{}")
+    cli(*words, "--out", tmp_path / "mine").one_line("holds a report", "--overwrite")
+    cli(*words, "--out", tmp_path / "no" / "where").one_line("its folder does not exist")
+    cli(*words, "--out", tmp_path / "mine" / "thesis.tex").one_line("is a file")
+
+
+def test_a_checkpoint_of_another_size_is_refused(cli, words, smollm2, tmp_path):
+    other = [smollm2 if word == words[2] else word for word in words]
+    cli(*other, "--out", tmp_path / "r").one_line("made for 3 layers x hidden size 32")
+    assert not (tmp_path / "r").exists()
+
+
+def test_answers_that_the_context_has_no_room_for(cli, words, tiny_chat, whole, asked, tmp_path):
+    small = tmp_path / "small"
+    shutil.copytree(tiny_chat, small)
+    edit_json(small / "config.json", max_position_embeddings=48)
+    other = [str(small) if word == words[2] else word for word in words]
+    other[other.index("--max-new-tokens") + 1] = "40"
+    cli(*other, "--out", tmp_path / "r").one_line("its context of 48 has no room for 40 new tokens", "--max-new-tokens")
+    assert not (tmp_path / "r").exists()
+    long = tmp_path / "long" / "base" / "m"
+    long.mkdir(parents=True)
+    (long / "0.json").write_text(json.dumps(["word " * 500] * 4))
+    data = evaluate_answers(tmp_path / "long", tmp_path / "s", model=small, questions=asked, scorers=["lexicon"])
+    assert data["directions"][0]["points"][0]["groups"]["all"]["perplexity"] > 1
+
+
+def test_an_interrupt_keeps_what_was_done(words, tmp_path):
+    out = tmp_path / "report"
+    process = subprocess.Popen([sys.executable, "-m", "emobake", *words, "--out", str(out)], stderr=subprocess.PIPE)
+    while not (out / ".partial" / "answers-0.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130 and b"run again to continue" in err and b"Traceback" not in err
+    assert (out / ".partial" / "answers-0.jsonl").exists()
+
+
+def test_the_summary_on_the_terminal(cli, words, tmp_path):
+    ran = cli(*words, "--out", tmp_path / "r", "--no-control").ok()
+    assert "joy (words per 100, weak)" in ran.out and "random" not in ran.out and "weak measure" in ran.out
+    assert "Warning" in ran.err and "not known" in ran.err
+    assert not (tmp_path / "r" / "results" / "control").exists()

@@ -1,0 +1,132 @@
+"""SmolLM2-135M-Instruct, a real chat model, and the published Qwen2.5 vectors, baked and against hooks."""
+
+import json
+
+import numpy as np
+import pytest
+from support.paths import SHARED, SMOLLM2_VECTORS
+
+import emobake
+from emobake.core.vector_set import EMOTIONS, VectorSet
+from emobake.vectors.open import open_vectors
+
+peft = pytest.importorskip("peft")
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from support.chat_model import greedy, hooked, load, logits, prompt  # noqa: E402
+
+pytestmark = pytest.mark.real
+
+QUESTIONS = ("How was your day?", "My friend forgot my birthday. What should I write to her?")
+
+
+@pytest.fixture(scope="module")
+def models(smollm2):
+    return load(smollm2), transformers.AutoTokenizer.from_pretrained(smollm2)
+
+
+MIXES = {"joy x2": (0, 0, 0, 2, 0), "mix with a negative weight": (0.5, 0, 0, 1.5, -0.5)}
+
+
+@pytest.mark.parametrize("times", MIXES.values(), ids=MIXES.keys())
+def test_a_baked_model_equals_the_hook(smollm2, models, tmp_path, times):
+    base, tokenizer = models
+    vectors = open_vectors(SMOLLM2_VECTORS, EMOTIONS)
+    rows = sum(np.float32(t) * vectors.rows[i] for i, t in enumerate(times))
+    emobake.bake(smollm2, SMOLLM2_VECTORS, times, emobake.Folder(tmp_path / "out", "symlink"))
+    baked = load(tmp_path / "out")
+    for question in QUESTIONS:
+        inputs = prompt(tokenizer, question)
+        plain = logits(base, inputs)
+        with hooked(base, rows):
+            wanted, tokens = logits(base, inputs), greedy(base, inputs)
+        got = logits(baked, inputs)
+        assert (got - wanted).abs().max() <= 1e-3
+        assert (got - plain).abs().max() > 1
+        assert greedy(baked, inputs) == tokens
+
+
+# PEFT says on loading what our card says: it cannot merge a bias where there is none.
+@pytest.mark.filterwarnings("ignore:.*merging LoRA weights")
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # peft 0.21 asks transformers by an older name
+def test_an_adapter_equals_the_hook_and_switches_by_emotion(smollm2, models, tmp_path):
+    base, tokenizer = models
+    vectors = open_vectors(SMOLLM2_VECTORS, EMOTIONS)
+    emobake.bake(smollm2, SMOLLM2_VECTORS, out=tmp_path / "each", format="peft-each")
+    assert (tmp_path / "each" / "joy" / "adapter_model.safetensors").stat().st_size < 300_000
+    inputs = prompt(tokenizer, QUESTIONS[0])
+    wanted = {}
+    for i, emotion in enumerate(EMOTIONS):
+        with hooked(base, vectors.rows[i]):
+            wanted[emotion] = logits(base, inputs)
+    adapted = peft.PeftModel.from_pretrained(load(smollm2), tmp_path / "each" / "joy", adapter_name="joy")
+    adapted.load_adapter(tmp_path / "each" / "anger", adapter_name="anger")
+    for emotion in ("joy", "anger", "joy"):
+        adapted.set_adapter(emotion)
+        assert (logits(adapted, inputs) - wanted[emotion]).abs().max() <= 1e-3
+    assert (wanted["joy"] - wanted["anger"]).abs().max() > 1
+
+
+def test_verify_runs_both_comparisons_and_finds_a_model_that_is_not_steered(smollm2, tmp_path):
+    emobake.bake(smollm2, SMOLLM2_VECTORS, MIXES["joy x2"], emobake.Folder(tmp_path / "out", "symlink"))
+    checks = emobake.verify(
+        tmp_path / "out", base=str(smollm2), vectors=str(SMOLLM2_VECTORS), stack=["transformers"], max_new_tokens=8
+    )
+    found = {check.name.partition(": ")[2] or check.name: check for check in checks}
+    assert [c.name for c in checks if c.ok is False] == []
+    assert found["equals the hook at every position"].ok and found["differs from the unsteered base"].ok
+    assert found["beside the paper's last-position hook"].ok is None
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    (tmp_path / "out" / "config.json").write_text(json.dumps({**config, "attention_bias": False}))
+    checks = emobake.verify(tmp_path / "out", base=str(smollm2), stack=["transformers"], max_new_tokens=2)
+    failed = {check.name.partition(": ")[2] or check.name for check in checks if check.ok is False}
+    assert {"config honours the bias", "equals the hook at every position", "differs from the unsteered base"} <= failed
+
+
+def test_a_missing_stack_fails_and_is_named(smollm2, tmp_path):
+    emobake.bake(smollm2, SMOLLM2_VECTORS, MIXES["joy x2"], emobake.Folder(tmp_path / "out", "symlink"))
+    checks = emobake.verify(tmp_path / "out", base=str(smollm2), stack=["mlx"], max_new_tokens=1)
+    assert checks[-1].ok is False
+    assert "mlx" in checks[-1].detail and "pip install" in checks[-1].detail
+
+
+@pytest.mark.published
+def test_the_published_qwen2_5_vectors_on_qwen2_5_dimensions(tmp_path):
+    """Layers, hidden size and heads of Qwen2.5-7B; vocabulary and MLP cut down; random weights in bfloat16."""
+    published = SHARED / "seed" / "EMVector" / "qwen2.5"
+    config = transformers.Qwen2Config(
+        vocab_size=512,
+        hidden_size=3584,
+        intermediate_size=64,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        max_position_embeddings=32768,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+    )
+    torch.manual_seed(0)
+    base = transformers.Qwen2ForCausalLM(config).to(torch.bfloat16)
+    with torch.no_grad():
+        for name, parameter in base.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0, 0.1)
+    base.save_pretrained(tmp_path / "base", max_shard_size="500MB")
+    result = emobake.bake(tmp_path / "base", published, (0.5, 0, 0, 0.5, 0), tmp_path / "out")
+    assert (result.plan.route, len(result.plan.biases)) == ("llama", 28)
+    raw = [json.loads((published / f"qwen2.5_{e}.json").read_text()) for e in ("anger", "joy")]
+    anger, joy = (np.array([t[str(i)][0] for i in range(28)], np.float32) for t in raw)
+    rows = np.float32(0.5) * anger + np.float32(0.5) * joy
+    baked = load(tmp_path / "out")
+    assert type(baked).__name__ == "LlamaForCausalLM"
+    stored = torch.stack([layer.self_attn.o_proj.bias for layer in baked.model.layers]).detach()
+    assert torch.equal(stored, torch.tensor(rows).to(torch.bfloat16).float())
+    base = load(tmp_path / "base")  # not the one in memory: casting it to bfloat16 has rounded its rotary frequencies
+    inputs = {"input_ids": torch.arange(24).reshape(1, -1) * 7}
+    plain = logits(base, inputs)
+    with hooked(base, stored.numpy()):
+        wanted = logits(base, inputs)
+    got = logits(baked, inputs)
+    assert (got - wanted).abs().max() <= 1e-3
+    assert (got - plain).abs().max() > 0.1
+    assert isinstance(open_vectors(published, EMOTIONS), VectorSet)
