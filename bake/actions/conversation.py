@@ -44,9 +44,9 @@ class Answer:
     """Number of tokens, without the one that ends an answer."""
     seconds: float
     ended: bool
-    """Whether the model ended the answer itself, before the limit."""
+    """True if the model ended the answer before the limit."""
     interrupted: bool
-    """Whether Ctrl-C stopped it."""
+    """True if Ctrl-C stopped it."""
 
 
 class Conversation:

@@ -43,7 +43,7 @@ def push(
         folder: the output.
         target: the repository, perhaps with ``@branch``, or a `HubTarget`, which says how.
         report: the output of an evaluation; it becomes a section of the card, its pictures go along.
-        dry_run: only find out what would be done.
+        dry_run: only plan.
         notice: told of what the user must not miss on the way.
 
     Raises:

@@ -141,13 +141,13 @@ carrying_options = _together(
     click.option("--hash", "hash_files", is_flag=True, help="Record the sha256 of every weight file (reads them all)."),
     click.option("--force", is_flag=True, help="Write even if all weights are zero."),
 )
-"""How a bake's output is written."""
+"""Output of a bake: form, link mode, overwriting."""
 
 
 def sampling_options(
     max_new_tokens: int, temperature: float, top_p: float, seed: int | None = 0, longest: int | None = 8192
 ) -> Decorator:
-    """How answers are drawn, with these defaults; an answer may have at most `longest` tokens."""
+    """Sampling options with these defaults; an answer has at most `longest` tokens."""
     return _together(
         click.option(
             "--max-new-tokens",
@@ -198,7 +198,7 @@ runtime_options = _together(
     click.option("--device", metavar="DEVICE", default="auto", show_default=True, help="cpu, cuda:0, mps ..."),
     click.option("--device-map", metavar="MAP", help="auto: spread a model that is larger than one GPU."),
 )
-"""How a model runs."""
+"""Device, dtype and batch size of a run."""
 
 
 def batch_option(help: str) -> Decorator:
@@ -223,6 +223,6 @@ hub_options = _together(
     click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing."),
     click.option("--commit-message", metavar="TEXT", default="", help="Default: the recipe of the bake."),
 )
-"""How a model gets to the Hub."""
+"""Push to the Hub: visibility, pull request, message."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")

@@ -24,7 +24,7 @@ from .terminal import console, warn
     type=click.Path(path_type=Path),
     help="Put the report that `emobake eval` wrote there into the model card, with its pictures.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would travel, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be sent, and change nothing.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Name every file.")

@@ -83,7 +83,7 @@ def pull(name: str, out: Path | None, overwrite: bool) -> None:
 
     entry = find_by_name(name) or find_by_model([name])
     if entry is None:
-        raise InputError(f"{name}: no set of that name, nor for a model of that id; `emobake vectors list` shows them")
+        raise InputError(f"{name}: no set has that name or is for that model; `emobake vectors list` shows all")
     path = fetch(entry)
     if out is not None:
         write_set(open_vectors(path), out, overwrite=overwrite)

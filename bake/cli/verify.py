@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 def verify(base: str | None, revision: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Check a finished output: its bytes, and with --stack its behaviour where it will be served.
 
-    OUT is a folder, or ID[@REV] on the Hub; there the weights stay where they are, unless they are to be run.
+    OUT is a folder, or ID[@REV] on the Hub; there its weights are fetched only with --stack.
 
     Exit code 1 when a check fails or a stack is not installed.
     """

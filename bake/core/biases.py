@@ -47,7 +47,7 @@ class PlannedBias:
     sha256: str
     """Digest of the stored bytes."""
     is_new: bool
-    """Whether the base lacks the tensor."""
+    """True if the base lacks the tensor."""
     data: bytes = field(repr=False)
 
 

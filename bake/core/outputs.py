@@ -1,4 +1,4 @@
-"""Where and how an output is written on this disk."""
+"""Outputs on this disk: the place, and the way of writing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Folder:
 
     path: str | os.PathLike[str]
     link_mode: LinkMode = "auto"
-    """How weight files are carried over; `emobake.storage.copying.carry` describes the modes."""
+    """Way of carrying weight files over; `emobake.storage.copying.carry` describes the modes."""
     overwrite: bool = False
     """Replace an earlier output of emobake, once the new one is complete."""
 
@@ -41,9 +41,9 @@ class GgufFile:
     keep_split: bool = False
     """Write a set of files if the base is a set."""
     outtype: str | None = None
-    """From a checkpoint: weight type of llama.cpp's converter, one of `OUTTYPES`; None means ``auto``."""
+    """Weight type of llama.cpp's converter, one of `OUTTYPES`; None means ``auto``. Checkpoints only."""
     converter: str = ""
-    """From a checkpoint: that converter. Default: the one beside this interpreter, or on PATH."""
+    """The converter; default: the one beside this interpreter, or on PATH. Checkpoints only."""
 
     @property
     def target(self) -> Path:

@@ -25,7 +25,7 @@ Action = Literal["carry", "overwrite", "write", "assemble"]
 CARD_FILE = "README.md"
 """The model card."""
 REPO_PLACEHOLDER = "THIS_REPO"
-"""Stands in a model card for the repository's id, which is unknown until the card is pushed."""
+"""Placeholder in a model card for the repository's id, which is unknown until the card is pushed."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class PlannedFile:
     source: str = ""
     """The base's file that this one continues: whole, or with bytes overwritten in place. Empty for other files."""
     weights: bool = False
-    """Whether the file holds weights; a link may stand for such a file if it is carried whole."""
+    """True if the file holds weights. If carried whole, it may be a link."""
 
     @classmethod
     def carried(cls, name: str, source: str, size: int, *, weights: bool = False) -> PlannedFile:
@@ -109,7 +109,7 @@ class PlannedFile:
 
     @property
     def action(self) -> Action:
-        """What happens to the file."""
+        """The way the file is made."""
         if self.source:
             return "overwrite" if self.new_bytes else "carry"
         return "write" if self.new_bytes == self.size else "assemble"

@@ -51,7 +51,7 @@ class RecordedVectors:
 
     @classmethod
     def of(cls, vectors: VectorSet) -> RecordedVectors:
-        """What a record keeps of `vectors`."""
+        """The part of `vectors` that a record keeps."""
         return cls(
             vectors.name,
             vectors.site,
@@ -77,16 +77,16 @@ class RecordedBias:
 
     @classmethod
     def of(cls, bias: PlannedBias) -> RecordedBias:
-        """What a record keeps of `bias`."""
+        """The part of `bias` that a record keeps."""
         return cls(bias.layer, bias.tensor, bias.dtype, round(bias.norm, 6), bias.sha256)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One bake: what was added to what, and where it is stored."""
+    """One bake: the vectors and weights, the base, and the tensors that store the sums."""
 
     form: str
-    """``checkpoint``, ``peft``, ``gguf``; or ``peft-each``, of which `adapters` says all."""
+    """``checkpoint``, ``peft``, ``gguf``; or ``peft-each``, for which only `adapters` is set."""
     base: RecordedBase = RecordedBase()
     vectors: RecordedVectors = RecordedVectors()
     steering: Steering = field(default_factory=lambda: Steering(()))

@@ -39,18 +39,18 @@ _HOUSEKEEPING = (".git*", ".cache/*", ".ds_store", "__pycache__/*")
 
 
 def is_carried(path: str) -> bool:
-    """Whether the output of a bake includes the file at `path` (relative, with ``/``)."""
+    """True if the output of a bake includes the file at `path` (relative, with ``/``)."""
     lower = path.lower()
     return _matches(lower, CARRIED) and not is_duplicate(path) and not lower.endswith(".py")
 
 
 def is_duplicate(path: str) -> bool:
-    """Whether the file at `path` holds the weights once more, which would stay unsteered."""
+    """True if the file at `path` holds the weights once more, which would stay unsteered."""
     return _matches(path.lower(), _DUPLICATES) and path.lower() not in REPLACED
 
 
 def is_licence(path: str) -> bool:
-    """Whether a licence demands the file at `path`."""
+    """True if a licence demands the file at `path`."""
     return _matches(path.lower(), _LICENCES)
 
 
@@ -67,7 +67,7 @@ def reason_left_out(path: str) -> str:
 
 
 def is_ours(path: str) -> bool:
-    """Whether a bake writes files like the one at `path`, so that one of an earlier bake may be removed.
+    """True if bakes write files like the one at `path`, so that one of an earlier bake may be removed.
 
     A licence is not counted: a person may have added it, and it misleads no loader.
     """
@@ -77,7 +77,7 @@ def is_ours(path: str) -> bool:
 
 
 def is_of_a_model(path: str) -> bool:
-    """Whether the file at `path` belongs to a model: weights in any form, configs, tokenizers, code."""
+    """True if the file at `path` belongs to a model: weights in any form, configs, tokenizers, code."""
     lower = path.lower()
     return is_ours(path) or is_duplicate(path) or lower.endswith((".py", ".json", ".jinja"))
 

@@ -19,7 +19,7 @@ class Stack:
     """A program that serves models."""
 
     name: str
-    """As in `targets` and `stack`."""
+    """Name in `targets` and `stack`."""
     packages: str
     """Packages to install with pip for its runner."""
     runner: str
@@ -77,7 +77,7 @@ STACKS: dict[str, Stack] = {
 
 @dataclass(frozen=True)
 class Support:
-    """How one stack treats a baked model of one family.
+    """Treatment of a baked model of one family by one stack.
 
     ``steered``: adds the bias. ``option``: adds it only when started with `option`. ``unsteered``: loads the model and
     drops the bias. ``refuses``: does not load it.
@@ -101,7 +101,7 @@ class Support:
 
     @property
     def evidence(self) -> str:
-        """How the behaviour is known; empty for a refusal."""
+        """The source of this knowledge; empty for a refusal."""
         if self.status == "refuses":
             return ""
         return "seen in a run" if self.run else "read from its source, not run"

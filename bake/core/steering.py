@@ -26,7 +26,7 @@ class Steering:
 
     @property
     def is_zero(self) -> bool:
-        """Whether nothing would be added."""
+        """True if nothing would be added."""
         return self.scale == 0 or all(weight == 0 for _, weight in self.weights)
 
     @property

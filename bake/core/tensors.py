@@ -29,7 +29,7 @@ class TensorHeader:
 
     name: str
     dtype: str
-    """As the format names it: ``BF16`` in safetensors, ``Q4_K`` in GGUF."""
+    """The format's own name: ``BF16`` in safetensors, ``Q4_K`` in GGUF."""
     shape: tuple[int, ...]
     """Elements, slowest dimension first."""
     file: str

@@ -24,7 +24,7 @@ MAX_LAYERS = 1024
 
 
 def is_emotion_name(name: str) -> bool:
-    """Whether `name` can name an emotion: it becomes a tensor's name, part of a file's name and part of `mix`."""
+    """True if `name` can name an emotion: it becomes a tensor's name, part of a file's name and part of `mix`."""
     return re.fullmatch(r"[^\W_](?:[\w .-]{0,62}\w)?", name) is not None and name == name.lower()
 
 

@@ -54,7 +54,7 @@ class Output(Protocol):
 
     @property
     def record_name(self) -> str:
-        """Where the record is kept, in messages."""
+        """Name of the record in messages."""
 
     @property
     def shape(self) -> tuple[int | None, int]:

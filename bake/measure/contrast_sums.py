@@ -20,7 +20,7 @@ from .processes import Processes
 
 
 class ContrastSums:
-    """Sums over contrasts, each of which counts once."""
+    """Sums over contrasts; each contrast counts once."""
 
     def __init__(self, emotions: Sequence[str], shape: tuple[int, int]) -> None:
         self.emotions = tuple(emotions)
@@ -32,7 +32,7 @@ class ContrastSums:
         self.done: set[int] = set()
         """Indices of the contrasts that were counted."""
         self.skipped: set[int] = set()
-        """Those of `done` without an answer; they are in no sum."""
+        """Members of `done` without an answer; they are in no sum."""
 
     def add(self, index: int, emotion: str, number: int, difference: np.ndarray) -> None:
         """Count contrast `index`, the `number`-th of its emotion: float32 ``[layers, hidden]``, NaN if it has none."""

@@ -32,12 +32,12 @@ Engine = Literal["transformers", "vllm"]
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How an evaluation is carried out."""
+    """Settings of an evaluation."""
 
     sampling: Sampling = field(default_factory=Sampling)
-    """How answers are drawn."""
+    """Sampling of the answers."""
     runtime: Runtime = field(default_factory=Runtime)
-    """How the model runs."""
+    """Device, dtype and batch size."""
     engine: Engine = "transformers"
     """Generates the answers."""
     engine_python: Path | None = None

@@ -214,7 +214,7 @@ class _Plan:
     every: Questions
     """All queries of the set."""
     asked: Questions
-    """Those that are asked."""
+    """Questions that are asked."""
     scorers: Sequence[Scorer]
     settings: EvaluationSettings
 

@@ -203,7 +203,7 @@ def _control(direction: Direction, seed: int) -> Direction:
 
 
 def _with_seen(experiment: Experiment, seen: Seen) -> Experiment:
-    """The experiment, its questions divided into those that the vectors were made from and those held out."""
+    """Divide the questions of the experiment into held-out ones and those that the vectors were made from."""
     questions = experiment.questions
     if seen.texts is None:
         warning = f"{questions.name}: which queries the vectors were made from {seen.what}; none can be called held out"

@@ -21,7 +21,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the results."""
+        """True for the process that writes the results."""
         return self.rank == 0
 
     def wait(self) -> None:

@@ -63,7 +63,7 @@ def open_queries(given: str | None) -> tuple[bytes, str]:
     entry = _registered(given)
     if entry is None or entry.groups:
         names = [entry.name for entry in registry().queries if not entry.groups]
-        raise InputError(f"{given}: no such file of queries, nor one of {', '.join([OWN, *names])}")
+        raise InputError(f"{given}: no such file of queries; sets by name are {', '.join([OWN, *names])}")
     return pull_queries(given), f"{given}.json"
 
 
@@ -89,7 +89,7 @@ def open_questions(given: str) -> Questions:
         content, name, groups = pull_queries(given), given, dict(entry.groups)
     else:
         names = ", ".join([EVERYDAY, OWN, *(entry.name for entry in registry().queries)])
-        raise InputError(f"{given}: no such file of queries, nor one of {names}")
+        raise InputError(f"{given}: no such file of queries; sets by name are {names}")
     found = parse_questions(content, name if name.endswith((".json", ".jsonl")) else f"{name}.json")
     if groups:
         texts = iter(found[""])
@@ -105,7 +105,7 @@ class Seen:
     """Queries from which vectors were made, or may have been."""
 
     texts: frozenset[str] | None
-    """In the form of `comparable`; None if unknown."""
+    """Texts in the form of `comparable`; None if unknown."""
     what: str
     """The queries in words; or why they are unknown, to complete "which queries the vectors were made from ..."."""
 

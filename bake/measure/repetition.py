@@ -42,7 +42,7 @@ class Repetition:
 
     @property
     def collapsed(self) -> bool:
-        """Whether a reader would say that the model has broken down."""
+        """True if a reader would call the answer broken down."""
         return self.worst_distinct_2 < DISTINCT or self.loop >= LOOP
 
 

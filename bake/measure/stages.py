@@ -57,7 +57,7 @@ class Findings:
 
 @dataclass(frozen=True, eq=False)
 class Stages:
-    """What every stage needs: the experiment, the models, and the folder of finished work."""
+    """The context of every stage: the experiment, the models, and the folder of finished work."""
 
     experiment: Experiment
     settings: EvaluationSettings

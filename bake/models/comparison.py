@@ -203,7 +203,7 @@ def _run(
 
 
 def _steps(model: Any, ids: list[int], max_new_tokens: int, hooks: AbstractContextManager[None]) -> _Run:
-    """As `_run`, with the logits of each generation step: the cache depends on the passes that were made."""
+    """Repeat `_run` and return the logits of each generation step: the cache depends on the passes that were made."""
     import torch
 
     with hooks:

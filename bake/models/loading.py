@@ -27,12 +27,12 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Runtime:
-    """How a model runs."""
+    """Device, dtype and batch size of a run."""
 
     dtype: str = "auto"
     """One of `DTYPES`; auto is float32 on a CPU and the checkpoint's own elsewhere."""
     device: str = "auto"
-    """As torch names it; auto is the process's GPU if there is one."""
+    """Torch's name of the device; auto is the process's GPU if there is one."""
     device_map: str | None = None
     """``auto`` spreads a model over several devices, with accelerate."""
     batch_size: int = 16
@@ -48,7 +48,7 @@ class LiveModel:
     family: Family
     """Tells the modules at the site."""
     name: str
-    """As the user gave it: a folder or a Hub id."""
+    """Folder or Hub id as the user gave it."""
     folder: Path
     """Folder of its files: `name`, or a snapshot in the Hub's cache."""
     base_model: str

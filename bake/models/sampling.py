@@ -22,7 +22,7 @@ Tokens = Sequence[int]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn. The defaults are those of the answers published with the paper."""
+    """Sampling of the answers. The defaults are those of the answers published with the paper."""
 
     max_new_tokens: int = 512
     temperature: float = 0.6

@@ -21,7 +21,7 @@ _CHUNK = 2**22
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Turn what the system says of an impossible path (a link to itself, a name too long) into an `InputError`."""
+    """Turn the system's error for an impossible path (a link to itself, a name too long) into an `InputError`."""
     try:
         yield
     except OSError as error:

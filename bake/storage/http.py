@@ -92,7 +92,7 @@ def _pause(state: RetryCallState) -> float:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether another try may succeed: the network, a rate limit, a server's fault, a race."""
+    """True if another try may succeed: the network, a rate limit, a server's fault, a race."""
     if (code := status(error)) is not None:
         return code in _PASSING or code in MOVED
     if isinstance(error, RuntimeError) and error.__cause__ is not None:  # How the library wraps a failed upload.

@@ -55,7 +55,7 @@ class ModelName:
 
     @property
     def is_local(self) -> bool:
-        """Whether the model is on this machine."""
+        """True if the model is on this machine."""
         return self.kind != "hub"
 
     @property
@@ -65,12 +65,12 @@ class ModelName:
 
 
 def is_gguf(path: str) -> bool:
-    """Whether `path` names a GGUF file, by its suffix."""
+    """True if the suffix of `path` is that of a GGUF file."""
     return path.lower().endswith(".gguf")
 
 
 def is_offline() -> bool:
-    """Whether ``HF_HUB_OFFLINE`` is set."""
+    """True if ``HF_HUB_OFFLINE`` is set."""
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     return bool(HF_HUB_OFFLINE)

@@ -32,9 +32,9 @@ class Description:
     shared: np.ndarray
     """``[layers]``, the common part of the squared length: ``|mean|^2 / mean(|.|^2)``."""
     problems: tuple[str, ...]
-    """What looks wrong, one line each."""
+    """Problems, one line each."""
     advice: tuple[str, ...]
-    """What may be worth doing, one line each."""
+    """Suggestions, one line each."""
 
 
 def describe(vectors: VectorSet) -> Description:

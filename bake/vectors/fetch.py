@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
 
 def is_cached(entry: RegisteredSet) -> bool:
-    """Whether `pull` need not fetch anything."""
+    """True if `pull` need not fetch anything."""
     return bool(entry.shipped) or _cached(entry).is_file()
 
 

@@ -36,7 +36,7 @@ class VectorSource:
     vectors_for: str = ""
     """Hub id of another model whose set is meant, for a fine-tune of it."""
     site: str = ""
-    """Where the vectors act, for a file that does not say it; a file that says otherwise is refused."""
+    """Site of the vectors, for a file that does not name it; a file that names another one is refused."""
 
     @classmethod
     def parse(cls, vectors: str | os.PathLike[str] | VectorSet | VectorSource | None) -> VectorSource:
@@ -66,7 +66,7 @@ class SetOpener:
 
     @property
     def by_model(self) -> bool:
-        """Whether the set is looked up by the model."""
+        """True if the set is looked up by the model."""
         return self.source.vectors is None
 
     def open(self, emotions: Iterable[str] | None, ids: Callable[[], Iterable[str]] | None = None) -> VectorSet:
@@ -172,7 +172,7 @@ def _distinct(names: list[str]) -> tuple[str, ...]:
 
 
 def _may_lack_site(path: Path) -> bool:
-    """Whether a file of this form may leave open where its vectors act; ours, and the published JSON, say it."""
+    """True if a file of this form may leave its site open; our files and the published JSON do not."""
     return path.suffix.lower() not in (".safetensors", "")
 
 

@@ -160,7 +160,7 @@ def card_metadata(card: str) -> Mapping[str, Any]:
 
 
 def _of_the_paper(vectors: RecordedVectors) -> bool:
-    """Whether the set acts where the paper's vectors do; sets of the layer output were made otherwise."""
+    """True if the set acts where the paper's vectors do; sets of the layer output are made in other ways."""
     return vectors.site == SITE
 
 

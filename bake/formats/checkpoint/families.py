@@ -60,15 +60,15 @@ class Family:
     flag_default: bool = False
     """Value of `flag` when the config leaves it out."""
     always: bool = False
-    """Whether the projection has a bias whatever the config says."""
+    """True if the projection has a bias whatever the config says."""
     siblings: tuple[str, ...] = ()
     """Other modules that gain a bias by `flag`; they get zeros where they exist."""
     conv1d: bool = False
-    """Whether weights are stored ``[in, out]`` (GPT-2's Conv1D) instead of ``[out, in]``."""
+    """True if weights are stored ``[in, out]`` (GPT-2's Conv1D) instead of ``[out, in]``."""
     stacks: Mapping[str, Support] = field(default_factory=dict)
     """Treatment of the bias in the family's own form."""
     llama: LlamaForm | None = None
-    """Set if the checkpoint can be re-expressed as a Llama."""
+    """The conditions for saving the checkpoint as a Llama; None if it never is one."""
     site: Site = SITE
     branch_scale: str = ""
     """Config field by which the projection's output is multiplied before the site."""
@@ -82,7 +82,7 @@ class Family:
 
     @property
     def has_bias(self) -> bool:
-        """Whether the family's own class can have a bias on the projection."""
+        """True if the family's own class can have a bias on the projection."""
         return not self.refusal and (self.always or self.flag is not None)
 
 

@@ -38,7 +38,7 @@ Spread = Callable[[Callable[[str], Headers], Iterable[str]], Iterable[Headers]]
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A checkpoint of which only the config was read."""
+    """A checkpoint whose config was read, and nothing else."""
 
     name: str
     config: Mapping[str, Any]

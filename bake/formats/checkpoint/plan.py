@@ -109,7 +109,7 @@ def with_documents(plan: BakePlan, card: str) -> BakePlan:
 
 
 def recorded_base(checkpoint: Checkpoint, base_model: str) -> RecordedBase:
-    """What a record keeps of the base."""
+    """The part of the base that a record keeps."""
     weights = sorted(checkpoint.weights, key=lambda weight: weight.name)
     return RecordedBase(base_model or checkpoint.repo_id, checkpoint.revision, tuple(weights))
 

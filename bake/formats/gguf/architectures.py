@@ -30,7 +30,7 @@ class GgufArchitecture:
     ran: tuple[str, ...] = ()
     """Sites at which a baked file was seen steered in a run of llama.cpp."""
     residual_scale: str = ""
-    """Set if a block's branches are scaled before they are added: how a file without the scale is read."""
+    """Reading of a file without the scale, if a block's branches are scaled before they are added; else empty."""
 
     def branch_scale(self, header: GgufHeader, layers: int, site: Site) -> float:
         """Factor between the projection's output and `site`; the attention output lies before it.

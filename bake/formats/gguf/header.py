@@ -76,7 +76,7 @@ class GgufHeader:
     alignment: int
     fields: tuple[Field, ...]
     tensors: tuple[TensorHeader, ...]
-    """In the order of their bytes."""
+    """Tensors in the order of their bytes."""
 
     @cached_property
     def by_key(self) -> Mapping[str, Field]:

@@ -15,7 +15,7 @@ from ...storage.files import read_at
 from .header import GgufHeader, parse_gguf
 
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
-"""How llama.cpp (llama_split_path) names the files of a set, counted from 1."""
+"""Names of the files of a set as llama.cpp (llama_split_path) writes them, counted from 1."""
 RECORD_KEY = "emobake.record"
 """Key of the record in the metadata."""
 _MAX_FILES = 1000

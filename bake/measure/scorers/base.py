@@ -26,9 +26,9 @@ class Scorer(Protocol):
     unit: str
     """Unit of its figures, such as ``probability``."""
     note: str
-    """A caution that stands beside its figures; empty if none is needed."""
+    """A caution to print beside its figures; empty if none is needed."""
     rank: int
-    """Of several scorers, the one with the highest rank chooses the best strength."""
+    """Rank among several scorers: the highest chooses the best strength."""
     batch_size: int
     """Number of answers that it takes at once."""
 

@@ -37,7 +37,7 @@ def find_converter(requested: str | None) -> list[str]:
 
 
 def convert(command: list[str], checkpoint: str, gguf: Path, outtype: str = "f32") -> str:
-    """Write `checkpoint` as a GGUF file of the converter's `outtype`; what the converter has said."""
+    """Write `checkpoint` as a GGUF file of the converter's `outtype`; returns the converter's log."""
     call = [*command, checkpoint, "--outfile", str(gguf), "--outtype", outtype]
     done = subprocess.run(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode or not gguf.is_file():

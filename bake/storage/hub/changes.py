@@ -1,4 +1,4 @@
-"""What a push changes in a repository, as plain data. No network here."""
+"""Changes of a repository by a push, as plain data. No network here."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .snapshot import RemoteFile
 
 @dataclass(frozen=True)
 class Policy:
-    """How a push treats the files that are in the repository already."""
+    """Treatment of the files that are in the repository already."""
 
     mark: str
     """File that every push of this kind writes. Where it is, an earlier push may be replaced; empty: never."""
     is_foreign: Callable[[str], bool]
     """Recognises, where there is no `mark`, files that forbid the push."""
     advice: str
-    """What to do about a foreign file."""
+    """Advice on a foreign file."""
     is_stale: Callable[[str], bool]
     """Recognises files of an earlier push, which are deleted unless they are wanted again."""
     is_stale_when_overwriting: Callable[[str], bool]
@@ -64,7 +64,7 @@ class Changes:
     """Files of the repository that do not belong to the model."""
 
     def __bool__(self) -> bool:
-        """Whether there is anything to commit."""
+        """True if there is anything to commit."""
         return bool(self.items or self.deleted)
 
     def size(self, *actions: Action) -> int:
@@ -88,12 +88,12 @@ class Pushed:
     """Empty after a dry run; the existing commit if there was nothing to change."""
     pr_url: str
     existed: bool
-    """Whether the repository was there before."""
+    """True if the repository was there before."""
     changes: Changes
 
     @property
     def changed(self) -> bool:
-        """Whether there was anything to commit."""
+        """True if there was anything to commit."""
         return bool(self.changes)
 
 

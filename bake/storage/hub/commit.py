@@ -49,7 +49,7 @@ def push_items(
         message: of the commit, if the target has none.
         policy: treatment of the files that are there already.
         source: the base's commit, to which `Item.remote` belongs.
-        dry_run: only find out what would change.
+        dry_run: only compare.
         notice: hears what the user must not miss.
 
     Raises:
@@ -226,7 +226,7 @@ def _copy(name: str, path: str, source: Snapshot, repo_id: str) -> CommitOperati
 
 
 def _is_refused_copy(error: BaseException) -> bool:
-    """Whether the Hub's server refuses to copy large files between the repositories."""
+    """True if the Hub's server refuses to copy large files between the repositories."""
     if isinstance(error, ValueError) and "no xet hash" in str(error):
         return True  # The library's own refusal, for a file in the old storage.
     refused = requested(error).endswith("/lfs-files/duplicate") and not is_passing(error) and status(error) != 401

@@ -92,7 +92,7 @@ class Contents:
         """sha256 of files that were read or sent, by their names in the repository."""
 
     def is_same(self, item: Item, file: RemoteFile) -> bool:
-        """Whether the file on the Hub has the item's bytes."""
+        """True if the file on the Hub has the item's bytes."""
         if item.size != file.size:
             return False
         if file.sha256:

@@ -53,7 +53,7 @@ def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
 
 
 def download_file(repo_id: str, name: str, revision: str | None, *, kind: str) -> Path:
-    """Fetch one file; `kind` names what a repository without the file is not.
+    """Fetch one file; `kind` is the noun for a repository that has the file.
 
     Raises:
         InputError, HubError: as `download_config`.

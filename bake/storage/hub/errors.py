@@ -44,11 +44,11 @@ def fetching(repo_id: str, revision: str | None, missing: str) -> Iterator[None]
         raise InputError(f"{repo_id}: has no revision {revision!r}") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise InputError(
-            f"{repo_id}: no such folder, and the Hub cannot be reached nor is it in the cache; "
+            f"{repo_id}: no such folder; it is not in the cache, and the Hub cannot be reached; "
             "check the name, the connection and HF_HUB_OFFLINE"
         ) from None
     except RepositoryNotFoundError:
-        raise InputError(f"{repo_id}: no such folder, nor such a model on the Hub (if private, set HF_TOKEN)") from None
+        raise InputError(f"{repo_id}: no such folder, and no such model on the Hub (if it is private, set HF_TOKEN)") from None
     except EntryNotFoundError:
         raise InputError(f"{repo_id}: {missing}") from None
     except EmobakeError:

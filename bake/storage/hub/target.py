@@ -1,4 +1,4 @@
-"""Where and how a result is pushed."""
+"""Targets of a push: the branch, and the way of pushing."""
 
 from __future__ import annotations
 

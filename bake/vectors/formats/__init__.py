@@ -26,7 +26,7 @@ class Form:
     write: Callable[[VectorSet, str], bytes] | None = None
     """Writes a set, or one emotion of it where the form holds one; None if emobake does not write the form."""
     one_emotion: bool = False
-    """Whether a file holds one emotion."""
+    """True if a file holds one emotion."""
 
 
 FORMS = (

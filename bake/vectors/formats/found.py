@@ -19,12 +19,12 @@ from ...storage.files import sha256_of
 from .metadata import in_order, with_metadata
 
 MAX_BYTES = 2**31
-"""Of a file, and of the content of a compressed one. 171 emotions for a model of 27B are a tenth of it."""
+"""Limit for a file and for the content of a compressed one. 171 emotions for a model of 27B are a tenth of it."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a file holds and says; empty or None where it says nothing."""
+    """Content of a vector file; fields are empty or None where the file says nothing."""
 
     tables: Mapping[str, np.ndarray]
     """Name -> floats ``[rows, hidden]``, of any float dtype."""
@@ -33,9 +33,9 @@ class Found:
     """Layer of the first row; -1 for the embeddings."""
     source: str = ""
     open_ended: bool = False
-    """Whether layers after the last row get nothing by intention."""
+    """True if layers after the last row get nothing by intention."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """As `to_metadata` returns it, in a file of our own."""
+    """Metadata as `to_metadata` returns it, in our own files."""
 
 
 def complete(

@@ -17,7 +17,7 @@ from .llama import LlamaRoute
 __all__ = ["ROUTES", "Route", "choose_route", "declared_classes", "find_family"]
 
 ROUTES: tuple[type[Route], ...] = (ExistingRoute, FlagRoute, LlamaRoute)
-"""In order of preference among routes that serve as many stacks."""
+"""Routes, the preferred ones first among those that serve as many stacks."""
 
 _ADAPTER_HINT = "`format` peft writes an adapter that works on any Linear projection"
 
@@ -67,8 +67,8 @@ def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Fami
         if not any("CausalLM" in c or "LMHead" in c for c in classes):
             raise UnsupportedModelError(f"{name}: {classes[0]} is not a causal language model")
         raise UnsupportedModelError(
-            f"{name}: the architecture {model_type} ({classes[0]}) is not in emobake's table, so nothing is known "
-            f"of which stacks would add the bias; {_ADAPTER_HINT}"
+            f"{name}: the architecture {model_type} ({classes[0]}) is not in emobake's table, so it is not "
+            f"known which stacks would add the bias; {_ADAPTER_HINT}"
         )
     if not set(classes) & set(family.classes):
         raise UnsupportedModelError(
@@ -99,5 +99,5 @@ def _unbakeable(family: Family, config: Mapping[str, Any], candidates: list[Rout
     advice = _ADAPTER_HINT
     obey = [s for r in candidates for s in STACKS if r.stacks[s].status == "steered"]
     if obey:
-        advice = f"`targets` {','.join(obey)} bakes for what would add it; {advice}"
+        advice = f"`targets` {','.join(obey)} bakes for the stacks that would add it; {advice}"
     return f"{family.model_type} cannot be baked: {'; '.join(reasons)}. {advice}"

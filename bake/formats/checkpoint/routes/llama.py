@@ -52,7 +52,7 @@ class LlamaRoute(Route):
 
     @property
     def stacks(self) -> Mapping[str, Support]:
-        """Those of Llama; seen in a run only where the re-expressed model was."""
+        """Llama's stacks; marked as run only where the re-expressed model was run."""
         stacks = families(self.family.site)["llama"].stacks
         return {
             name: Support(support.status, support.run and name in self.form.ran, support.option)
