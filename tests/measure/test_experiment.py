@@ -147,7 +147,9 @@ def test_questions_that_are_none(tmp_path, content):
 
 
 def test_an_unknown_name():
-    with pytest.raises(InputError, match=r"no such file of queries; sets by name are everyday, emobake, .*emotionquery\+"):
+    with pytest.raises(
+        InputError, match=r"no such file of queries; sets by name are everyday, emobake, .*emotionquery\+"
+    ):
         open_questions("emotionquery++")
 
 

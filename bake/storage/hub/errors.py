@@ -48,7 +48,9 @@ def fetching(repo_id: str, revision: str | None, missing: str) -> Iterator[None]
             "check the name, the connection and HF_HUB_OFFLINE"
         ) from None
     except RepositoryNotFoundError:
-        raise InputError(f"{repo_id}: no such folder, and no such model on the Hub (if it is private, set HF_TOKEN)") from None
+        raise InputError(
+            f"{repo_id}: no such folder, and no such model on the Hub (if it is private, set HF_TOKEN)"
+        ) from None
     except EntryNotFoundError:
         raise InputError(f"{repo_id}: {missing}") from None
     except EmobakeError:
