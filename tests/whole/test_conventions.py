@@ -28,13 +28,13 @@ ALLOWED = (
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Strings of a module that are no docstrings; of an f-string, its text without the values."""
+    """Strings of a module that are no docstrings; of an f-string, its text with {} for each value."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     seen = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         parts = node.values if isinstance(node, ast.JoinedStr) else [node]
-        known = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
-        if known and id(node) not in seen:
+        known = [part.value if isinstance(part, ast.Constant) else "{}" for part in parts]
+        if id(node) not in seen and all(isinstance(text, str) for text in known) and set(known) != {"{}"}:
             yield node.lineno, "".join(known)
         seen.update(map(id, parts))
 
