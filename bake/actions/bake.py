@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..core.outputs import Folder, GgufFile, parse_output
-from ..core.plan import BakePlan
 from ..core.progress import Notice, Progress, no_notice, no_progress
-from ..core.sites import SITE
 from ..core.stacks import parse_targets
 from ..core.steering import Steering, steering
 from ..core.vector_set import EMOTIONS, VectorSet
-from ..errors import EmobakeError, HubError, InputError
-from ..formats.adapter.plan import gather, make_adapter_plan
-from ..formats.checkpoint.model import Checkpoint
-from ..formats.checkpoint.open import Base, open_base, open_remote_base
-from ..formats.checkpoint.plan import make_plan
-from ..formats.checkpoint.routes import Route, choose_route
-from ..storage.files import reading
-from ..storage.local import check_folder, write_folder
-from ..storage.model_name import ModelName, is_offline
+from ..errors import InputError
+from ..storage.model_name import ModelName
 from ..vectors.find import SetOpener, VectorSource
+from .bake_checkpoint import bake_checkpoint
 from .request import BakeFormat, BakeRequest, BakeResult
 
 if TYPE_CHECKING:
-    from ..storage.hub.changes import Pushed
-    from ..storage.hub.snapshot import Snapshot
     from ..storage.hub.target import HubTarget
 
 
@@ -104,149 +93,6 @@ def bake(
 
         return bake_into_gguf(request)
     return bake_checkpoint(request)
-
-
-def bake_checkpoint(request: BakeRequest) -> BakeResult:
-    """Bake a checkpoint or adapters, here, to the Hub, or both.
-
-    Raises:
-        InputError, OutputError, HubError: as `bake`.
-    """
-    out = request.out
-    assert not isinstance(out, GgufFile)  # `bake` has looked.
-    if request.push is not None:
-        from ..storage.hub.target import settle
-
-        # Before anything is opened: most pushes that fail lack a token.
-        request = replace(request, push=settle(request.push, need_token=not request.dry_run))
-    opened = _open(request, out)
-    vectors = request.sets.open(request.emotions)
-    plan = _plan(request, opened, vectors)
-    base_model = request.model.base_model or opened.checkpoint.repo_id
-    result = BakeResult(plan, None if out is None or request.dry_run else out.target, str(request.model), base_model)
-    if request.push is None:
-        _write(request, result, opened)
-        return result
-    if not base_model:
-        request.notice(f"the model card of {request.push.repo_id} will name no base; `base_model` ID would")
-    return _push(request, result, opened)
-
-
-@dataclass(frozen=True, eq=False)
-class _Opened:
-    """A base whose headers were read."""
-
-    checkpoint: Checkpoint
-    route: Route | None
-    """None for adapters."""
-    snapshot: Snapshot | None
-    """Its commit on the Hub, if its files can be copied from there."""
-
-
-def _open(request: BakeRequest, out: Folder | None) -> _Opened:
-    """Open the base: at a distance if its weights need not come here."""
-    model, sets = request.model, request.sets
-    with reading():
-        base, snapshot = _open_base(request, here=out is not None and not request.dry_run)
-        route = None
-        if request.format == "checkpoint":
-            # Before anything large is fetched. A set that is found by the model acts at the paper's site.
-            site = SITE if sets.by_model else sets.open(request.emotions).site
-            route = choose_route(base.config, model.name, request.targets, site)
-        sets.open(request.emotions)
-        if out is not None and not request.dry_run:
-            check_folder(out, (*([] if base.folder is None else [base.folder]), *sets.source.paths))
-        return _Opened(base.open(), route, snapshot)
-
-
-def _open_base(request: BakeRequest, *, here: bool) -> tuple[Base, Snapshot | None]:
-    model = request.model
-    if not here and not model.is_local and not is_offline():
-        try:
-            return open_remote_base(model)
-        except HubError:
-            # The cache may have it. For a push, the Hub must answer.
-            if request.push is not None:
-                raise
-    return open_base(model, hash_files=request.hash_files), None
-
-
-def _plan(request: BakeRequest, opened: _Opened, vectors: VectorSet) -> BakePlan:
-    checkpoint, base_model = opened.checkpoint, request.model.base_model or opened.checkpoint.repo_id
-    if request.format == "checkpoint":
-        plan = make_plan(
-            checkpoint,
-            vectors,
-            request.recipe,
-            base_model=base_model,
-            targets=request.targets,
-            force=request.force,
-            route=opened.route,
-        )
-    elif request.targets:
-        raise InputError("`targets` goes with `format` checkpoint: an adapter is loaded through PEFT")
-    else:
-        plans = {
-            folder: make_adapter_plan(checkpoint, vectors, recipe, base_model=base_model, force=request.force)
-            for folder, recipe in request.recipes.items()
-        }
-        plan = gather(plans, checkpoint) if request.format == "peft-each" else plans[""]
-    if request.sets.by_model and not checkpoint.repo_id and vectors.base_model != base_model:
-        # With an id of its own, the planner warns.
-        plan = replace(plan, warnings=(*plan.warnings, f"the vectors are those of {vectors.base_model}"))
-    return plan
-
-
-def _write(request: BakeRequest, result: BakeResult, opened: _Opened) -> None:
-    if result.out is None or opened.checkpoint.folder is None:
-        return
-    assert isinstance(request.out, Folder)
-    advance = request.progress("carrying over", 0, result.plan.bytes_carried)
-    write_folder(result.plan.files, opened.checkpoint.folder, request.out, advance)
-
-
-def _push(request: BakeRequest, result: BakeResult, opened: _Opened) -> BakeResult:
-    """Write the result here if it is wanted, and push it."""
-    from ..storage.hub.commit import push_items
-    from ..storage.hub.contents import items_of
-    from ..storage.hub.snapshot import find_snapshot
-
-    target, checkpoint, plan = request.push, opened.checkpoint, result.plan
-    assert target is not None
-    source = opened.snapshot
-    if source is None and not request.model.is_local:
-        source, problem = find_snapshot(checkpoint.repo_id, checkpoint.revision)
-        if problem:
-            request.notice(f"{problem}; its weights are sent from here")
-    items = items_of(plan.files, target.repo_id, folder=checkpoint.folder, source=source)
-
-    def push(*, dry_run: bool, notice: Notice = no_notice) -> Pushed:
-        message = f"Bake {plan.steering.recipe}"
-        return push_items(items, target, message=message, source=source, dry_run=dry_run, notice=notice)
-
-    if result.out is not None:
-        # What the Hub would refuse is found before the first byte is written here.
-        push(dry_run=True)
-        _write(request, result, opened)
-    with _after(result, target):
-        return replace(result, pushed=push(dry_run=request.dry_run, notice=request.notice))
-
-
-@contextmanager
-def _after(result: BakeResult, target: HubTarget) -> Iterator[None]:
-    """Add to the error of a failed push what is complete here, and the command that is left to type."""
-    rest = f"{result.out} is complete: emobake push {result.out} {target.repo_id}"
-    try:
-        yield
-    except EmobakeError as error:
-        if result.out is None:
-            raise
-        kind = InputError if isinstance(error, InputError) else HubError
-        raise kind(f"{error}. {rest}") from None
-    except KeyboardInterrupt:
-        if result.out is None:
-            raise
-        raise HubError(f"interrupted; {rest}") from None
 
 
 def _recipes(

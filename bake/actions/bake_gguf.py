@@ -20,6 +20,7 @@ from ..storage.files import reading, sha256_of
 from ..storage.local import check_files, write_files
 from ..storage.staging import clear_remains, parents, staging
 from ..vectors.find import model_ids
+from .bake_checkpoint import bake_checkpoint
 from .request import BakeRequest, BakeResult
 
 _INSTALL = (
@@ -97,8 +98,6 @@ def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
 
 def _from_checkpoint(request: BakeRequest, out: GgufFile) -> BakeResult:
     """Bake into a temporary checkpoint, convert it, and write the file with exact biases and a record."""
-    from .bake import bake_checkpoint
-
     try:
         command = find_converter(out.converter or None)
     except NotInstalledError as error:

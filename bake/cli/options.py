@@ -96,7 +96,9 @@ output_options = _together(
         type=click.Choice(OUTTYPES),
         help="From a checkpoint into a .gguf: weight type of llama.cpp's converter. Default: auto, 16 bits.",
     ),
-    click.option("--converter", metavar="EXE", default="", help="That converter. Default: the one that is installed."),
+    click.option(
+        "--converter", metavar="EXE", default="", help="llama.cpp's converter. Default: the one that is installed."
+    ),
     click.option("--keep-split", is_flag=True, help="From a split GGUF set, write a set too, not one file."),
     click.option("--modelfile", is_flag=True, help="Write an Ollama Modelfile beside the .gguf."),
     click.option(
@@ -221,7 +223,9 @@ hub_options = _together(
         help="Visibility of a new repository. Default: private when the base is.",
     ),
     click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing."),
-    click.option("--commit-message", metavar="TEXT", default="", help="Default: the recipe of the bake."),
+    click.option(
+        "--commit-message", metavar="TEXT", default="", help="Message of the commit. Default: the recipe of the bake."
+    ),
 )
 """Push to the Hub: visibility, pull request, message."""
 

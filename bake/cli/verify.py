@@ -100,7 +100,8 @@ def _show_record(console: Console, record: Record) -> None:
     table = Table.grid(padding=(0, 2))
     at = f"@{base.revision}" if base.revision else ""
     table.add_row("base", Text(f"{base.model or 'not known'}{at} ({', '.join(w.name for w in base.weights)})"))
-    digests = f", {len(vectors.sha256)} digests" if vectors.sha256 else ""
+    count = len(vectors.sha256)
+    digests = f", {count} digest{'s' * (count != 1)}" if count else ""
     table.add_row("vectors", Text(f"{vectors.name}, of the {vectors.site.replace('_', ' ')}{digests}"))
     norms = {bias.layer: bias.norm for bias in record.biases}
     steered = [layer for layer, norm in norms.items() if norm]

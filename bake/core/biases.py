@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import BrokenFileError, InputError, VectorError
 from .steering import Steering, weighted_sum
 from .tensors import FLOATS, encode
-from .vector_set import VectorSet, fitted
+from .vector_set import ModelShape, VectorSet, fitted
 
 COLLAPSE = 3.0
 """Bias norm, in units of the set's mean row norm, from which a warning is due. At strength 4 most of the paper's
@@ -54,10 +54,8 @@ class PlannedBias:
 def steering_rows(
     vectors: VectorSet,
     steering: Steering,
+    model: ModelShape,
     *,
-    model: str,
-    layers: int,
-    hidden: int,
     branch_scale: float = 1.0,
     force: bool = False,
 ) -> np.ndarray:
@@ -66,10 +64,10 @@ def steering_rows(
     `branch_scale` is the factor between the projection and the site; the sums are divided by it.
 
     Raises:
-        VectorError: the set does not fit `layers` and `hidden` of `model`, or the weights do not fit the set.
+        VectorError: the set does not fit `model`, or the weights do not fit the set.
         InputError: all rows are zero and not `force`.
     """
-    rows = weighted_sum(fitted(vectors, layers, hidden, model), steering)
+    rows = weighted_sum(fitted(vectors, model), steering)
     if not rows.any() and not force:
         raise InputError("all weights are zero: the result would be the unsteered model; `force` writes it anyway")
     return np.asarray(rows / np.float32(branch_scale))

@@ -79,6 +79,18 @@ class VectorSet:
         return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
+@dataclass(frozen=True)
+class ModelShape:
+    """Dimensions of a model that its vectors must have."""
+
+    name: str
+    """The model's name in messages."""
+    layers: int
+    """Number of decoder layers."""
+    hidden: int
+    """Width of the residual stream."""
+
+
 def require_site(vectors: VectorSet, site: str) -> None:
     """Refuse a set that acts elsewhere than at `site`; an empty `site` accepts every set.
 
@@ -92,17 +104,17 @@ def require_site(vectors: VectorSet, site: str) -> None:
         )
 
 
-def fitted(vectors: VectorSet, layers: int, hidden: int, model: str) -> VectorSet:
-    """Return the set with one row for each of the `layers` of `model`.
+def fitted(vectors: VectorSet, model: ModelShape) -> VectorSet:
+    """Return the set with one row for each layer of `model`.
 
     Raises:
         VectorError: the set was made for another number of layers or another width.
     """
-    if vectors.open_ended and vectors.layers < layers:
-        vectors = replace(vectors, rows=np.pad(vectors.rows, ((0, 0), (0, layers - vectors.layers), (0, 0))))
-    if (vectors.layers, vectors.hidden) != (layers, hidden):
+    if vectors.open_ended and vectors.layers < model.layers:
+        vectors = replace(vectors, rows=np.pad(vectors.rows, ((0, 0), (0, model.layers - vectors.layers), (0, 0))))
+    if (vectors.layers, vectors.hidden) != (model.layers, model.hidden):
         raise VectorError(
             f"{vectors.name}: made for {vectors.layers} layers x hidden size {vectors.hidden}, but "
-            f"{model} has {layers} layers x {hidden}; use the vectors of that model"
+            f"{model.name} has {model.layers} layers x {model.hidden}; use the vectors of that model"
         )
     return vectors

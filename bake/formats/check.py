@@ -17,7 +17,7 @@ from ..core.check import Check
 from ..core.plan import Rows, Span
 from ..core.record import Record
 from ..core.tensors import FLOATS, TensorHeader, decode, encode
-from ..core.vector_set import VectorSet
+from ..core.vector_set import ModelShape, VectorSet
 from ..errors import EmobakeError, VerifyError
 from ..storage.copying import read_piece
 
@@ -209,9 +209,7 @@ def _recorded_rows(output: Output, vectors: VectorSet) -> np.ndarray:
     return steering_rows(
         vectors,
         record.steering,
-        model=output.model.name,
-        layers=layers,
-        hidden=hidden,
+        ModelShape(output.model.name, layers, hidden),
         branch_scale=record.branch_scale,
         force=True,
     )

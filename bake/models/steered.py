@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..core.vector_set import VectorSet, fitted
+from ..core.vector_set import ModelShape, VectorSet, fitted
 from ..errors import InputError
 from ..formats.checkpoint.model import config_dimension
 from ..storage.files import reading
@@ -44,7 +44,7 @@ def open_steered(
     def check(config: Mapping[str, Any]) -> None:
         nonlocal found
         layers, hidden = (config_dimension(config, name.name, field) for field in ("num_hidden_layers", "hidden_size"))
-        found = fitted(found, layers, hidden, name.name)
+        found = fitted(found, ModelShape(name.name, layers, hidden))
 
     live = load(name, runtime, check=check)
     return replace(live, family=replace(live.family, site=found.site)), found

@@ -49,15 +49,7 @@ def make_adapter_plan(
     """
     family = _family(checkpoint, vectors.site)
     scale = branch_scale(checkpoint, family)
-    rows = steering_rows(
-        vectors,
-        steering,
-        model=checkpoint.name,
-        layers=checkpoint.num_hidden_layers,
-        hidden=checkpoint.hidden_size,
-        branch_scale=scale,
-        force=force,
-    )
+    rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
     hidden = checkpoint.hidden_size
     projections = find_projections(checkpoint, family)
     # PEFT names modules by the model that transformers builds, not by the names in the file.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.tensors import TensorHeader, WeightFile
+from ...core.vector_set import ModelShape
 from ...errors import BrokenFileError
 
 
@@ -47,6 +48,11 @@ class Checkpoint:
     def hidden_size(self) -> int:
         """Width of the residual stream; BrokenFileError if the config does not say."""
         return config_dimension(self.config, self.name, "hidden_size")
+
+    @property
+    def shape(self) -> ModelShape:
+        """Both, with the name."""
+        return ModelShape(self.name, self.num_hidden_layers, self.hidden_size)
 
 
 _SYNONYMS = {

@@ -56,15 +56,7 @@ def make_plan(
     """
     route = route or choose_route(checkpoint.config, checkpoint.name, targets, vectors.site)
     scale = branch_scale(checkpoint, route.family)
-    rows = steering_rows(
-        vectors,
-        steering,
-        model=checkpoint.name,
-        layers=checkpoint.num_hidden_layers,
-        hidden=checkpoint.hidden_size,
-        branch_scale=scale,
-        force=force,
-    )
+    rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
     projection = route.family.projection.rpartition(".")[2]
     biases = plan_biases(checkpoint.name, projection, route.homes(checkpoint), route.values(rows, checkpoint))
     new = route.rewrites(checkpoint) | {

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
+from ...core.vector_set import ModelShape
 from ...errors import BrokenFileError, InputError
 from ...storage.files import read_at
 from .header import GgufHeader, parse_gguf
@@ -63,6 +64,11 @@ class GgufModel:
     def hidden_size(self) -> int:
         """``<architecture>.embedding_length``; BrokenFileError if the file does not say."""
         return self.dimension("embedding_length")
+
+    @property
+    def shape(self) -> ModelShape:
+        """Both, with the name."""
+        return ModelShape(self.name, self.num_hidden_layers, self.hidden_size)
 
     def dimension(self, key: str) -> int:
         """A positive whole number under the architecture's `key`; BrokenFileError if there is none."""

@@ -65,7 +65,7 @@ def make_gguf_plan(
     as_llama = architecture != model.architecture
     row = find_gguf_architecture(architecture, vectors.site, model.name)
     scale = row.branch_scale(model.header, model.num_hidden_layers, vectors.site)
-    added = _rows(model, vectors, steering, scale, force=force)
+    added = steering_rows(vectors, steering, model.shape, branch_scale=scale, force=force)
     biases = plan_biases(model.name, MODULES[vectors.site].rpartition(".")[2], _homes(model, row, vectors.site), added)
     new = any(bias.is_new for bias in biases)
     route: RouteName = "llama" if as_llama else "tensor" if new else "existing"
@@ -110,7 +110,7 @@ def make_converted_plan(model: GgufModel, baked: BakePlan, vectors: VectorSet, *
     """
     row = find_gguf_architecture(model.architecture, vectors.site, model.name)
     scale = row.branch_scale(model.header, model.num_hidden_layers, vectors.site)
-    added = _rows(model, vectors, baked.steering, scale, force=True)
+    added = steering_rows(vectors, baked.steering, model.shape, branch_scale=scale, force=True)
     module = MODULES[vectors.site]
     biases = tuple(_converted(model, bias, module.format(layer=bias.layer), added, name) for bias in baked.biases)
     record = replace(
@@ -151,18 +151,6 @@ def _target_architecture(model: GgufModel) -> str:
             f"{blockers[0]}; bake the original checkpoint with `format` peft"
         )
     return "llama"
-
-
-def _rows(model: GgufModel, vectors: VectorSet, steering: Steering, scale: float, *, force: bool) -> np.ndarray:
-    return steering_rows(
-        vectors,
-        steering,
-        model=model.name,
-        layers=model.num_hidden_layers,
-        hidden=model.hidden_size,
-        branch_scale=scale,
-        force=force,
-    )
 
 
 def _support(row: GgufArchitecture, site: Site) -> dict[str, Support]:

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Write docs/cli.md and docs/families.md, made from the commands and from the tables of families.
+
+    scripts/make_docs.py [FOLDER]     (default: docs)
+
+tests/cli/test_docs.py fails when a file is stale.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from emobake.cli.app import cli
+from emobake.core.sites import SITES, Site
+from emobake.core.stacks import STACKS, Support
+from emobake.formats.checkpoint.families import Family, families
+
+CLI = """\
+# Command line
+
+Made by `scripts/make_docs.py` from the commands; `emobake --help` and `emobake COMMAND --help` print the same.
+
+Results go to stdout; warnings, progress and errors go to stderr. Exit codes: 0; 1 for a run that failed; 2 for input
+that cannot be used; 130 after Ctrl-C. An error is one line; `--debug` adds a traceback.
+"""
+
+FAMILIES = """\
+# Families
+
+Made by `scripts/make_docs.py` from [families.toml](../bake/formats/checkpoint/families.toml), which names the source
+file and line behind each entry. [models.md](models.md) explains the routes.
+
+**Bold** was seen in a run of the stack. The rest was read from the sources of transformers 5.23.0, vLLM 0.32.0,
+llama.cpp (in llama-cpp-python 0.3.36) and mlx-lm 0.32.2, and **not run**. `UNSTEERED`: the stack loads the model and
+drops the bias; emobake says so before it writes. As Llama: the row holds for a checkpoint that is exactly a Llama
+and is saved as one. `emobake --dry-run` tells for any checkpoint.
+"""
+TITLES: dict[Site, str] = {
+    "attention_output": "Vectors of the attention output",
+    "layer_output": "Vectors of the layer output (control vectors)",
+}
+
+
+def main() -> None:
+    """Write both files."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    context = click.Context(cli, info_name="emobake", **cli.context_settings)
+    (folder / "cli.md").write_text("\n".join([CLI, *_command(context)]).rstrip() + "\n", encoding="utf-8")
+    (folder / "families.md").write_text("\n".join([FAMILIES, *_families()]).rstrip() + "\n", encoding="utf-8")
+
+
+def _command(context: click.Context) -> Iterator[str]:
+    """Yield the lines of a command, and of the commands in it."""
+    command = context.command
+    yield from (f"## {context.command_path}", "", f"```\n{command.get_usage(context)}\n```".replace("Usage: ", ""), "")
+    yield from (_paragraphs(command.help or ""), "")
+    records = (parameter.get_help_record(context) for parameter in command.get_params(context))
+    yield from ("| option | |", "| --- | --- |")
+    yield from (f"| `{_cell(names)}` | {_cell(text)} |" for names, text in filter(None, records))
+    yield ""
+    if command.epilog:
+        yield from (_paragraphs(command.epilog), "")
+    for name, sub in sorted(getattr(command, "commands", {}).items()):
+        yield from _command(click.Context(sub, info_name=name, parent=context))
+
+
+def _paragraphs(text: str) -> str:
+    """The help of a command; click marks a block that keeps its lines with a backspace."""
+    blocks = map(str.strip, text.split("\n\n"))
+    return "\n\n".join(
+        f"```\n{block.removeprefix(chr(8)).strip()}\n```" if block.startswith("\b") else " ".join(block.split())
+        for block in blocks
+    )
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _families() -> Iterator[str]:
+    """Yield the lines of both tables, and of the families without a route."""
+    for site in SITES:
+        bakeable = {name: family for name, family in families(site).items() if not family.refusal}
+        yield from (f"## {TITLES[site]}", "")
+        yield from (f"| model_type | bias of | by | {' | '.join(STACKS)} |", "| --- " * (3 + len(STACKS)) + "|")
+        for name, family in bakeable.items():
+            if family.has_bias:
+                yield _row(name, family, "existing bias" if family.always else f"`{family.flag}`", family.stacks)
+            if family.llama is not None:
+                llama = families(site)["llama"]
+                stacks = {s: Support(x.status, x.run and s in family.llama.ran) for s, x in llama.stacks.items()}
+                yield _row(name, llama, "as Llama", stacks)
+        yield ""
+    yield from (
+        "## Refused",
+        "",
+        "`--format peft` writes an adapter for them.",
+        "",
+        "| model_type | why |",
+        "| --- | --- |",
+    )
+    yield from (f"| {name} | {_cell(f.refusal)} |" for name, f in families().items() if f.refusal)
+
+
+def _row(name: str, family: Family, by: str, stacks: dict[str, Support]) -> str:
+    module = family.projection.partition("{layer}.")[2]
+    return f"| {name} | `{module}` | {by} | {' | '.join(_support(stacks[stack]) for stack in STACKS)} |"
+
+
+def _support(support: Support) -> str:
+    words = {"option": f"with `{support.option}`", "unsteered": "UNSTEERED"}.get(support.status, support.status)
+    return f"**{words}**" if support.run else words
+
+
+if __name__ == "__main__":
+    main()
