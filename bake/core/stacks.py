@@ -34,6 +34,8 @@ class Stack:
     """The same for a stack that takes local folders only."""
     options: frozenset[str] = frozenset()
     """Fields of a request that its runner knows besides the common ones."""
+    default: Status | None = None
+    """Treatment of families whose table does not name the stack; None: every table names it."""
 
 
 STACKS: dict[str, Stack] = {

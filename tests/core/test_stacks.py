@@ -6,7 +6,8 @@ import pytest
 
 from emobake import InputError
 from emobake.cli.app import cli
-from emobake.core.stacks import STACKS, Support, parse_targets
+from emobake.core.stacks import STACKS, Stack, Support, parse_targets
+from emobake.formats.checkpoint.families import parse_families
 
 
 def test_targets_are_names_in_any_case_and_order():
@@ -22,6 +23,16 @@ def test_the_command_line_lists_every_stack():
     assert list(stack.type.choices) == list(STACKS)
     (targets,) = (p for p in cli.params if p.name == "targets")
     assert all(name in targets.help for name in STACKS)
+
+
+def test_a_new_stack_may_begin_with_a_default_for_all_families(monkeypatch):
+    new = Stack("new", "new-stack", "run_new.py", frozenset({"checkpoint"}), "new {model}", default="unsteered")
+    monkeypatch.setitem(STACKS, "new", new)
+    table = {"classes": ["XForCausalLM"], "flag": "bias", "read": {"vllm": "steered"}}
+    seen = table | {"ran": {"new": "steered"}}
+    families = parse_families({"x": table, "y": seen})
+    assert families["x"].stacks == {"vllm": Support("steered"), "new": Support("unsteered")}
+    assert families["y"].stacks["new"] == Support("steered", run=True)
 
 
 def test_a_refusal_needs_no_evidence():

@@ -163,7 +163,8 @@ def _support(table: Mapping[str, Any]) -> dict[str, Support]:
         for ran, cells in ((True, table.get("ran", {})), (False, table.get("read", {})))
         for stack, value in cells.items()
     }
-    return {stack: found[stack] for stack in STACKS if stack in found}
+    defaults = {name: Support(stack.default) for name, stack in STACKS.items() if stack.default is not None}
+    return {stack: support for stack in STACKS if (support := found.get(stack) or defaults.get(stack))}
 
 
 def _llama_form(table: Mapping[str, Any]) -> LlamaForm:
