@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
+from ..core.packages import require
 from ..core.progress import Progress, no_progress
 from ..core.record import Record
 from ..core.steering import Steering, steering
@@ -22,7 +23,6 @@ from ..models.steered import open_steered
 from ..storage.files import reading
 from ..storage.model_name import ModelName
 from ..vectors.find import VectorSource, find_vectors
-from ..vectors.pictures import new_figure
 from .engines import EvaluationSettings
 from .experiment import STRENGTHS, Experiment, baked_experiment, recorded_experiment, steered_experiment
 from .ledger import writing
@@ -229,7 +229,7 @@ def _prepare(
     settings = settings or EvaluationSettings()
     report = out if isinstance(out, Report) else Report(out)
     folder = report.check()
-    new_figure()  # The pictures need matplotlib; better to know before the work.
+    require("matplotlib.figure", extra="eval", purpose="evaluation")  # Better to know before the work.
     every = open_questions(questions)
     given = [one for one in scorers if not isinstance(one, str)]
     names = [one for one in scorers if isinstance(one, str)]
