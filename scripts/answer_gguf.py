@@ -28,7 +28,7 @@ def open_model(file: str) -> Any:
 
 
 def answer(model: Any, question: str) -> str:
-    """What it says, in the chat template of its file."""
+    """Ask one question in the chat template of the file."""
     messages = [{"role": "user", "content": question}]
     said = model.handle_chat_completions({"messages": messages, "max_tokens": 50, "temperature": 0.0})
     said = json.loads(said) if isinstance(said, str) else said

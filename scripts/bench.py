@@ -67,7 +67,7 @@ for parameter in model.parameters():
 model.save_pretrained(sys.argv[1], max_shard_size="1GB")
 """
 
-# Turn by turn, because the machine's speed wanders; a second copy of the base shows what a ratio of equals reads.
+# Turn by turn, because the machine's speed changes; a second copy of the base shows the ratio of equals.
 TOKENS = """
 import itertools, statistics, sys, time, torch
 from transformers import AutoModelForCausalLM, logging

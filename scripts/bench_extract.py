@@ -86,7 +86,7 @@ def speed(base: Path, asked: Questionnaire, rounds: int, console: Console) -> No
         plain = plain_loop(model, tokenizer, asked)
         seconds["loop"].append(time.perf_counter() - begin)
         begin = time.perf_counter()
-        # Loads the model as well: that is part of what a user waits for.
+        # Loads the model as well: a user waits for that, too.
         extract(base, out, asked, sampling=Sampling(TOKENS, temperature=0), overwrite=True)
         seconds["extract"].append(time.perf_counter() - begin)
     vectors, count = open_vectors(out), len(asked.contrasts)

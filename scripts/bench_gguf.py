@@ -72,7 +72,7 @@ def write_model(path: Path, architecture: str, gigabytes: float) -> int:
 
 
 def compare(base: Path, layers: int, folder: Path, rounds: int) -> dict[str, list[Cost]]:
-    """What `cp` and a bake of `base` cost, round by round."""
+    """Costs of `cp` and of a bake of `base`, round by round."""
     vectors, out = folder / "vectors.safetensors", folder / "out.gguf"
     rows = np.random.default_rng(0).normal(size=(1, layers, HIDDEN)).astype(np.float32)
     write_set(VectorSet(("joy",), rows), vectors, overwrite=True)

@@ -76,7 +76,7 @@ main(sys.argv[1:])
 
 @pytest.fixture
 def run_unprivileged() -> Run:
-    """As `run_cli`, bound by the modes of files even where the tests run as root."""
+    """Run as `run_cli` does, bound by the modes of files even if the tests run as root."""
     return lambda *arguments: run_process("-c", _UNPRIVILEGED, *arguments)
 
 

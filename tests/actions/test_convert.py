@@ -1,4 +1,4 @@
-"""From a checkpoint into a GGUF, with a stand-in for llama.cpp's converter; cross-stack tests run the real one."""
+"""Checkpoints into GGUF files, with a stand-in for llama.cpp's converter; cross-stack tests run the real one."""
 
 from __future__ import annotations
 

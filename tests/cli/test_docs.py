@@ -83,7 +83,7 @@ def anchors(text):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_leads_somewhere(document):
-    """In the README and in vectors/, which are read outside the repository, links are whole addresses."""
+    """Links are whole addresses in the README and in vectors/, which are read outside the repository."""
     outside = document in (README, ROOT / "vectors" / "README.md")
     for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
         path, _, anchor = link.partition("#")

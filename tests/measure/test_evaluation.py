@@ -118,7 +118,7 @@ def test_a_killed_evaluation_goes_on(whole, words, cli, tmp_path):
     other[other.index("--max-new-tokens") + 1] = "5"
     cli(*other, "--out", out).one_line(".partial", "another sampling", "--restart")
     with state.open("a") as file:
-        file.write('["joy@2/3", {"te')  # what a power cut leaves
+        file.write('["joy@2/3", {"te')  # as after a power cut
     begun = state.read_text().count('"text"')
     assert begun
     cli(*words, "--out", out, "-q").ok()
@@ -158,7 +158,7 @@ def test_baked_checkpoints_answer_as_the_steered_model(whole, tiny_chat, tiny_ve
 
 
 def test_checkpoints_tell_which_queries_are_held_out(tiny_chat, tiny_vectors, asked, tmp_path):
-    """By the record of the bake; of two in a row both count."""
+    """The record of the bake tells; of two bakes in a row, both count."""
     vectors = emobake.find_vectors(tiny_vectors, None, model="")
     digest = hashlib.sha256(Path(asked).read_bytes()).hexdigest()
     made = replace(vectors, extraction={"queries": "q.json", "queries_sha256": digest, "seed": 0})

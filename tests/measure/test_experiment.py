@@ -99,7 +99,7 @@ def test_the_shipped_set_was_not_made_from_everyday_queries():
 
 @pytest.mark.published
 def test_the_papers_questions_and_what_of_them_is_held_out(tmp_path, monkeypatch):
-    """Of EmotionQuery+'s emotional queries all but one stand in EmotionQuery; of the everyday ones none."""
+    """All emotional queries of EmotionQuery+ but one are in EmotionQuery; none of the everyday ones is."""
     seed = SHARED / "seed"
     monkeypatch.setenv("EMOBAKE_CACHE", str(tmp_path))
     for entry in registry().queries:  # as if they had been fetched

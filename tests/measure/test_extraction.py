@@ -216,7 +216,7 @@ def test_two_processes_give_the_vectors_of_one(whole, smollm2, queries_file, tmp
 
 
 def test_the_work_of_more_processes_is_taken_over_by_fewer(whole, smollm2, asked, tmp_path):
-    """What two processes left when they were killed: a file each, of which one has no owner any more."""
+    """Two killed processes leave a file each; one of the files has no owner any more."""
     out = tmp_path / "v.safetensors"
     folder = tmp_path / "v.safetensors.partial"
 

@@ -1,4 +1,4 @@
-"""From findings to figures: worked by hand, on a study of four answers; and what the report makes of them."""
+"""Findings to figures, worked by hand on an experiment of four answers; and the report of them."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""How `emobake.models.stacks` starts a stack and reads its answer; the stacks themselves are faked or absent."""
+"""Starting a stack and reading its answer; the stacks themselves are faked or absent."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_timeout_ends_the_child_and_its_workers(runner: Any, checkpoint: Path, t
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process still does anything; an orphan that waits to be reaped does not."""
+    """True if a process still runs; an orphan that waits to be reaped does not."""
     for _ in range(50):
         try:
             os.kill(pid, 0)

@@ -61,7 +61,7 @@ class Repo:
     refs: dict[str, str] = field(default_factory=dict)
     """Branch or tag -> commit hash."""
     messages: list[str] = field(default_factory=list)
-    """Of the commits that were uploaded."""
+    """Messages of the commits that were uploaded."""
     objects: dict[str, Content] = field(default_factory=dict)
     """Its Large File Storage: sha256 -> content."""
     gated: bool = False
@@ -73,7 +73,7 @@ class Repo:
         return self.keep(files, ref)
 
     def files(self, ref: str = "main") -> dict[str, Any]:
-        """What is on a branch."""
+        """Files on a branch."""
         return self.commits[self.refs[ref]] if ref in self.refs else {}
 
     def put(self, changes: dict[str, Content], message: str = "") -> str:
@@ -135,7 +135,7 @@ class StandInHub:
         self.no_duplicates = False
         """Refuse to duplicate repositories as well."""
         self.pending = 0
-        """How many attempts to copy from a fresh duplicate find it still empty."""
+        """Number of attempts to copy from a fresh duplicate that find it still empty."""
         self.without_xet: set[str] = set()
         """Repositories whose large files are in the storage of old."""
         self.no_ranges = False
@@ -156,7 +156,7 @@ class StandInHub:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """Address of the server."""
         return int(self._server.server_address[1])
 
     @property
@@ -176,7 +176,7 @@ class StandInHub:
         self._thread.join()
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """What a process needs to take this for the Hub, with caches of its own in `folder`."""
+        """Environment of a process that takes this for the Hub, with caches of its own in `folder`."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(folder / "hf"),
@@ -227,14 +227,14 @@ class StandInHub:
     def _route(self, handler: _Handler, body: bool, path: str, token: str, content: bytes, query: str) -> None:
         cdn = re.fullmatch(r"/cdn/([^/]+/[^/]+)/([0-9a-f]{64})/.+", path)
         if cdn:
-            # Signed addresses: whoever has one may read.
+            # Signed addresses: anybody who has one may read.
             data = self.repos[cdn[1]].objects[cdn[2]]
             return handler.send(200, data[0 : len(data)], body) if self.no_ranges else handler.content(data, body, {})
         if unquote(path).lstrip("/") in self.raw:
             return handler.send(200, self.raw[unquote(path).lstrip("/")], body)
         stored = re.fullmatch(r"/lfs/([^/]+/[^/]+)/([0-9a-f]{64})", path)
         if stored:
-            # Signed addresses: whoever has one may write.
+            # Signed addresses: anybody who has one may write.
             assert hashlib.sha256(content).hexdigest() == stored[2]
             self.repos[stored[1]].objects[stored[2]] = content
             return handler.reply({})
@@ -252,7 +252,7 @@ class StandInHub:
 
     def _may_write(self, asked: _Asked) -> bool:
         owner = asked.found.get("id", "me/").partition("/")[0]
-        # Whoever may read it may have it copied into what is his.
+        # A reader of a repository may copy it into a repository of their own.
         return asked.token == self.allowed and (owner in self.owners or "source" in asked.found)
 
     def _repo(self, asked: _Asked) -> tuple[Repo, str] | None:
@@ -489,7 +489,7 @@ _METADATA: dict[str, type | tuple[type, ...]] = {
 
 
 def metadata_errors(card: str) -> list[str]:
-    """What the Hub would say against the metadata of a model card."""
+    """Errors that the Hub would report in the metadata of a model card."""
     match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
     if match is None:
         return ["no metadata"]
@@ -549,10 +549,10 @@ class _Handler(BaseHTTPRequestHandler):
     fault = ""
 
     def answer(self, body: bool) -> None:
-        """Set by the server."""
+        """The server sets it."""
 
     def count(self, received: int = 0, sent: int = 0) -> None:
-        """Set by the server."""
+        """The server sets it."""
 
     def do_GET(self) -> None:
         self.answer(body=True)
@@ -570,7 +570,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def body(self) -> bytes:
-        """What came with the request."""
+        """Body of the request."""
         if self.headers.get("Transfer-Encoding") == "chunked":
             content = b""
             while size := int(self.rfile.readline().split(b";")[0], 16):

@@ -1,4 +1,4 @@
-"""Where things are."""
+"""Paths in the checkout and beside it."""
 
 from __future__ import annotations
 

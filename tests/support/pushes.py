@@ -19,7 +19,7 @@ def without_attributes(repo: Repo, ref: str = "main") -> dict[str, bytes]:
 
 
 def untouched(hub: StandInHub) -> bool:
-    """Whether the target holds no file."""
+    """True if the target holds no file."""
     return TARGET not in hub.repos or not without_attributes(hub.repos[TARGET])
 
 

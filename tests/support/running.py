@@ -15,13 +15,13 @@ BASE, TARGET = "owner/tiny", "me/joyful"
 TIMES = ("--times", "0.5", "0", "0", "0.5", "0")
 
 
-# The Hub's library waits between attempts, up to half a minute in all; what it does is the same without the waiting.
+# The Hub's library waits between attempts, up to half a minute in all; without waiting it does the same.
 IMPATIENT = "import sys, time\ntime.sleep = lambda s: None\nfrom emobake.cli import main\nmain(sys.argv[1:])"
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run of the command line gave."""
+    """Result of a run of the command line."""
 
     code: int
     out: str

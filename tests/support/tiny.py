@@ -18,7 +18,7 @@ HIDDEN, LAYERS, VOCAB = 32, 3, 96
 
 @dataclass(frozen=True)
 class Tiny:
-    """How to build one family: `fields` overlay the shared dimensions."""
+    """Recipe of one family: `fields` overlay the shared dimensions."""
 
     model_type: str
     fields: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What is said of a set, what is made of it, and the commands that do it."""
+"""Description and arithmetic of sets, and their commands."""
 
 import json
 from dataclasses import replace

@@ -48,7 +48,7 @@ def fetched(server):
     return [r for r in server.requests if "EmotionVector" in r.path]
 
 
-# --- what is published ----------------------------------------------------------------------------------------
+# --- published sets ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.published

@@ -51,7 +51,7 @@ def refused(path, *words, kind=InputError, **options):
         assert word in line, f"{word!r} is not in: {line}"
 
 
-# --- what is written ------------------------------------------------------------------------------------------
+# --- output -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
@@ -337,7 +337,7 @@ def test_persona_vectors_act_on_the_layer_output_and_begin_with_the_embeddings(t
 
 
 class Evil:
-    """Whose unpickling would be noticed."""
+    """An object whose unpickling would be noticed."""
 
     def __reduce__(self):
         return os.mkdir, (str(Evil.where),)

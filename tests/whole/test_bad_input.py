@@ -1,4 +1,4 @@
-"""Every bad input gets one clear line that names the file and the remedy, exit code 2, and nothing is written."""
+"""Every bad input gets one clear line with the file and the remedy, and exit code 2; nothing is written."""
 
 from __future__ import annotations
 
@@ -385,7 +385,7 @@ def test_a_message_stays_on_one_line(refused, tmp_path, vectors):
     refused(model, vectors, "two lines [bold]", "too few")
 
 
-# --- what is allowed ------------------------------------------------------------------------------------------
+# --- allowed input --------------------------------------------------------------------------------------------
 
 
 def test_a_baked_checkpoint_can_be_baked_again(cli, base, vectors, tmp_path):

@@ -1,4 +1,4 @@
-"""Where an output must not go: into the inputs, over somebody's files, or where the modes forbid it."""
+"""Refused places of an output: in the inputs, over somebody's files, or where the modes forbid it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_name_that_is_too_long(cli, base, vectors, tmp_path, option):
 
 @pytest.fixture
 def forbidden(run_unprivileged: Run, base: Path, vectors: Path, tmp_path: Path) -> Callable[..., str]:
-    """As `refused`, in a process that is bound by the modes of files."""
+    """Run as `refused` does, in a process that is bound by the modes of files."""
 
     def run(*words: str, out: Path | None = None, code: int = 2) -> str:
         names = sorted(tmp_path.iterdir())

@@ -79,7 +79,7 @@ class Place:
         return next((name for name, files in self.trees.items() if files == found), "BROKEN")
 
     def remains(self) -> list[str]:
-        """What lies beside the output."""
+        """Names beside the output."""
         beside = self.out.parent.iterdir() if self.out.parent.exists() else ()
         return sorted(p.name for p in beside if p != self.out)
 
@@ -127,7 +127,7 @@ def slow_copies() -> None:
 
 
 def changes_of(place: Place, *more: str) -> int:
-    """How many changes to the file system a whole run makes."""
+    """Number of changes to the file system by a whole run."""
     reader, writer = os.pipe()
     assert place.run(*more, prepare=kill_at(10**9, lambda count: os.write(writer, b"."))) == 0
     os.close(writer)

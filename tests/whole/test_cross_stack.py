@@ -253,7 +253,7 @@ def bake_naively(model: Tiny, out: Path) -> Path:
 
 
 def tiny_tokens(stack: str, folder: Path, model_impl: str | None = None) -> Tokens:
-    """What a stack generates from a tiny model; transformers runs in the interpreter of the tests."""
+    """Generate from a tiny model in a stack; transformers runs in the interpreter of the tests."""
     python = None if stack == "transformers" else interpreter(stack)
     options = {} if model_impl is None else {"model_impl": model_impl}
     result = run_stack(
@@ -278,6 +278,6 @@ def test_qwen2_as_llama_is_steered(stack: str, tiny: Any) -> None:
 
 @pytest.mark.parametrize(("model_impl", "is_steered"), [("transformers", True), (None, False)])
 def test_qwen3_in_vllm_needs_the_option(model_impl: str | None, is_steered: bool, tiny: Any) -> None:
-    """What the summary of a bake tells users of Qwen3 about ``--model-impl transformers``."""
+    """The advice ``--model-impl transformers`` in the summary of a baked Qwen3 is true."""
     model = tiny("qwen3")
     assert tiny_tokens("vllm", model.baked, model_impl) == (model.steered if is_steered else model.plain)

@@ -1,4 +1,4 @@
-"""The same inputs give the same bytes, wherever and whenever; and `verify` finds whatever is changed later."""
+"""The same inputs give the same bytes, on any day and in any place; `verify` finds every later change."""
 
 from __future__ import annotations
 

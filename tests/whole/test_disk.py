@@ -1,4 +1,4 @@
-"""What file systems do: disks that are full, links of every kind, and file systems that cannot make them.
+"""File systems: full disks, links of every kind, and file systems that cannot make links.
 
 A full disk is a real one: a tmpfs of a few pages, mounted in a mount namespace of a process of its own (this
 file, run as a script), so that the mount is gone when the process is. Root needs nothing else for that, and an
@@ -161,7 +161,7 @@ def test_links_that_can_be_made_there(drive, mode):
 
 
 def can_reflink(folder: Path) -> bool:
-    """Whether the file system of `folder` can, found out without emobake."""
+    """True if the file system of `folder` can make reflinks, found out without emobake."""
     (folder / "a").write_bytes(b"x" * PAGE)
     done = subprocess.run(["cp", "--reflink=always", folder / "a", folder / "b"], capture_output=True, check=False)
     (folder / "a").unlink()

@@ -51,7 +51,7 @@ PROMPTS = [[5, 6, 7, 8, 100, 200], [9, 9, 30, 4]]
 
 
 def run(files: list[Path], prompts: list[Any], folder: Path, **more: Any) -> dict[str, list[dict[str, Any]]]:
-    """What llama.cpp makes of the prompts, by the file's name."""
+    """Answers of llama.cpp to the prompts, by the file's name."""
     request, response = folder / "request.json", folder / "response.json"
     request.write_text(json.dumps({"files": [str(file) for file in files], "prompts": prompts, **more}))
     call = [str(interpreter("llama.cpp")), str(TESTS / "support" / "run_gguf.py"), str(request), str(response)]

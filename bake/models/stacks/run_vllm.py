@@ -1,9 +1,9 @@
 """Generate with vLLM: ``python run_vllm.py REQUEST.json RESPONSE.json``.
 
-Needs the standard library and vLLM, not emobake. The package's ``__init__`` describes request and response. Further fields
-of a request: ``model_impl`` (``"transformers"`` for vLLM's Transformers backend), ``dtype``, ``enforce_eager``, and
-``drawing`` (temperature, top_p, and a seed for each prompt), without which decoding is greedy. vLLM may start worker
-processes that import this file again, so work begins under ``__main__`` only.
+Needs the standard library and vLLM, not emobake. The package's ``__init__`` describes request and response. Further
+fields of a request: ``model_impl`` (``"transformers"`` for vLLM's Transformers backend), ``dtype``, ``enforce_eager``,
+and ``drawing`` (temperature, top_p, and a seed for each prompt), without which decoding is greedy. vLLM may start
+worker processes that import this file again, so work begins under ``__main__`` only.
 """
 
 from __future__ import annotations

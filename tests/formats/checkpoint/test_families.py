@@ -32,7 +32,7 @@ def by_type(rows: list[Family]) -> Callable[[Callable], Callable]:
 
 
 def faults(family: Family) -> list[str]:
-    """What is missing or wrong in a table of families.toml, in words."""
+    """Missing or wrong parts of a table of families.toml, in words."""
     native = family.always or family.flag is not None
     steered = any(support.status == "steered" for support in family.stacks.values())
     modules = (family.projection, *family.siblings)

@@ -37,7 +37,7 @@ Read = list[tuple[str, str, tuple[int, ...], bytes]]
 
 
 def ours(content: bytes) -> Read | None:
-    """What our reader finds in a file; None when it refuses cleanly."""
+    """Read a file with our reader; None if it refuses cleanly."""
     try:
         headers = parse_header("x.safetensors", len(content), lambda offset, n: content[offset : offset + n])
     except InputError as error:
@@ -359,7 +359,7 @@ def test_a_single_file_set(tmp_path, content):
 @less
 @given(record=st.one_of(anything, st.fixed_dictionaries({"history": anything, "weights": anything})))
 def test_an_earlier_record(victim, record):
-    """The emobake.json of a base is somebody's file like any other."""
+    """The emobake.json of a base is hostile until checked, like any file."""
     victim("gpt2").bake(victim("gpt2").model / "emobake.json", json.dumps(record).encode())
 
 

@@ -1,4 +1,4 @@
-"""Which route is taken, what it does to the config, and why a model is refused."""
+"""Choice of the route, its changes to the config, and reasons of refusals."""
 
 import pytest
 

@@ -18,7 +18,7 @@ SPECIAL = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
 
 
 def sentencepiece_like(prepend):
-    """As the older Mistral files: byte fallback, spaces marked by a normaliser or by a pre-tokeniser."""
+    """A tokenizer like the older Mistral files: byte fallback, spaces marked by a normaliser or by a pre-tokeniser."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     if prepend == "normalizer":
         replace = tokenizers.normalizers.Replace(" ", "▁")

@@ -162,7 +162,7 @@ def test_the_file_lies_beside_the_output(tmp_path: Path, cli):
 
 
 def go(template: str, system: str, messages: list[dict[str, str]]) -> str:
-    """What Go's text/template makes of the few forms that are written here; Ollama puts SYSTEM in front."""
+    """Render as Go's text/template does, for the few forms that are written here; Ollama puts SYSTEM in front."""
     if system:
         messages = [{"role": "system", "content": system}, *messages]
     begin, _, rest = template.partition(

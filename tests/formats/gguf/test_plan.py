@@ -53,7 +53,7 @@ def biases(path: Path, site: str = "attention_output") -> np.ndarray:
     return np.stack([np.frombuffer(data, np.float32) for *_, data in rows])
 
 
-# --- what is written ------------------------------------------------------------------------------------------
+# --- output -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "MXFP4"])
@@ -236,7 +236,7 @@ def test_a_set_that_is_not_whole_is_refused(split, cli, tmp_path):
 
 
 def permuted(values: np.ndarray, heads: int) -> np.ndarray:
-    """What llama.cpp's converter does to the rows of q and k of a Llama checkpoint, in its own words of numpy."""
+    """Permute the rows of q and k of a Llama checkpoint as llama.cpp's converter does."""
     shape = values.shape
     return values.reshape(heads, 2, HEAD // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
 

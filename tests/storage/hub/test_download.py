@@ -39,7 +39,7 @@ def bake(hub: StandInHub, vectors: Path, tmp_path: Path) -> Bake:
 
 @pytest.fixture
 def refused(bake: Bake, tmp_path: Path) -> Callable[..., str]:
-    """As `bake`, but it wants one line with `words`, and no output."""
+    """Run as `bake` does, and expect one line with `words` and no output."""
 
     def run(*words: str, options: tuple[str, ...] = (), code: int = 2, **more: object) -> str:
         line = bake(*options, **more).one_line(*words, code=code)
@@ -49,7 +49,7 @@ def refused(bake: Bake, tmp_path: Path) -> Callable[..., str]:
     return run
 
 
-# --- what is fetched, and what becomes of it ------------------------------------------------------------------
+# --- fetched files -------------------------------------------------------------------------------------------
 
 
 def test_from_an_id(bake, hub, repo, base, tmp_path):
@@ -169,7 +169,7 @@ def test_offline_without_the_cache(refused, hub, repo):
 
 
 def test_offline_with_the_config_alone(bake, refused, hub, repo, base):
-    """What an earlier refusal has left in the cache is not a checkpoint."""
+    """An earlier refusal left a config in the cache, which is not a checkpoint."""
     bake("--site", "layer_output").one_line("not at the layer output")
     refused("model.safetensors", env={"HF_HUB_OFFLINE": "1"})
 
@@ -182,7 +182,7 @@ def test_the_server_is_down(refused, hub, repo):
 
 
 def test_the_server_goes_down_after_the_first_time(bake, repo, tmp_path):
-    """What is in the cache is as good as ever."""
+    """A full cache is enough."""
     bake().ok()
     with StandInHub() as other:
         gone = other.url

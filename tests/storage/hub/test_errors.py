@@ -1,4 +1,4 @@
-"""What is said of the Hub's errors, and which of them are tried again."""
+"""Messages about the Hub's errors, and the errors that are tried again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From Hub to Hub when something goes wrong on the way: every phase cut, refused, limited or truncated."""
+"""Hub to Hub with faults: every phase cut, refused, limited or truncated."""
 
 from __future__ import annotations
 

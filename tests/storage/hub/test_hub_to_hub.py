@@ -1,4 +1,4 @@
-"""From Hub to Hub: the weights go over by server-side copy. huggingface_hub's own code, a stand-in server."""
+"""Hub to Hub: weights are copied by the server. huggingface_hub's own code, a stand-in server."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_branch_of_the_same_repository(over, online, hub, repo, vectors):
     assert not any(name.endswith((".bin", ".pth", ".gguf", ".onnx", ".py")) for name in repo.files("steered"))
 
 
-# --- whether it is what it says -----------------------------------------------------------------------------------
+# --- contradictions ----------------------------------------------------------------------------------------------
 
 
 def test_verified_where_it_is(over, online, hub, repo, vectors, tmp_path):
@@ -267,7 +267,7 @@ def test_a_hostile_base(over, hub, repo, tmp_path):
 
 
 def test_a_dry_run_without_the_hub(over, online, hub, repo, vectors, tmp_path):
-    """What is in the cache will do, unless it is to be pushed."""
+    """A full cache is enough, unless the result is pushed."""
     bake = ("--model", BASE, "--vectors", vectors, *JOY)
     online(*bake, "--out", tmp_path / "out", "-q").ok()
     with StandInHub() as other:

@@ -51,7 +51,7 @@ def test_the_page_looks_right(online, hub, out, tmp_path):
 
 
 def report(folder, vectors="ev", verdict="Good."):
-    """What an evaluation writes."""
+    """A report as an evaluation writes it."""
     folder.mkdir()
     (folder / "report.json").write_text(json.dumps({"vectors": vectors}))
     (folder / "report.md").write_text(f"## Evaluation\n\n{verdict}\n\n![By strength](dose_response.png)\n")
@@ -135,7 +135,7 @@ def test_what_the_base_has_is_copied_there(online, hub, sharded, vectors, tmp_pa
     assert [f["action"] for f in shown["files"] if f["name"].startswith("model-0000")] == ["copy"] * 3 + ["send"]
     assert len(hub.uploaded()) == 1
     assert without_attributes(hub.repos["me/joyful"]) == addressed(tree(more), "me/joyful")
-    # A file that is not what the record's base has is sent, whatever its name and size.
+    # A file that differs from the one of the recorded base is sent, whatever its name and size.
     del hub.repos[BASE].commits[commit]
     hub.repos[BASE].keep({}, "main")
     assert "cannot be read" in online("push", more, "me/other").ok().err
@@ -155,7 +155,7 @@ def test_baked_and_pushed_at_once(online, hub, base, vectors, tmp_path):
 
 
 def test_without_a_folder_of_its_own(online, hub, base, biased, vectors, tmp_path):
-    """From a local base to the Hub: nothing is written here, not even where a bias must be overwritten."""
+    """A local base to the Hub: nothing is written here, not even if a bias must be overwritten."""
     for model, name in ((base, "me/one"), (biased, "me/two")):
         online("--model", model, "--vectors", vectors, *JOY, "--push-to-hub", name, "-q").ok()
         online("--model", model, "--vectors", vectors, *JOY, "--out", tmp_path / name, "-q").ok()
