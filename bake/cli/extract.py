@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--emotional-prompt",
     metavar="TEXT|@FILE",
-    help="Condition with {emotion} and {query}; vectors/README.md has the default.",
+    help="Condition with {emotion} and {query}; docs/vectors.md has the default.",
 )
 @click.option("--neutral-prompt", metavar="TEXT|@FILE", help="Condition with {query} that is subtracted.")
 @click.option(

@@ -25,7 +25,7 @@ def open_vectors(
     """Read a vector set: a folder as published, our single file, or a form of another project.
 
     Args:
-        path: the file or folder; ``vectors/README.md`` describes the forms.
+        path: the file or folder; ``docs/vectors.md`` describes the forms.
         emotions: the emotions to read; None: all.
         site: where the vectors act, for a file that does not say it.
         first_row: layer of the first row (-1: the embeddings, which are dropped), for a file that does not say it.

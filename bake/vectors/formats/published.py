@@ -1,4 +1,4 @@
-"""The form published with arXiv 2502.04075: a folder of JSON files, one per emotion. See ``vectors/README.md``."""
+"""The form published with arXiv 2502.04075: a folder of JSON files, one per emotion. See ``docs/vectors.md``."""
 
 from __future__ import annotations
 
