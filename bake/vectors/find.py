@@ -7,16 +7,19 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.vector_set import VectorSet, require_site
 from ..errors import InputError, NoVectorsError
 from ..formats.checkpoint.card import card_metadata
-from ..formats.gguf.model import GgufModel
 from ..storage.files import cached_id, read_small
 from ..storage.model_name import ModelName
 from .fetch import pull
 from .open import open_vectors
 from .registry import RegisteredSet, find_by_model, find_by_name, registry
+
+if TYPE_CHECKING:
+    from ..formats.gguf.model import GgufModel
 
 _HUB = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)")
 _GGUF_SOURCES = (

@@ -15,7 +15,6 @@ from ...core.packages import require
 from ...core.tensors import TensorHeader, decode
 from ...core.vector_set import MAX_LAYERS, VectorSet
 from ...errors import VectorError
-from ...formats.gguf.header import parse_gguf
 from ...storage.files import read_at
 from .found import Found
 
@@ -27,6 +26,8 @@ def read_control_vector(path: Path) -> Found:
         BrokenFileError: a wrong header. VectorError: another GGUF, or tensors that are no directions.
         MissingPackageError: the gguf package is not installed.
     """
+    from ...formats.gguf.header import parse_gguf
+
     read = read_at(path)
     header = parse_gguf(str(path), path.stat().st_size, read)
     architecture = header.text("general.architecture")
