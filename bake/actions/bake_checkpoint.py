@@ -121,11 +121,12 @@ def _plan(request: BakeRequest, opened: _Opened, vectors: VectorSet) -> BakePlan
 
 
 def _write(request: BakeRequest, result: BakeResult, opened: _Opened) -> None:
-    if result.out is None or opened.checkpoint.folder is None:
+    folder, stamps = opened.checkpoint.folder, opened.checkpoint.stamps
+    if result.out is None or folder is None:
         return
     assert isinstance(request.out, Folder)
     advance = request.progress("carrying over", 0, result.plan.bytes_carried)
-    write_folder(result.plan.files, opened.checkpoint.folder, request.out, advance)
+    write_folder(result.plan.files, folder, request.out, advance, stamps)
 
 
 def _push(request: BakeRequest, result: BakeResult, opened: _Opened) -> BakeResult:
@@ -145,7 +146,15 @@ def _push(request: BakeRequest, result: BakeResult, opened: _Opened) -> BakeResu
 
     def push(*, dry_run: bool, notice: Notice = no_notice) -> Pushed:
         message = f"Bake {plan.steering.recipe}"
-        return push_items(items, target, message=message, source=source, dry_run=dry_run, notice=notice)
+        return push_items(
+            items,
+            target,
+            message=message,
+            source=source,
+            stamps=checkpoint.stamps,
+            dry_run=dry_run,
+            notice=notice,
+        )
 
     if result.out is not None:
         # What the Hub would refuse is found before the first byte is written here.

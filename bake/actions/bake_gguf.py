@@ -11,6 +11,7 @@ from ..core.outputs import OUTTYPES, Folder, GgufFile
 from ..core.plan import BakePlan, new_file
 from ..core.progress import no_progress
 from ..errors import EmobakeError, InputError, OutputError
+from ..formats.checkpoint.open import open_folder
 from ..formats.gguf.header import GgufHeader
 from ..formats.gguf.model import RECORD_KEY, GgufModel, open_gguf, read_header, split_path
 from ..formats.gguf.modelfile import MODELFILE_START, write_modelfile
@@ -18,7 +19,7 @@ from ..formats.gguf.plan import make_converted_plan, make_gguf_plan
 from ..models.stacks.run_llama_cpp import NotInstalledError, convert, find_converter
 from ..storage.files import reading, sha256_of
 from ..storage.local import check_files, write_files
-from ..storage.staging import clear_remains, parents, staging
+from ..storage.publish import parents, staging
 from ..vectors.find import model_ids
 from .bake_checkpoint import bake_checkpoint
 from .request import BakeRequest, BakeResult
@@ -80,7 +81,7 @@ def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
     model = open_gguf(request.model.path)
     targets = _targets(model, out or GgufFile(request.model.path))
     if out is not None and not request.dry_run:
-        check_files(_recognisers(targets, out), model.paths, overwrite=out.overwrite)
+        check_files(out, _recognisers(targets, out), model.paths)
     plan = make_gguf_plan(
         model,
         request.sets.open(request.emotions, lambda: model_ids(request.model, model)),
@@ -92,7 +93,7 @@ def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
     )
     plan = _with_modelfile(plan, model.header, out)
     if out is not None and not request.dry_run:
-        _write(request, plan, model.folder, out)
+        _write(request, plan, model, out)
     return _result(request, plan, out, request.model.base_model)
 
 
@@ -107,20 +108,22 @@ def _from_checkpoint(request: BakeRequest, out: GgufFile) -> BakeResult:
         planned = bake_checkpoint(replace(part, out=None))
         return _result(request, planned.plan, out, planned.base_model)
     target = out.target
-    check_files(_recognisers([target], out), (), overwrite=out.overwrite)
-    clear_remains(target)
-    with parents(target), staging(target) as folder:
+    check_files(out, _recognisers([target], out), ())
+    with parents(target), staging(target) as stage:
+        folder = stage.new
         # By links, because the converter only reads.
         baked = bake_checkpoint(replace(part, out=Folder(folder / "checkpoint", link_mode="symlink")))
+        base = open_folder(folder / "checkpoint")
         made = folder / "converted.gguf"
         try:
             convert(command, str(folder / "checkpoint"), made, out.outtype or "auto")
         except (RuntimeError, OSError) as error:
             raise OutputError(f"{error}; nothing was kept. The checkpoint alone: give `out` without .gguf") from None
+        base.stamps.check()
         model = open_gguf(made)
         plan = make_converted_plan(model, baked.plan, request.sets.open(request.emotions), name=target.name)
         plan = _with_modelfile(plan, model.header, out)
-        _write(request, plan, folder, out)
+        _write(request, plan, model, out)
     return _result(request, plan, out, baked.base_model)
 
 
@@ -129,8 +132,9 @@ def _result(request: BakeRequest, plan: BakePlan, out: GgufFile | None, base_mod
     return BakeResult(plan, written, str(request.model), base_model)
 
 
-def _write(request: BakeRequest, plan: BakePlan, source: Path, out: GgufFile) -> None:
-    write_files(plan.files, source, out, request.progress("carrying over", 0, plan.bytes_carried))
+def _write(request: BakeRequest, plan: BakePlan, model: GgufModel, out: GgufFile) -> None:
+    advance = request.progress("carrying over", 0, plan.bytes_carried)
+    write_files(plan.files, model.folder, out, advance, model.stamps)
 
 
 def _targets(model: GgufModel, out: GgufFile) -> list[Path]:

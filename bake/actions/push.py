@@ -12,7 +12,7 @@ from ..core.record import Record
 from ..errors import InputError
 from ..formats.checkpoint.card import with_report
 from ..formats.output import read_record
-from ..storage.files import read_json, read_small, reading, sha256_of
+from ..storage.files import Stamps, read_json, read_small, reading, sha256_of
 from ..storage.hub.changes import Pushed
 from ..storage.hub.commit import push_items
 from ..storage.hub.contents import Item, addressed
@@ -57,10 +57,11 @@ def push(
         raise InputError(f"{folder}: a GGUF file goes to the Hub by `hf upload {parsed.repo_id} {folder}`")
     with reading():
         record = read_record(folder)
+        files = tuple(_files(folder))
+        stamps = Stamps.of(folder / name for name in files)
         for check in verify(folder):
             if check.ok is False:
                 raise InputError(f"{folder}: {check.name}: {check.detail}; nothing was uploaded. Bake it again")
-        files = tuple(_files(folder))
         section, pictures = ("", []) if report is None else _report(Path(report), record)
     settled = settle(parsed, need_token=not dry_run)
     source, problem = find_snapshot(record.base.model, record.base.revision)
@@ -69,7 +70,9 @@ def push(
     names = {picture.name for picture in pictures}
     items = [_item(folder, name, settled.repo_id, source, section) for name in files if name not in names]
     message = "Bake one adapter per emotion" if record.adapters else f"Bake {record.steering.recipe}"
-    return push_items([*items, *pictures], settled, message=message, source=source, dry_run=dry_run, notice=notice)
+    return push_items(
+        [*items, *pictures], settled, message=message, source=source, stamps=stamps, dry_run=dry_run, notice=notice
+    )
 
 
 def _files(folder: Path) -> Iterator[str]:

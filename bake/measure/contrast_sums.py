@@ -7,7 +7,6 @@ mean, the standard error of the mean and the split-half cosine. All float64.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from ..core.vector_set import Statistics
 from ..errors import BrokenFileError
+from ..storage.publish import write_file
 from .processes import Processes
 
 
@@ -93,25 +93,17 @@ class ContrastSums:
         return both
 
     def save(self, file: Path) -> None:
-        """Write to `file`, which always holds a whole state: the new one appears by a rename."""
+        """Write to `file`, which always holds a whole state."""
         from safetensors.numpy import save
 
-        beside = file.with_suffix(".new")
-        with beside.open("wb") as stream:
-            stream.write(
-                save(
-                    {
-                        "totals": self.totals,
-                        "squares": self.squares,
-                        "counts": self.counts,
-                        "done": np.array(sorted(self.done), np.int64),
-                        "skipped": np.array(sorted(self.skipped), np.int64),
-                    }
-                )
-            )
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(file)
+        state = {
+            "totals": self.totals,
+            "squares": self.squares,
+            "counts": self.counts,
+            "done": np.array(sorted(self.done), np.int64),
+            "skipped": np.array(sorted(self.skipped), np.int64),
+        }
+        write_file(file, save(state))
 
     @classmethod
     def load(cls, file: Path, emotions: Sequence[str], shape: tuple[int, int]) -> ContrastSums:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +21,19 @@ from ..models.loading import LiveModel, load
 from ..models.steered import open_steered
 from ..storage.files import reading
 from ..storage.model_name import ModelName
+from ..storage.publish import recover, write_all
 from ..vectors.find import VectorSource, find_vectors
+from ..vectors.pictures import SUFFIXES, picture
 from .engines import EvaluationSettings
 from .experiment import STRENGTHS, Experiment, baked_experiment, recorded_experiment, steered_experiment
 from .ledger import writing
 from .plots import plot_evaluation
 from .query_sets import Questions, Seen, extraction_queries, open_questions
 from .recorded_answers import read_results
-from .report import examples_of, markdown
+from .report import LAYERS, examples_of, markdown
 from .scorers.base import DEFAULT_CLASSIFIER, Scorer
 from .scorers.open import open_scorers
-from .stages import Findings, carry_out, write_results
+from .stages import Findings, carry_out, results_of
 from .summary import summarize
 
 QUESTIONS = "emotionquery+"
@@ -62,6 +63,7 @@ class Report:
         if not out.absolute().parent.is_dir():
             raise InputError(f"{out}: its folder does not exist; make it first")
         if out.is_dir():
+            recover(out.absolute() / REPORT)
             names = {path.name for path in out.iterdir()}
             if REPORT in names and ".partial" not in names and not self.overwrite:
                 raise InputError(f"{out}: holds a report; choose another `out`, or `overwrite`")
@@ -320,14 +322,8 @@ def _run(
 
 
 def _write(findings: Findings, data: dict[str, Any], folder: Path, label: str) -> None:
-    """Write all files; report.json last, because it says that the rest is there."""
-    for name in ("results", REPORT):
-        old = folder / name
-        with writing(old):
-            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-    if data["answers"] == "generated":
-        write_results(findings, folder, label)
-    pictures = plot_evaluation(data, folder)
+    """Write all files of the report at once."""
+    figures = plot_evaluation(data)
     experiment = findings.experiment
     shown = data["questions"]["shown"]
     places = [i for i, group in enumerate(experiment.questions.groups) if shown in ("all", group)]
@@ -336,11 +332,17 @@ def _write(findings: Findings, data: dict[str, Any], folder: Path, label: str) -
         for one in experiment.directions
         if one.kind != "control"
     }
+    files = {
+        REPORT: json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.md": markdown(data, examples_of(experiment.questions.texts, places, curves), tuple(figures)),
+    }
+    if data["answers"] == "generated":
+        files |= {f"results/{path}": text for path, text in results_of(findings, label).items()}
+    pictures = {f"{name}{suffix}": picture(figure, suffix) for name, figure in figures.items() for suffix in SUFFIXES}
+    outdated = ("results", *(f"{LAYERS}{suffix}" for suffix in SUFFIXES))
     with writing(folder):
-        text = markdown(data, examples_of(experiment.questions.texts, places, curves), pictures)
-        (folder / "report.md").write_text(text, encoding="utf-8")
-        content = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        (folder / REPORT).write_text(content, encoding="utf-8")
+        content = {name: text.encode() for name, text in files.items()} | pictures
+        write_all(folder / REPORT, content, outdated=outdated)
 
 
 def _label(live: LiveModel | None) -> str:

@@ -23,6 +23,7 @@ from ..errors import InputError, ModelError, VectorError
 from ..models.loading import LiveModel, Runtime, fingerprint, load, model_failing
 from ..models.sampling import GREEDY, Sampling, Tokens
 from ..storage.model_name import ModelName
+from ..storage.publish import write_file
 from ..vectors.formats.metadata import in_order
 from ..vectors.write import write_set
 from .answer_means import generate_means, measure_means
@@ -98,7 +99,7 @@ def extract(
         write_set(vectors, target, overwrite=overwrite)
         if save_answers is not None:
             with writing(Path(save_answers)):
-                Path(save_answers).write_text("".join(lines), encoding="utf-8")
+                write_file(Path(save_answers), "".join(lines).encode())
         work.remove()
     processes.wait()
     return Extraction(vectors, skipped)

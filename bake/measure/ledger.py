@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InputError, OutputError
 from ..storage.files import read_json
+from ..storage.publish import write_file
 from .processes import Processes
 
 
@@ -94,7 +95,7 @@ def _check_same(folder: Path, begun: Mapping[str, Any], what: str) -> None:
     """Write down what the run depends on, or check that it is the same as when the run was begun."""
     file = folder / "run.json"
     if not file.exists():
-        file.write_text(json.dumps(begun, indent=2) + "\n", encoding="utf-8")
+        write_file(file, (json.dumps(begun, indent=2) + "\n").encode())
         return
     before, now = read_json(file), json.loads(json.dumps(begun))
     differing = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]

@@ -23,19 +23,12 @@ Panel = tuple[str, Value, str]
 """Title, figure and scale of the axis."""
 
 
-def plot_evaluation(data: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    """Draw the measures as PNG and SVG into `folder`; returns the names of the pictures, without suffix.
-
-    Raises:
-        OutputError: they cannot be written.
-    """
-    pictures = [(DOSE_RESPONSE, _dose_response(data))]
+def plot_evaluation(data: Mapping[str, Any]) -> dict[str, Figure]:
+    """Draw the measures; returns figures by name, without suffix."""
+    figures = {DOSE_RESPONSE: _dose_response(data)}
     if any(found["norm"] for found in data["layers"].values()):
-        pictures.append((LAYERS, _layers(data)))
-    for name, figure in pictures:
-        for suffix in ("png", "svg"):
-            save_figure(figure, folder / f"{name}.{suffix}")
-    return tuple(name for name, _ in pictures)
+        figures[LAYERS] = _layers(data)
+    return figures
 
 
 def plot_curve(tuned: Tuned, out: Path, *, target_kl: float | None) -> None:

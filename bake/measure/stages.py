@@ -310,18 +310,14 @@ def score(stages: Stages, scorer: Scorer, answers: Mapping[str, Any]) -> dict[st
     return stages.run(stage, variants, len(texts), lambda _, todo: _cut(todo, size), work, title=scorer.name)
 
 
-def write_results(findings: Findings, out: Path, model: str) -> None:
-    """Write all answers below ``out/results``, in the layout of the published results.
-
-    Raises:
-        OutputError: they cannot be written.
-    """
+def results_of(findings: Findings, model: str) -> dict[str, str]:
+    """All answers in the layout of the published results: path below ``results`` -> text."""
+    found = {}
     for direction in findings.experiment.directions:
         for variant in findings.experiment.curve(direction):
-            file = out / "results" / results_file(direction.kind, model, direction.name, variant.strength)
-            with writing(file):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(answers_json(findings.answers[variant.key]), encoding="utf-8")
+            file = results_file(direction.kind, model, direction.name, variant.strength)
+            found[file.as_posix()] = answers_json(findings.answers[variant.key])
+    return found
 
 
 def _begun(

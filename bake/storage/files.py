@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..core.strict_json import parse_json_object
 from ..core.tensors import ReadAt
-from ..errors import BrokenFileError, InputError
+from ..errors import BrokenFileError, InputError, OutputError
 
 MAX_SMALL = 256 * 2**20
 """Bytes. No known config, index or vector file comes near it; a larger one is refused unread."""
@@ -53,6 +53,50 @@ class Files:
     def json(self, name: str) -> dict[str, Any] | None:
         """Read the JSON object in the small file `name`; None if there is no such file."""
         return parse_json_object(self.small(name), f"{self.name}/{name}") if name in self.sizes else None
+
+
+@dataclass(frozen=True)
+class Stamps:
+    """Device, inode, bytes and time of change of files, by which a later look finds that one has changed."""
+
+    found: Mapping[Path, tuple[int, int, int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> Stamps:
+        """Look at files; links are followed.
+
+        Raises:
+            InputError: one cannot be looked at.
+        """
+        with reading():
+            return cls({path: _stamp(path) for path in paths})
+
+    def __or__(self, other: Stamps) -> Stamps:
+        """Both; a file in both has the stamp of `other`."""
+        return Stamps({**self.found, **other.found})
+
+    def check(self, outcome: str = "nothing was kept") -> None:
+        """Look again; `outcome` tells what became of the run.
+
+        Raises:
+            OutputError: a file was changed, replaced or removed.
+        """
+        for path, stamp in self.found.items():
+            try:
+                same = _stamp(path) == stamp
+            except OSError:
+                same = False
+            if not same:
+                raise OutputError(f"{path}: changed while it was used; {outcome}. Run again once it is at rest")
+
+
+UNSTAMPED = Stamps()
+"""No files."""
+
+
+def _stamp(path: Path) -> tuple[int, int, int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def read_small(path: Path, name: str | None = None) -> bytes:

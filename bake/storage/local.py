@@ -1,12 +1,7 @@
-"""The one local writer: planned files into a folder, or beside one another, all or nothing.
-
-Killed at any moment, a folder is absent or complete (or, if it replaces an older one, that older one), and the next
-run clears the remains. Of several files the first one, which is the one that a loader opens, appears last.
-"""
+"""The one local writer: planned files into a folder, or beside one another, all or nothing."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +13,8 @@ from ..core.plan import PlannedFile, piece_size
 from ..core.progress import Advance, no_advance
 from ..errors import InputError, OutputError
 from .copying import carry, overwrite, write_pieces
-from .staging import clear_remains, explain, parents, staged, staged_name, staging
+from .files import UNSTAMPED, Stamps
+from .publish import explain, parents, recover, staging
 
 
 def check_folder(out: Folder, inputs: Sequence[Path]) -> None:
@@ -26,13 +22,14 @@ def check_folder(out: Folder, inputs: Sequence[Path]) -> None:
 
     Raises:
         InputError: it exists and may not be replaced; it is, contains or lies within one of `inputs`; no permission.
+        OutputError: what a killed run has left cannot be put in order.
     """
     path = out.target
     target = path.resolve()
     for source in (path.resolve() for path in inputs):
         if target == source or source in target.parents or target in source.parents:
             raise InputError(f"`out` {path}: is, contains or lies within the input {source}; choose another folder")
-    _restore(path)
+    recover(path)
     if not os.path.lexists(path):
         _check_writable(path)
         return
@@ -43,27 +40,31 @@ def check_folder(out: Folder, inputs: Sequence[Path]) -> None:
         raise InputError(f"`out` {path}: is not an earlier output of emobake, so `overwrite` leaves it alone")
 
 
-def check_files(targets: Mapping[Path, Callable[[Path], bool]], inputs: Sequence[Path], *, overwrite: bool) -> None:
+def check_files(out: GgufFile, targets: Mapping[Path, Callable[[Path], bool]], inputs: Sequence[Path]) -> None:
     """Refuse output files that would hit the inputs or somebody's files, before anything large is read.
 
     `targets` maps each file to a function that recognises an earlier output of emobake under that name.
 
     Raises:
         InputError: a file exists and may not be replaced, or is one of `inputs`; no permission.
+        OutputError: what a killed run has left cannot be put in order.
     """
+    recover(out.target)
     sources = {path.resolve() for path in inputs}
-    for out, is_ours in targets.items():
-        if out.resolve() in sources:
-            raise InputError(f"`out` {out}: is the input; choose another name")
-        if not os.path.lexists(out):
-            _check_writable(out)
-        elif not overwrite:
-            raise InputError(f"`out` {out}: exists already; choose another name or give `overwrite`")
-        elif not is_ours(out):
-            raise InputError(f"`out` {out}: is not an earlier output of emobake, so `overwrite` leaves it alone")
+    for path, is_ours in targets.items():
+        if path.resolve() in sources:
+            raise InputError(f"`out` {path}: is the input; choose another name")
+        if not os.path.lexists(path):
+            _check_writable(path)
+        elif not out.overwrite:
+            raise InputError(f"`out` {path}: exists already; choose another name or give `overwrite`")
+        elif not is_ours(path):
+            raise InputError(f"`out` {path}: is not an earlier output of emobake, so `overwrite` leaves it alone")
 
 
-def write_folder(files: Sequence[PlannedFile], source: Path, out: Folder, advance: Advance = no_advance) -> None:
+def write_folder(
+    files: Sequence[PlannedFile], source: Path, out: Folder, advance: Advance = no_advance, base: Stamps = UNSTAMPED
+) -> None:
     """Write planned files into the folder `out`, which `check_folder` has accepted.
 
     Links stand for whole weight files only. Memory stays below the size of the new bytes plus a few megabytes,
@@ -74,21 +75,25 @@ def write_folder(files: Sequence[PlannedFile], source: Path, out: Folder, advanc
         source: the base's folder, to which the sources of pieces are relative.
         out: the folder.
         advance: called with bytes of the base as they are carried over.
+        base: stamps of the base's files from before their headers were read.
 
     Raises:
-        OutputError: the disk is full, no permission, or what was written does not read back.
+        OutputError: the disk is full, no permission, what was written does not read back, or the base changed.
     """
     target = out.target
     try:
-        clear_remains(target)
-        with parents(target), staging(target) as folder:
-            _write(files, source, folder, out.link_mode, advance)
-            publish_folder(folder, target, overwrite=out.overwrite)
+        recover(target)
+        with parents(target), staging(target) as stage:
+            _write(files, source, stage.new / target.name, out.link_mode, advance)
+            base.check()
+            stage.publish(overwrite=out.overwrite)
     except OSError as error:
         raise OutputError(explain(error, target, out.link_mode)) from error
 
 
-def write_files(files: Sequence[PlannedFile], source: Path, out: GgufFile, advance: Advance = no_advance) -> None:
+def write_files(
+    files: Sequence[PlannedFile], source: Path, out: GgufFile, advance: Advance = no_advance, base: Stamps = UNSTAMPED
+) -> None:
     """Write planned files beside one another, into the folder of `out`; arguments as for `write_folder`.
 
     Raises:
@@ -96,10 +101,11 @@ def write_files(files: Sequence[PlannedFile], source: Path, out: GgufFile, advan
     """
     target = out.target
     try:
-        clear_remains(target)
-        with parents(target), staging(target) as folder:
-            _write(files, source, folder, "copy", advance)
-            _publish_files([file.name for file in files], folder, target.parent, overwrite=out.overwrite)
+        recover(target)
+        with parents(target), staging(target) as stage:
+            _write(files, source, stage.new, "copy", advance)
+            base.check()
+            stage.publish(overwrite=out.overwrite)
     except OSError as error:
         raise OutputError(explain(error, target)) from error
 
@@ -145,64 +151,3 @@ def _read_back(file: PlannedFile, target: Path) -> None:
                 tensors.keys()
         except SafetensorError as error:
             raise OutputError(f"{file.name}: was written but does not read back ({error}); run again") from None
-
-
-def publish_folder(folder: Path, out: Path, *, overwrite: bool) -> None:
-    """Rename the complete `folder` to `out`; with `overwrite`, an existing `out` is put aside first.
-
-    Raises:
-        OSError: as the system raises it; `out` is then as it was.
-    """
-    if not (overwrite and out.exists()):
-        # Fails if something else appeared there meanwhile, unless that is an empty folder.
-        folder.rename(out)
-        return
-    old = out.parent / staged_name(out, "old")
-    out.rename(old)
-    try:
-        folder.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    # `staging` removes it under this name: a half removed output must never be put back.
-    old.rename(folder)
-
-
-def _restore(out: Path) -> None:
-    """Put back an older output that a run killed between the two renames had moved aside."""
-    if not os.path.lexists(out) and os.path.isdir(out.parent):  # noqa: PTH112 - False where a mode forbids to look
-        for old in staged(out, "old"):
-            with contextlib.suppress(OSError):
-                old.rename(out)
-                return
-
-
-def _publish_files(names: Sequence[str], folder: Path, target: Path, *, overwrite: bool) -> None:
-    first, *others = names
-    if overwrite and others:
-        # Never the first file of one bake beside the others of another.
-        (target / first).unlink(missing_ok=True)
-    done: list[Path] = []
-    try:
-        for name in (*others, first):
-            if overwrite:
-                (folder / name).replace(target / name)
-            else:
-                _appear(folder / name, target / name)
-                done.append(target / name)
-    except BaseException:
-        for path in done:
-            path.unlink(missing_ok=True)
-        raise
-
-
-def _appear(written: Path, target: Path) -> None:
-    """Give a file its name; fails if something else appeared there meanwhile."""
-    try:
-        target.hardlink_to(written)
-    except FileExistsError:
-        raise
-    except OSError:  # A file system without hard links.
-        if os.path.lexists(target):
-            raise FileExistsError(17, "exists already", str(target)) from None
-        written.rename(target)

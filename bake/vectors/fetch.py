@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.parse import quote
 
 from ..errors import BrokenFileError, EmobakeError, HubError, InputError, OutputError, VectorError
 from ..storage.files import git_blob_id, read_small
+from ..storage.publish import write_file
 from .formats.published import parse_published
 from .registry import PublishedFile, RegisteredSet, registry
 from .write import write_set
@@ -68,9 +68,7 @@ def pull_queries(name: str) -> bytes:
     content = _fetch(entry.file)
     _make(path.parent)
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(path)
+        write_file(path, content)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
     return content

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.packages import require
 from ..errors import InputError, OutputError
+from ..storage.publish import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +20,11 @@ _METADATA: dict[str, dict[str, Any]] = {".png": {"Software": None}, ".svg": {"Da
 """Suffix -> metadata without date and version, so that the same figure gives the same bytes."""
 
 
-def check_picture(out: Path, suffixes: Sequence[str] = tuple(_METADATA), *, argument: str = "plot") -> None:
+SUFFIXES = tuple(_METADATA)
+"""Suffixes of pictures."""
+
+
+def check_picture(out: Path, suffixes: Sequence[str] = SUFFIXES, *, argument: str = "plot") -> None:
     """Check, before any work, that a picture can be drawn into `out`.
 
     Raises:
@@ -41,18 +47,24 @@ def new_figure(**options: Any) -> Figure:
     return figure
 
 
+def picture(figure: Figure, suffix: str) -> bytes:
+    """Draw a figure as ``.png`` or ``.svg``; the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
+    content = io.BytesIO()
+    # Without a salt, an SVG has random names in it.
+    with rc_context({"svg.hashsalt": "emobake"}):
+        figure.savefig(content, format=suffix[1:], dpi=130, metadata=_METADATA[suffix])
+    return content.getvalue()
+
+
 def save_figure(figure: Figure, out: Path) -> None:
-    """Save a figure as PNG or SVG; the same figure gives the same bytes.
+    """Save a figure as PNG or SVG, whole.
 
     Raises:
         OutputError: it cannot be written.
     """
-    from matplotlib import rc_context
-
-    suffix = out.suffix.lower()
     try:
-        # Without a salt, an SVG has random names in it.
-        with rc_context({"svg.hashsalt": "emobake"}):
-            figure.savefig(out, format=suffix[1:], dpi=130, metadata=_METADATA[suffix])
+        write_file(out, picture(figure, out.suffix.lower()))
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror})") from None

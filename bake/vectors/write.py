@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ..core.vector_set import VectorSet
 from ..errors import InputError, OutputError
-from ..storage.local import publish_folder
-from ..storage.staging import clear_remains, staging
+from ..storage.publish import explain, recover, write_all
 from .formats import form_of, writable_suffixes
 from .formats.published import to_published
 
@@ -42,23 +41,17 @@ def write_set(
         raise InputError(f"{path}: choose {', '.join(writable_suffixes())}, or no suffix for a folder of JSON files")
     if emotion and not (form and form.one_emotion):
         raise InputError("`emotion` goes with a .gguf, which holds one; the other forms hold all of them")
+    recover(path.absolute())
     _check_target(path, is_file=form is not None, overwrite=overwrite)
     if form is not None and form.write is not None:
         files = {path.name: form.write(vectors, emotion)}
     else:
-        files = to_published(vectors, path.name)
+        files = {f"{path.name}/{name}": content for name, content in to_published(vectors, path.name).items()}
     try:
-        clear_remains(path.absolute())
-        with staging(path.absolute()) as folder:
-            for name, content in files.items():
-                (folder / name).write_bytes(content)
-            if form is not None:
-                (folder / path.name).replace(path)
-                return (path,)
-            publish_folder(folder, path.absolute(), overwrite=overwrite)
+        write_all(path, files, overwrite=overwrite)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from None
-    return tuple(path / name for name in files)
+        raise OutputError(explain(error, path.absolute())) from None
+    return tuple(path.parent / name for name in files)
 
 
 def _check_target(path: Path, *, is_file: bool, overwrite: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from ...core.tensors import TensorHeader, WeightFile
 from ...core.vector_set import ModelShape
 from ...errors import BrokenFileError
+from ...storage.files import Stamps
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,8 @@ class Checkpoint:
     """JSON of ``emobake.json``, if the checkpoint was baked before."""
     folder: Path | None = None
     """Folder of its files; None for a commit on the Hub."""
+    stamps: Stamps = field(default_factory=Stamps)
+    """Stamps of its files from before they were read; empty for a commit on the Hub."""
 
     @property
     def num_hidden_layers(self) -> int:

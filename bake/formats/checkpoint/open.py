@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...core.side_files import INDEX, SINGLE, is_carried
+from ...core.side_files import INDEX, SINGLE, is_carried, is_ours
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
 from ...errors import BrokenFileError, InputError
-from ...storage.files import Files, cached_id, read_at, read_json, read_small, sha256_of
+from ...storage.files import Files, Stamps, cached_id, read_at, read_json, read_small, sha256_of
 from ...storage.model_name import ModelName
 from ..safetensors import parse_header
 from .model import Checkpoint
@@ -61,13 +61,14 @@ def open_base(model: ModelName, *, hash_files: bool = False) -> Base:
     if model.is_local:
         folder = model.path
         _check_folder(folder)
+        first = Stamps.of(file for file in [folder / "config.json"] if file.is_file())
         config = _folder_config(folder)
         return Base(
             model.name,
             config,
             folder,
             fetch=lambda: folder,
-            open=lambda: _open_folder(folder, config, hash_files=hash_files),
+            open=lambda: _open_folder(folder, config, first, hash_files=hash_files),
         )
     from ...storage.hub.download import download_checkpoint, download_config
 
@@ -80,7 +81,7 @@ def open_base(model: ModelName, *, hash_files: bool = False) -> Base:
 
     def open_() -> Checkpoint:
         listed = download_checkpoint(model.name, snapshot)
-        return _open_folder(snapshot, fetched, hash_files=hash_files, listed=listed)
+        return _open_folder(snapshot, fetched, Stamps(), hash_files=hash_files, listed=listed)
 
     return Base(model.name, fetched, snapshot, fetch=fetch, open=open_)
 
@@ -134,17 +135,23 @@ def open_folder(folder: str | os.PathLike[str], *, hash_files: bool = False) -> 
     """
     folder = Path(folder)
     _check_folder(folder)
-    return _open_folder(folder, _folder_config(folder), hash_files=hash_files)
+    first = Stamps.of(file for file in [folder / "config.json"] if file.is_file())
+    return _open_folder(folder, _folder_config(folder), first, hash_files=hash_files)
 
 
 def _open_folder(
-    folder: Path, config: Mapping[str, Any], *, hash_files: bool, listed: tuple[str, ...] = ()
+    folder: Path, config: Mapping[str, Any], first: Stamps, *, hash_files: bool, listed: tuple[str, ...] = ()
 ) -> Checkpoint:
-    """Open a folder whose config was read; `listed` names all files of the Hub repository that it is a part of."""
+    """Open a folder whose config was read, after `first` was taken.
+
+    `listed` names all files of the Hub repository that it is a part of.
+    """
     repo_id, revision = cached_id(folder)
+    sizes = _list_files(folder)
+    stamps = Stamps.of(folder / name for name in sizes if is_carried(name) or is_ours(name)) | first
     files = Files(
         name=str(folder),
-        sizes=_list_files(folder),
+        sizes=sizes,
         small=lambda name: read_small(folder / name, f"{folder}/{name}"),
         read_at=lambda name: read_at(folder / name),
         sha256=lambda name: _sha256(folder / name, hash_files),
@@ -158,7 +165,7 @@ def _open_folder(
     # Of a Hub repository only some files are here; the others are named as left out all the same.
     fetched = {weight.name for weight in checkpoint.weights}
     elsewhere = {name: 0 for name in listed if not is_carried(name) and name not in fetched}
-    return replace(checkpoint, side_files=elsewhere | dict(checkpoint.side_files), folder=folder)
+    return replace(checkpoint, side_files=elsewhere | dict(checkpoint.side_files), folder=folder, stamps=stamps)
 
 
 def open_checkpoint(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
 from ...core.vector_set import ModelShape
 from ...errors import BrokenFileError, InputError
-from ...storage.files import read_at
+from ...storage.files import Stamps, read_at
 from .header import GgufHeader, parse_gguf
 
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
@@ -34,6 +35,8 @@ class GgufModel:
     """One, or those of a split set in order. The first one's metadata is the model's."""
     tensors: Mapping[str, TensorHeader]
     """`TensorHeader.file` is a name in `folder`."""
+    stamps: Stamps = field(default_factory=Stamps)
+    """Stamps of its files from before they were read."""
 
     @property
     def header(self) -> GgufHeader:
@@ -106,6 +109,8 @@ def open_gguf(path: Path) -> GgufModel:
     if not path.is_file():
         what = "is a folder; give the .gguf file" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {what}")
+    match = SPLIT.fullmatch(path.name)
+    stamps = Stamps.of([path, *(sorted(path.parent.glob(f"{escape(match[1])}-*-of-{match[3]}.gguf")) if match else ())])
     first = read_header(path)
     files = [first, *_rest_of_set(path, first)]
     tensors: dict[str, TensorHeader] = {}
@@ -117,7 +122,7 @@ def open_gguf(path: Path) -> GgufModel:
     wanted = first.number("split.tensors.count")
     if len(files) > 1 and wanted is not None and wanted != len(tensors):
         raise BrokenFileError(f"{path}: the set has {len(tensors)} tensors and claims {wanted}; fetch it again")
-    return GgufModel(str(path), path.parent, tuple(files), tensors)
+    return GgufModel(str(path), path.parent, tuple(files), tensors, stamps)
 
 
 def read_header(path: Path) -> GgufHeader:

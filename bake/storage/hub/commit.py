@@ -19,6 +19,7 @@ from huggingface_hub.errors import FileDuplicationError
 from ...core.plan import CARD_FILE
 from ...core.progress import Notice, no_notice
 from ...errors import HubError, OutputError
+from ..files import UNSTAMPED, Stamps
 from ..http import is_passing, reason, requested, retrying, status
 from .changes import MODEL, Changes, Policy, Pushed, compare
 from .contents import Contents, Item
@@ -35,6 +36,7 @@ def push_items(
     message: str,
     policy: Policy = MODEL,
     source: Snapshot | None = None,
+    stamps: Stamps = UNSTAMPED,
     dry_run: bool = False,
     notice: Notice = no_notice,
 ) -> Pushed:
@@ -49,13 +51,14 @@ def push_items(
         message: of the commit, if the target has none.
         policy: treatment of the files that are there already.
         source: the base's commit, to which `Item.remote` belongs.
+        stamps: of the local files, from before they were read.
         dry_run: only compare.
         notice: hears what the user must not miss.
 
     Raises:
         InputError: no right to write, or foreign content.
         HubError: the Hub or the network failed; nothing was committed.
-        OutputError: the commit does not hold what was sent.
+        OutputError: the commit does not hold what was sent, or a local file changed meanwhile.
     """
     repository = Repository(target, source)
     push = _Push(repository, Contents(items, source), target.commit_message or message, policy, notice)
@@ -69,6 +72,7 @@ def push_items(
             return result
         repository.make(there)
         oid, pr_url, done = retrying()(push.attempt)
+    stamps.check(f"{target.repo_id}: commit {oid[:12]} may hold parts of both states")
     # If the answer to a commit was lost, the next attempt finds nothing left to do.
     return replace(result, commit=oid, pr_url=pr_url, changes=changes or done)
 
