@@ -128,6 +128,8 @@ def compare(base: Path, vectors: Path, folder: Path, rounds: int) -> dict[str, C
     bake = (*EMOBAKE, "--model", str(base), "--vectors", str(vectors), "--times", "0", "0", "0", "2", "0", "-q")
     commands = {
         "cp -r": ("cp", "-r", str(base), str(out)),
+        # A bake syncs what it writes before it takes the place of an older output; cp never does.
+        "cp -r, synced": ("sh", "-c", 'cp -r "$0" "$1" && sync "$1"/* "$1"', str(base), str(out)),
         "emobake, copy": (*bake, "--out", str(out), "--link-mode", "copy"),
         "emobake, hardlink": (*bake, "--out", str(out), "--link-mode", "hardlink"),
         "transformers script": (sys.executable, "-c", PLAIN, str(base), str(vectors), str(out)),
