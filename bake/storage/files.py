@@ -119,5 +119,5 @@ def git_blob_id(content: bytes) -> str:
 
 def cached_id(folder: Path) -> tuple[str, str]:
     """Hub id and commit of a snapshot folder in the Hub's cache; empty for any other folder."""
-    match = re.search(r"/models--([^/]+)/snapshots/([0-9a-f]{40})$", folder.absolute().as_posix())
+    match = re.search(r"/models--([\w.-]+)/snapshots/([0-9a-f]{40})$", folder.absolute().as_posix())
     return (match[1].replace("--", "/", 1), match[2]) if match else ("", "")

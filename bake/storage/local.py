@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ..core.names import require_inside
 from ..core.outputs import Folder, GgufFile, LinkMode
 from ..core.plan import PlannedFile, piece_size
 from ..core.progress import Advance, no_advance
@@ -76,9 +77,11 @@ def write_folder(files: Sequence[PlannedFile], source: Path, out: Folder, advanc
         advance: called with bytes of the base as they are carried over.
 
     Raises:
+        InputError: a name leads out of the folder.
         OutputError: the disk is full, no permission, or what was written does not read back.
     """
     target = out.target
+    require_inside(_names(files))
     try:
         clear_remains(target)
         with parents(target), staging(target) as folder:
@@ -92,9 +95,10 @@ def write_files(files: Sequence[PlannedFile], source: Path, out: GgufFile, advan
     """Write planned files beside one another, into the folder of `out`; arguments as for `write_folder`.
 
     Raises:
-        OutputError: as `write_folder`.
+        InputError, OutputError: as `write_folder`.
     """
     target = out.target
+    require_inside(_names(files))
     try:
         clear_remains(target)
         with parents(target), staging(target) as folder:
@@ -108,6 +112,13 @@ def _check_writable(out: Path) -> None:
     parent = next(p for p in out.resolve().parents if os.path.exists(p))  # noqa: PTH110 - False where a mode forbids it
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"`out` {out}: no permission to write in {parent}")
+
+
+def _names(files: Sequence[PlannedFile]) -> Iterator[str]:
+    """Names of the files, and of the base's files that they are made of."""
+    for file in files:
+        yield file.name
+        yield from {piece.source for piece in file.pieces if not isinstance(piece, bytes)}
 
 
 def _write(files: Sequence[PlannedFile], source: Path, folder: Path, link_mode: LinkMode, advance: Advance) -> None:

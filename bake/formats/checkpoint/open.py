@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...core.names import is_plain
 from ...core.side_files import INDEX, SINGLE, is_carried
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
@@ -230,6 +231,8 @@ def _read_weights(
     tensors: dict[str, TensorHeader] = {}
     for headers in spread(lambda name: _headers(files, name), names):
         for header in headers:
+            if not is_plain(header.name):
+                raise BrokenFileError(f"{files.name}/{header.file}: {header.name[:120]!r} has control characters")
             if header.name in tensors:
                 raise BrokenFileError(
                     f"{files.name}: {header.name} is in both {tensors[header.name].file} and {header.file}"

@@ -74,7 +74,7 @@ def make_plan(
         files={file.name: file.source for file in files if file.source.endswith(".safetensors")},
         added=tuple(sorted(new)),
         biases=tuple(map(RecordedBias.of, biases)),
-        earlier=history_of(checkpoint.record),
+        earlier=history_of(checkpoint.record, f"{checkpoint.name}/{RECORD_FILE}"),
     )
     plan = BakePlan(
         form="checkpoint",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...core.names import is_plain
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
 from ...core.vector_set import ModelShape
@@ -15,7 +16,7 @@ from ...errors import BrokenFileError, InputError
 from ...storage.files import read_at
 from .header import GgufHeader, parse_gguf
 
-SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 """Names of the files of a set as llama.cpp (llama_split_path) writes them, counted from 1."""
 RECORD_KEY = "emobake.record"
 """Key of the record in the metadata."""
@@ -111,6 +112,8 @@ def open_gguf(path: Path) -> GgufModel:
     tensors: dict[str, TensorHeader] = {}
     for header in files:
         for tensor in header.tensors:
+            if not is_plain(tensor.name):
+                raise BrokenFileError(f"{header.file}: {tensor.name[:120]!r} has control characters")
             if tensor.name in tensors:
                 raise BrokenFileError(f"{path}: {tensor.name} is in both {tensors[tensor.name].file} and {tensor.file}")
             tensors[tensor.name] = replace(tensor, file=Path(header.file).name)

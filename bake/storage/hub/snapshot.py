@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.hf_api import RepoFile
 
 from ..._version import __version__
+from ...core.names import is_inside
 from ...core.tensors import ReadAt
 from ...errors import BrokenFileError, HubError
 from ..http import build_hf_headers, get_session, hf_raise_for_status, reason, retrying
@@ -65,7 +66,7 @@ def take_snapshot(repo_id: str, revision: str | None) -> Snapshot:
     tree = hub.list_repo_tree(repo_id, revision=commit, recursive=True)
     files = {entry.path: _remote(entry) for entry in tree if isinstance(entry, RepoFile)}
     for path in files:
-        if any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path:
+        if not is_inside(path):
             raise BrokenFileError(f"{repo_id}: lists a file {path[:120]!r}, which cannot be one of its own")
     return Snapshot(repo_id, commit, files, bool(info.private), bool(info.gated))
 
