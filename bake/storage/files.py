@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..core.strict_json import parse_json_object
 from ..core.tensors import ReadAt
@@ -55,6 +57,43 @@ class Files:
         return parse_json_object(self.small(name), f"{self.name}/{name}") if name in self.sizes else None
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading. A pipe, socket or device is never waited for.
+
+    Raises:
+        InputError: `path` is none of a file's kind. OSError: as the system raises it.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise InputError(f"{path}: is not a file (a folder, pipe or device); give a file")
+        return descriptor
+
+    return open(path, "rb", opener=opener)  # Path.open takes no opener.
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """True if `path`, in `folder`, is a link to a place outside of it.
+
+    Whoever made the folder can name any file of this machine by a link, and an output is published. The Hub's cache
+    keeps its files in ``blobs``, beside the folders of the commits, which have links to them.
+    """
+    if not path.is_symlink():
+        return False
+    target, homes = path.resolve(), [folder.resolve()]
+    if blobs := _blobs(homes[0]):
+        homes.append(blobs)
+    return not any(home in target.parents for home in homes)
+
+
+def _blobs(folder: Path) -> Path | None:
+    """The contents behind the links of `folder`, the folder of a commit in the Hub's cache; None for another folder."""
+    cached = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
+    return (folder.parents[1] / "blobs").resolve() if cached else None
+
+
 def read_small(path: Path, name: str | None = None) -> bytes:
     """Read a whole file of at most `MAX_SMALL` bytes; `name` is its name in messages, by default `path`.
 
@@ -63,10 +102,11 @@ def read_small(path: Path, name: str | None = None) -> bytes:
     """
     name = name or str(path)
     try:
-        size = path.stat().st_size
-        if size > MAX_SMALL:
-            raise BrokenFileError(f"{name}: {size} bytes are too many for this kind of file")
-        return path.read_bytes()
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_SMALL:
+                raise BrokenFileError(f"{name}: {size} bytes are too many for this kind of file")
+            return file.read()
     except FileNotFoundError:
         raise InputError(f"{name}: not found") from None
     except OSError as error:
@@ -87,7 +127,7 @@ def read_at(path: Path) -> ReadAt:
 
     def read(offset: int, length: int) -> bytes:
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 file.seek(offset)
                 return file.read(length)
         except OSError as error:
@@ -104,7 +144,7 @@ def sha256_of(path: Path) -> str:
     """
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     except OSError as error:

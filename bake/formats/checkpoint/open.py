@@ -15,11 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...core.names import is_plain
-from ...core.side_files import INDEX, SINGLE, is_carried
+from ...core.side_files import INDEX, SINGLE, is_carried, is_licence
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
 from ...errors import BrokenFileError, InputError
-from ...storage.files import Files, cached_id, read_at, read_json, read_small, sha256_of
+from ...storage.files import Files, cached_id, leads_out, read_at, read_json, read_small, sha256_of
 from ...storage.model_name import ModelName
 from ..safetensors import parse_header
 from .model import Checkpoint
@@ -143,9 +143,10 @@ def _open_folder(
 ) -> Checkpoint:
     """Open a folder whose config was read; `listed` names all files of the Hub repository that it is a part of."""
     repo_id, revision = cached_id(folder)
+    sizes, unfollowed = _list_files(folder)
     files = Files(
         name=str(folder),
-        sizes=_list_files(folder),
+        sizes=sizes,
         small=lambda name: read_small(folder / name, f"{folder}/{name}"),
         read_at=lambda name: read_at(folder / name),
         sha256=lambda name: _sha256(folder / name, hash_files),
@@ -159,7 +160,7 @@ def _open_folder(
     # Of a Hub repository only some files are here; the others are named as left out all the same.
     fetched = {weight.name for weight in checkpoint.weights}
     elsewhere = {name: 0 for name in listed if not is_carried(name) and name not in fetched}
-    return replace(checkpoint, side_files=elsewhere | dict(checkpoint.side_files), folder=folder)
+    return replace(checkpoint, side_files=elsewhere | dict(checkpoint.side_files), unfollowed=unfollowed, folder=folder)
 
 
 def open_checkpoint(
@@ -205,7 +206,16 @@ def _folder_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         _refuse_gguf(str(folder), (path.name for path in folder.iterdir()))
         raise InputError(f"{folder}: holds no config.json; it is not a Hugging Face checkpoint")
+    _refuse_link(file, folder)
     return read_json(file)
+
+
+def _refuse_link(path: Path, folder: Path) -> None:
+    if leads_out(path, folder):
+        raise InputError(
+            f"{path}: is a link out of the model's folder, to {path.resolve()}, and is not followed; put a copy of the "
+            "file in its place"
+        )
 
 
 def _refuse_gguf(name: str, files: Iterable[str]) -> None:
@@ -249,22 +259,36 @@ def _headers(files: Files, name: str) -> Headers:
     return tuple(replace(header, file=name) for header in headers)
 
 
-def _list_files(folder: Path) -> dict[str, int]:
+def _list_files(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Sizes of the files by their paths, and the links out of the folder that are not followed.
+
+    Shards are often linked to another disk, so links of theirs are followed: only what parses as safetensors, and as
+    the tensors that the index names, is taken from there.
+
+    Raises:
+        InputError: a file that the output needs cannot be copied, or is a link out of the folder.
+    """
     files: dict[str, int] = {}
+    unfollowed: list[str] = []
     for root, folders, names in os.walk(folder):
+        place = PurePosixPath(Path(root).relative_to(folder).as_posix())
         for skipped in [f for f in folders if f.lower() in _SKIPPED_FOLDERS]:
             folders.remove(skipped)
-            files[PurePosixPath(Path(root, skipped).relative_to(folder)).as_posix() + "/"] = 0
-        for name in names:
-            path = Path(root, name)
-            if not path.is_file():
-                if is_carried(path.relative_to(folder).as_posix()):
-                    raise InputError(f"{path}: is not a file that can be copied (a broken link?)")
-                continue
-            files[path.relative_to(folder).as_posix()] = path.stat().st_size
+            files[f"{place / skipped}/"] = 0
+        unfollowed += [f"{place / linked}/" for linked in folders if Path(root, linked).is_symlink()]
+        for file in names:
+            path, name = Path(root, file), str(place / file)
+            if name == INDEX or (is_carried(name) and not is_licence(name)):
+                _refuse_link(path, folder)
+            if not name.endswith(".safetensors") and leads_out(path, folder):
+                unfollowed.append(name)
+            elif path.is_file():
+                files[name] = path.stat().st_size
+            elif is_carried(name) or name in (INDEX, SINGLE):
+                raise InputError(f"{path}: is not a file that can be copied (a broken link?)")
         if len(files) > _MAX_FILES:
             raise InputError(f"{folder}: holds more than {_MAX_FILES} files; this is not a checkpoint's folder")
-    return files
+    return files, tuple(unfollowed)
 
 
 def _weight_map(files: Files, listed: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:

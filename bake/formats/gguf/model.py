@@ -142,6 +142,7 @@ def _rest_of_set(path: Path, first: GgufHeader) -> list[GgufHeader]:
         raise InputError(f"{path}: is one of {count} files; give the first, {split_path(path, 1, count).name}")
     files = []
     for number in range(2, count + 1):
+        # A link is followed, wherever it leads: only what parses as this file of the set is taken from there.
         part = split_path(path, number, count)
         if not part.is_file():
             raise BrokenFileError(f"{part}: is missing, one of the {count} files of the set; fetch it")
