@@ -23,6 +23,9 @@ from .vector_set import MAX_LAYERS, VectorSet
 RECORD_FILE = "emobake.json"
 _FORMS = ("checkpoint", "peft", "gguf")
 
+_DIGESTS = ("computed", "advertised")
+"""Origin of a digest: the bytes of the file, or the word of the Hub."""
+
 T = TypeVar("T")
 
 
@@ -122,7 +125,9 @@ class Record:
                 "model": base.model or None,
                 "revision": base.revision or None,
                 "weights": [
-                    {"name": w.name, "size": w.size} | ({"sha256": w.sha256} if w.sha256 else {}) for w in base.weights
+                    {"name": w.name, "size": w.size}
+                    | ({"sha256": w.sha256, "digest": _DIGESTS[w.advertised]} if w.sha256 else {})
+                    for w in base.weights
                 ],
             },
             "vectors": {
@@ -219,7 +224,9 @@ def _parse(data: Mapping[str, Any]) -> Record:
 
 
 def _weight(entry: Mapping[str, Any]) -> WeightFile:
-    return WeightFile(_file(entry["name"]), _whole(entry["size"]), _text(entry.get("sha256", "")))
+    sha256 = _text(entry.get("sha256", ""))
+    advertised = bool(sha256) and _DIGESTS.index(entry.get("digest", "advertised")) == 1
+    return WeightFile(_file(entry["name"]), _whole(entry["size"]), sha256, advertised)
 
 
 def _bias(entry: Mapping[str, Any]) -> RecordedBias:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..core.strict_json import parse_json_object
-from ..core.tensors import ReadAt
+from ..core.tensors import ReadAt, WeightFile
 from ..errors import BrokenFileError, InputError
 
 MAX_SMALL = 256 * 2**20
@@ -46,8 +46,8 @@ class Files:
     """Reads a small file whole; raises `InputError` if it cannot."""
     read_at: Callable[[str], ReadAt]
     """Opens a file for reading any of its bytes."""
-    sha256: Callable[[str], str]
-    """Digest of a weight file; empty if unknown without reading the whole file."""
+    weight: Callable[[str], WeightFile]
+    """Describes a weight file, with its digest where it is known."""
     repo_id: str = ""
     revision: str = ""
     """Commit, if the files come from the Hub."""
@@ -83,15 +83,43 @@ def leads_out(path: Path, folder: Path) -> bool:
     if not path.is_symlink():
         return False
     target, homes = path.resolve(), [folder.resolve()]
-    if blobs := _blobs(homes[0]):
-        homes.append(blobs)
+    if repository := _cached_repository(homes[0]):
+        # Since version 2 of huggingface_hub, a blob may be a link into a store of all repositories.
+        homes += [(repository / "blobs").resolve(), (repository.parent / "blobs").resolve()]
     return not any(home in target.parents for home in homes)
 
 
-def _blobs(folder: Path) -> Path | None:
-    """The contents behind the links of `folder`, the folder of a commit in the Hub's cache; None for another folder."""
-    cached = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
-    return (folder.parents[1] / "blobs").resolve() if cached else None
+def advertised(path: Path) -> str:
+    """Digest by which the Hub named the content of `path`, a file of a commit in its cache; empty for other files.
+
+    64 digits are a sha256, 40 are git's id. Nobody has compared it with the content: `check_content` does.
+    """
+    folder = next((parent for parent in path.absolute().parents if _cached_repository(parent)), None)
+    if folder is None or not path.is_symlink():
+        return ""
+    # The first link alone: a store of all repositories has other names.
+    blob = path.parent / path.readlink()
+    is_blob = blob.parent.resolve() == (folder.parents[1] / "blobs").resolve()
+    return blob.name if is_blob and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) else ""
+
+
+def check_content(path: Path, digest: str, name: str) -> None:
+    """Compare a file with its `digest` on the Hub: a sha256 or git's id, or empty if there is none.
+
+    Raises:
+        BrokenFileError: the content is another one. InputError: the file cannot be read.
+    """
+    if digest and digest != (sha256_of(path) if len(digest) == 64 else _git_id_of(path)):
+        raise BrokenFileError(
+            f"{name}: its bytes are not those that the Hub lists (digest {digest[:12]}...); remove {path.resolve()} "
+            "and run again, to fetch it once more"
+        )
+
+
+def _cached_repository(folder: Path) -> Path | None:
+    """The repository's folder in the Hub's cache if `folder` is that of one of its commits; else None."""
+    cached = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+    return folder.parent.parent if cached else None
 
 
 def read_small(path: Path, name: str | None = None) -> bytes:
@@ -142,9 +170,17 @@ def sha256_of(path: Path) -> str:
     Raises:
         InputError: the file cannot be read.
     """
-    digest = hashlib.sha256()
+    return _digest_of(path, lambda size: hashlib.sha256())
+
+
+def _git_id_of(path: Path) -> str:
+    return _digest_of(path, lambda size: hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
+
+
+def _digest_of(path: Path, start: Callable[[int], hashlib._Hash]) -> str:
     try:
         with open_file(path) as file:
+            digest = start(os.fstat(file.fileno()).st_size)
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     except OSError as error:

@@ -15,17 +15,27 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...core.names import is_plain
-from ...core.side_files import INDEX, SINGLE, is_carried, is_licence
+from ...core.side_files import INDEX, REPLACED, SINGLE, is_carried, is_licence
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
 from ...errors import BrokenFileError, InputError
-from ...storage.files import Files, cached_id, leads_out, read_at, read_json, read_small, sha256_of
+from ...storage.files import (
+    Files,
+    advertised,
+    cached_id,
+    check_content,
+    leads_out,
+    read_at,
+    read_json,
+    read_small,
+    sha256_of,
+)
 from ...storage.model_name import ModelName
 from ..safetensors import parse_header
 from .model import Checkpoint
 
 if TYPE_CHECKING:
-    from ...storage.hub.snapshot import Snapshot
+    from ...storage.hub.snapshot import RemoteFile, Snapshot
 
 _MAX_FILES = 20_000
 _AT_ONCE = 8
@@ -109,7 +119,7 @@ def open_remote_base(model: ModelName) -> tuple[Base, Snapshot]:
             sizes={path: file.size for path, file in snapshot.files.items()},
             small=lambda name: read_small(fetch(snapshot, name), f"{model.name}/{name}"),
             read_at=lambda name: open_ranges(snapshot, name),
-            sha256=lambda name: snapshot.files[name].sha256,
+            weight=lambda name: _listed(snapshot.files[name]),
             repo_id=model.name,
             revision=snapshot.commit,
         )
@@ -144,12 +154,15 @@ def _open_folder(
     """Open a folder whose config was read; `listed` names all files of the Hub repository that it is a part of."""
     repo_id, revision = cached_id(folder)
     sizes, unfollowed = _list_files(folder)
+    for name in sizes:
+        if is_carried(name) or name.lower() in REPLACED:
+            check_content(folder / name, advertised(folder / name), f"{folder}/{name}")
     files = Files(
         name=str(folder),
         sizes=sizes,
         small=lambda name: read_small(folder / name, f"{folder}/{name}"),
         read_at=lambda name: read_at(folder / name),
-        sha256=lambda name: _sha256(folder / name, hash_files),
+        weight=lambda name: _weight(folder / name, name, hash_files),
         repo_id=repo_id,
         revision=revision,
     )
@@ -237,7 +250,7 @@ def _read_weights(
     files: Files, weight_map: Mapping[str, str], spread: Spread
 ) -> tuple[tuple[WeightFile, ...], dict[str, TensorHeader]]:
     names = sorted(set(weight_map.values())) or [SINGLE]
-    weights = tuple(WeightFile(name, files.sizes[name], files.sha256(name)) for name in names)
+    weights = tuple(map(files.weight, names))
     tensors: dict[str, TensorHeader] = {}
     for headers in spread(lambda name: _headers(files, name), names):
         for header in headers:
@@ -319,11 +332,22 @@ def _weight_map(files: Files, listed: tuple[str, ...]) -> tuple[dict[str, str], 
     return weight_map, metadata
 
 
-def _sha256(path: Path, hash_files: bool) -> str:
+def _weight(path: Path, name: str, hash_files: bool) -> WeightFile:
+    """Describe a weight file here; in the Hub's cache, its name there tells the digest that the Hub advertised.
+
+    Raises:
+        InputError: it cannot be read; BrokenFileError: with `hash_files`, its bytes have another digest.
+    """
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: cannot be read")
-    # In the Hub's cache a large file is a link to a blob that is named by its sha256.
-    blob = path.resolve().name
-    if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
-        return blob
-    return sha256_of(path) if hash_files else ""
+    size, told = path.stat().st_size, advertised(path)
+    if not hash_files:
+        told = told if len(told) == 64 else ""
+        return WeightFile(name, size, told, advertised=bool(told))
+    check_content(path, told, str(path))
+    return WeightFile(name, size, told if len(told) == 64 else sha256_of(path))
+
+
+def _listed(file: RemoteFile) -> WeightFile:
+    """Describe a weight file that stays on the Hub."""
+    return WeightFile(file.path, file.size, file.sha256, advertised=bool(file.sha256))
