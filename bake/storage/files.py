@@ -61,7 +61,7 @@ def open_file(path: Path) -> BinaryIO:
     """Open a file for reading. A pipe, socket or device is never waited for.
 
     Raises:
-        InputError: `path` is none of a file's kind. OSError: as the system raises it.
+        InputError: `path` is something else than a file. OSError: as the system raises it.
     """
 
     def opener(name: str, flags: int) -> int:
@@ -84,8 +84,9 @@ def leads_out(path: Path, folder: Path) -> bool:
         return False
     target, homes = path.resolve(), [folder.resolve()]
     if repository := _cached_repository(homes[0]):
-        # Since version 2 of huggingface_hub, a blob may be a link into a store of all repositories.
-        homes += [(repository / "blobs").resolve(), (repository.parent / "blobs").resolve()]
+        # Since version 2 of huggingface_hub, a blob may be a link into a store of all repositories. These folders must
+        # be real ones: a folder that was made to look like a cache could have links in their place.
+        homes += [repository / "blobs", repository.parent / "blobs"]
     return not any(home in target.parents for home in homes)
 
 

@@ -117,6 +117,16 @@ def test_a_link_in_the_hubs_cache_leads_to_its_blobs_and_nowhere_else(vectors: P
     assert not leaks(tmp_path / "out")
 
 
+def test_a_folder_that_looks_like_the_hubs_cache(vectors: Path, tmp_path: Path, secret: Path):
+    repo = tmp_path / "models--o--n"
+    model = write_checkpoint(repo / "snapshots" / ("c" * 40), extra_files=False)
+    for blobs in (repo / "blobs", tmp_path / "blobs"):
+        blobs.symlink_to(secret.parent)
+        linked(model / "LICENSE", blobs / secret.name)
+        plan = emobake.bake(model, vectors, mix={"joy": 1}, dry_run=True).plan
+        assert [file.name for file in plan.left_out] == ["LICENSE"]
+
+
 @pytest.mark.parametrize("kind", ["pipe", "socket", "link to a device", "folder"])
 @pytest.mark.parametrize("name", ["LICENSE", "README.md", "config.json", "model.safetensors", "notes.txt"])
 def test_special_files_are_never_waited_for(
