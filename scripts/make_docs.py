@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -92,7 +93,7 @@ def _families() -> Iterator[str]:
                 yield _row(name, family, "existing bias" if family.always else f"`{family.flag}`", family.stacks)
             if family.llama is not None:
                 llama = families(site)["llama"]
-                stacks = {s: Support(x.status, x.run and s in family.llama.ran) for s, x in llama.stacks.items()}
+                stacks = {s: replace(x, run=x.run and s in family.llama.ran) for s, x in llama.stacks.items()}
                 yield _row(name, llama, "as Llama", stacks)
         yield ""
     yield from (
@@ -113,7 +114,8 @@ def _row(name: str, family: Family, by: str, stacks: dict[str, Support]) -> str:
 
 def _support(support: Support) -> str:
     words = {"option": f"with `{support.option}`", "unsteered": "UNSTEERED"}.get(support.status, support.status)
-    return f"**{words}**" if support.run else words
+    words = f"**{words}**" if support.run else words
+    return f"{words}: {_cell(support.note)}" if support.note else words
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from ..core.record import Record
 from ..errors import InputError
 from ..formats.checkpoint.card import with_report
 from ..formats.output import read_record
-from ..storage.files import Stamps, read_json, read_small, reading, sha256_of
+from ..formats.safetensors import parse_header
+from ..storage.files import Stamps, leads_out, read_at, read_json, read_small, reading, sha256_of
 from ..storage.hub.changes import Pushed
 from ..storage.hub.commit import push_items
 from ..storage.hub.contents import Item, addressed
@@ -78,13 +79,31 @@ def push(
 def _files(folder: Path) -> Iterator[str]:
     for root, folders, names in os.walk(folder, followlinks=False):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f != "__pycache__")
-        for name in sorted(names):
+        for name in [*folders, *sorted(names)]:
             path = Path(root, name)
             if name.startswith("."):
+                continue
+            _refuse_link(path, folder)
+            if name in folders:
                 continue
             if not path.is_file():
                 raise InputError(f"{path}: is not a file that can be uploaded (a broken link?)")
             yield path.relative_to(folder).as_posix()
+
+
+def _refuse_link(path: Path, folder: Path) -> None:
+    """Refuse a link out of the folder, unless it is to weights: a bake can link them (`link_mode`).
+
+    Raises:
+        InputError: any other link. BrokenFileError: a link to something that is no weights.
+    """
+    if path.is_symlink() and (path.is_dir() or leads_out(path, folder)):
+        if not (path.is_file() and path.suffix == ".safetensors"):
+            raise InputError(
+                f"{path}: is a link, to {path.resolve()}, and is not followed; nothing was uploaded. Put a copy in its "
+                "place, or remove it"
+            )
+        parse_header(str(path), path.stat().st_size, read_at(path))
 
 
 def _report(folder: Path, record: Record) -> tuple[str, Sequence[Item]]:
@@ -94,7 +113,9 @@ def _report(folder: Path, record: Record) -> tuple[str, Sequence[Item]]:
         InputError: no report there, or one of other vectors.
     """
     file, text = folder / "report.json", folder / "report.md"
-    for path in (file, text):
+    pictures = [path for path in sorted(folder.iterdir()) if path.suffix in (".png", ".svg")] if folder.is_dir() else []
+    for path in (file, text, *pictures):
+        _refuse_link(path, folder)
         if not path.is_file():
             raise InputError(f"{folder}: has no {path.name}; give `report` the output of `emobake eval`")
     measured = read_json(file).get("vectors")
@@ -103,7 +124,7 @@ def _report(folder: Path, record: Record) -> tuple[str, Sequence[Item]]:
             f"{folder}: is the report of the vectors {str(measured)[:60]!r}, and {record.vectors.name!r} were baked"
         )
     section = read_small(text).decode("utf-8", "replace")
-    names = [file.name, *(path.name for path in sorted(folder.iterdir()) if path.suffix in (".png", ".svg"))]
+    names = [path.name for path in (file, *pictures)]
     return section, [Item(f"{_REPORT}/{name}", (folder / name).stat().st_size, local=folder / name) for name in names]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core.names import emotion_name
 from ..errors import InputError
 from .options import batch_option, json_option, runtime_of, runtime_options, sampling_of, sampling_options
 from .progress import count_bars
@@ -117,7 +118,7 @@ def _questionnaire(
             content, name = open_queries(queries)
             found = ask(parse_queries(content, name), content, Path(name).name, *prompts)
     if emotions is not None:
-        found = found.of([name.strip().lower() for name in emotions.split(",")])
+        found = found.of([emotion_name(name) for name in emotions.split(",")])
     return found.limited(limit)
 
 

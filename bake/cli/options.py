@@ -140,7 +140,12 @@ carrying_options = _together(
         help="How weight files are carried over. auto: reflink where the file system can, else copy. hardlink and "
         "symlink share the base's bytes: saving into either folder later changes both, so they are never the default.",
     ),
-    click.option("--hash", "hash_files", is_flag=True, help="Record the sha256 of every weight file (reads them all)."),
+    click.option(
+        "--hash",
+        "hash_files",
+        is_flag=True,
+        help="Compute and record the sha256 of every weight file (reads them all).",
+    ),
     click.option("--force", is_flag=True, help="Write even if all weights are zero."),
 )
 """Output of a bake: form, link mode, overwriting."""

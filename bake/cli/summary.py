@@ -45,7 +45,8 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
         "weights": dict(plan.steering.weights),
         "scale": plan.steering.scale,
         "stacks": {
-            name: {"status": s.status, "run": s.run} | ({"option": s.option} if s.option else {})
+            name: {"status": s.status, "run": s.run}
+            | {key: value for key, value in (("option", s.option), ("note", s.note)) if value}
             for name, s in plan.stacks.items()
         },
         "config_changes": {c.field: {"old": c.old, "new": c.new} for c in plan.config_changes},

@@ -61,16 +61,21 @@ def escape(text: str) -> str:
     return escape_markup(text)
 
 
+def printable(text: str) -> str:
+    """`text` on one line, with control characters (of a stranger's file, say) written out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+
+
 def list_names(names: Sequence[str], *, verbose: bool) -> str:
     """Names in one line: all with `verbose`, else the first `SHOWN` and the number of the others."""
     shown = names if verbose else names[:SHOWN]
     more = "" if len(shown) == len(names) else f" and {len(names) - len(shown)} more (-v names them)"
-    return ", ".join(shown) + more
+    return ", ".join(map(printable, shown)) + more
 
 
 def warn(text: str) -> None:
     """Print one line on stderr that cannot be missed."""
-    console(stderr=True).print(f"[bold yellow]Warning:[/] {escape(spelled(text))}", highlight=False)
+    console(stderr=True).print(f"[bold yellow]Warning:[/] {escape(printable(spelled(text)))}", highlight=False)
 
 
 @contextlib.contextmanager

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import PurePath
 from typing import Any, TypeVar
 
 from .._version import __version__
 from ..errors import InputError
 from .biases import PlannedBias
+from .names import is_emotion_name, is_inside, is_plain
 from .sites import SITE, SITES, Site
 from .steering import Steering
 from .tensors import WeightFile
@@ -22,6 +22,9 @@ from .vector_set import MAX_LAYERS, VectorSet
 
 RECORD_FILE = "emobake.json"
 _FORMS = ("checkpoint", "peft", "gguf")
+
+_DIGESTS = ("computed", "advertised")
+"""Origin of a digest: the bytes of the file, or the word of the Hub."""
 
 T = TypeVar("T")
 
@@ -122,7 +125,9 @@ class Record:
                 "model": base.model or None,
                 "revision": base.revision or None,
                 "weights": [
-                    {"name": w.name, "size": w.size} | ({"sha256": w.sha256} if w.sha256 else {}) for w in base.weights
+                    {"name": w.name, "size": w.size}
+                    | ({"sha256": w.sha256, "digest": _DIGESTS[w.advertised]} if w.sha256 else {})
+                    for w in base.weights
                 ],
             },
             "vectors": {
@@ -159,15 +164,26 @@ class Record:
         try:
             record = _parse(data)
             _ = record.history
-        except (AttributeError, KeyError, TypeError, ValueError, StopIteration, RecursionError):
+        except (AttributeError, KeyError, TypeError, ValueError, StopIteration, RecursionError, InputError):
             raise InputError(f"{file}: is not a record that this version of emobake writes; bake again") from None
         return record
 
 
-def history_of(earlier: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], ...]:
-    """`Record.earlier` for a bake of a base whose own record is `earlier`; empty for a base without one."""
+def history_of(earlier: Mapping[str, Any] | None, file: str = RECORD_FILE) -> tuple[Mapping[str, Any], ...]:
+    """`Record.earlier` for a bake of a base whose own record is `earlier`; empty for a base without one.
+
+    Raises:
+        InputError: `earlier`, which was read from `file`, is not a record that this version writes.
+    """
     if earlier is None:
         return ()
+    try:
+        Record.from_json(earlier, file)
+    except InputError:
+        # It would be part of the new record, which nobody could read then.
+        raise InputError(
+            f"{file}: is not a record that this version of emobake writes; start from the original model, or remove it"
+        ) from None
     last = dict(earlier)
     before = last.pop("history", [])
     return (*(before if isinstance(before, list) else []), last)
@@ -175,7 +191,7 @@ def history_of(earlier: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], ..
 
 def _parse(data: Mapping[str, Any]) -> Record:
     if data["format"] == "peft-each":
-        return Record("peft-each", adapters=_each(data["adapters"], _plain_name))
+        return Record("peft-each", adapters=_each(data["adapters"], _emotion))
     if data["format"] not in _FORMS:
         raise ValueError
     layers, base, vectors = data["steered_layers"], data["base"], data["vectors"]
@@ -199,7 +215,7 @@ def _parse(data: Mapping[str, Any]) -> Record:
         branch_scale=_number(data.get("branch_scale", 1.0)),
         route=_text(data["route"]),
         model_type=_text(data["model_type"]),
-        files=_texts(data["files"]),
+        files={_file(name): _file(source) for name, source in dict(data["files"]).items()},
         added=_each(data["added_tensors"], _text),
         biases=_each(data["biases"], _bias),
         earlier=_each(data.get("history", []), dict),
@@ -208,7 +224,9 @@ def _parse(data: Mapping[str, Any]) -> Record:
 
 
 def _weight(entry: Mapping[str, Any]) -> WeightFile:
-    return WeightFile(_text(entry["name"]), _whole(entry["size"]), _text(entry.get("sha256", "")))
+    sha256 = _text(entry.get("sha256", ""))
+    advertised = bool(sha256) and _DIGESTS.index(entry.get("digest", "advertised")) == 1
+    return WeightFile(_file(entry["name"]), _whole(entry["size"]), sha256, advertised)
 
 
 def _bias(entry: Mapping[str, Any]) -> RecordedBias:
@@ -228,7 +246,7 @@ def _each(value: Any, parse: Callable[[Any], T]) -> tuple[T, ...]:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not is_plain(value):
         raise TypeError
     return value
 
@@ -255,7 +273,13 @@ def _layer(value: Any) -> int:
     return int(value)
 
 
-def _plain_name(value: Any) -> str:
-    if PurePath(_text(value)).name != value:
+def _emotion(value: Any) -> str:
+    if not is_emotion_name(_text(value)):
+        raise ValueError
+    return str(value)
+
+
+def _file(value: Any) -> str:
+    if not is_inside(_text(value)):
         raise ValueError
     return str(value)

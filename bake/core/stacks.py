@@ -90,16 +90,19 @@ class Support:
     """True if seen in a run of the stack; False if read from its source."""
     option: str = ""
     """Command-line option that makes the stack add the bias (status ``option`` only)."""
+    note: str = ""
+    """What else a user must know, as a clause: a condition, or a fault of the stack that the base has as well."""
 
     @property
     def clause(self) -> str:
         """The behaviour in words, for messages, the summary and the model card."""
-        return {
+        behaviour = {
             "steered": "loads steered",
             "option": f"loads steered only with {self.option}; without it UNSTEERED",
             "unsteered": "would load UNSTEERED",
             "refuses": "refuses to load it",
         }[self.status]
+        return f"{behaviour}; {self.note}" if self.note else behaviour
 
     @property
     def evidence(self) -> str:

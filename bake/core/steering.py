@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InputError, VectorError
+from .names import EMOTION_RULE, emotion_name, is_emotion_name
 from .vector_set import EMOTIONS, VectorSet
 
 
@@ -17,12 +18,23 @@ class Steering:
     """Weight per emotion, a common scale, and the layers to steer.
 
     Layer l gains ``w_l = scale * sum(weight_e * EV_e[l])``.
+
+    Raises:
+        InputError: an emotion's name that `is_emotion_name` refuses, or one that is given twice.
     """
 
     weights: tuple[tuple[str, float], ...]
     scale: float = 1.0
     layers: tuple[int, ...] | None = None
     """Steered layers, ascending from 0; None means all."""
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.weights]
+        for name in names:
+            if not is_emotion_name(name):
+                raise InputError(f"{name[:60]!r} cannot be the name of an emotion; {EMOTION_RULE}")
+            if names.count(name) > 1:
+                raise InputError(f"the emotion {name!r} is given twice; give it one weight")
 
     @property
     def is_zero(self) -> bool:
@@ -52,8 +64,8 @@ def steering(
         layers: numbers and inclusive ranges, such as ``"8-27"`` or ``"0,4-6"``; None means all.
 
     Raises:
-        InputError: both or neither of `times` and `mix`, the wrong number of weights, a weight that is not finite, or
-            a layer list that cannot be read.
+        InputError: both or neither of `times` and `mix`, the wrong number of weights, a weight that is not finite, a
+            name that no emotion can have, or a layer list that cannot be read.
     """
     if (times is None) == (mix is None):
         raise InputError("give the weights either as `times` (five numbers) or as `mix` (name=number,...)")
@@ -64,7 +76,7 @@ def steering(
             raise InputError(f"`times` takes {len(EMOTIONS)} numbers ({order}), not {len(numbers)}")
         weights = tuple(zip(EMOTIONS, map(float, numbers), strict=True))
     else:
-        weights = tuple((name.strip().lower(), float(weight)) for name, weight in (mix or {}).items())
+        weights = tuple((emotion_name(name), float(weight)) for name, weight in (mix or {}).items())
         if not weights:
             raise InputError("`mix` names no emotion; write for example `mix` joy=0.5,anger=0.5")
     if not np.isfinite([weight for _, weight in weights] + [scale]).all():
@@ -99,7 +111,7 @@ def parse_mix(text: str) -> dict[str, float]:
     mix: dict[str, float] = {}
     for part in text.split(","):
         name, equals, number = part.partition("=")
-        key = name.strip().lower()
+        key = emotion_name(name)
         try:
             weight = float(number)
         except ValueError:

@@ -51,6 +51,8 @@ class WeightFile:
     """Bytes."""
     sha256: str = ""
     """Empty if unknown without reading the whole file."""
+    advertised: bool = False
+    """True if the digest is the Hub's word, and not computed from the bytes."""
 
 
 def decode(header: TensorHeader, data: bytes) -> np.ndarray:

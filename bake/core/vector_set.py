@@ -7,7 +7,6 @@ most other steering vectors act on the output of the whole layer.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,17 +14,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import VectorError
+from .names import EMOTION_RULE, is_emotion_name, is_plain
 from .sites import SITE, Site
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness")
 """The paper's emotions, in the order of `times`."""
 
 MAX_LAYERS = 1024
-
-
-def is_emotion_name(name: str) -> bool:
-    """True if `name` can name an emotion: it becomes a tensor's name, part of a file's name and part of `mix`."""
-    return re.fullmatch(r"[^\W_](?:[\w .-]{0,62}\w)?", name) is not None and name == name.lower()
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,12 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class VectorSet:
-    """Vectors of several emotions for one model."""
+    """Vectors of several emotions for one model.
+
+    Raises:
+        VectorError: an emotion's name that `is_emotion_name` refuses, or one that occurs twice; control characters in
+            the name, the model, the source or the licence.
+    """
 
     emotions: tuple[str, ...]
     rows: np.ndarray
@@ -62,6 +62,18 @@ class VectorSet:
     extraction: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the extraction as JSON data; empty if unknown."""
 
+    def __post_init__(self) -> None:
+        for text in (self.name, self.base_model, self.source, self.license):
+            if not is_plain(text):
+                raise VectorError(f"the set {self.name[:60]!r}: {text[:60]!r} has control characters; remove them")
+        for emotion in self.emotions:
+            if not is_emotion_name(emotion):
+                raise VectorError(
+                    f"{self.name}: {emotion[:60]!r} cannot be the name of an emotion; rename it: {EMOTION_RULE}"
+                )
+        if len(set(self.emotions)) < len(self.emotions):
+            raise VectorError(f"{self.name}: an emotion occurs twice in it: {', '.join(self.emotions)}")
+
     @property
     def layers(self) -> int:
         """Number of decoder layers."""
@@ -76,7 +88,7 @@ class VectorSet:
     def queries(self) -> dict[str, str]:
         """Name and digest of the queries behind the set, for the record of a bake; empty if unknown."""
         found = {key: self.extraction.get(key) for key in ("queries", "queries_sha256")}
-        return {key: value for key, value in found.items() if isinstance(value, str)}
+        return {key: value for key, value in found.items() if isinstance(value, str) and is_plain(value)}
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.names import emotion_name, is_emotion_name
 from ..core.record import Record
 from ..core.steering import Steering, weighted_sum
-from ..core.vector_set import EMOTIONS, VectorSet, is_emotion_name
+from ..core.vector_set import EMOTIONS, VectorSet
 from ..errors import InputError
 from .query_sets import UNKNOWN, Questions, Seen, comparable
 from .recorded_answers import BASE, Kind, Recorded
@@ -111,7 +112,7 @@ def steered_experiment(
             raise InputError("all weights are zero, there is nothing to evaluate; set some with `times` or `mix`")
         directions = [_mixed(vectors, steering)]
     else:
-        directions = [_single(vectors, emotion.strip().lower()) for emotion in emotions]
+        directions = [_single(vectors, emotion_name(emotion)) for emotion in emotions]
     if len({one.name for one in directions}) < len(directions):
         raise InputError("`emotions`: the same name is given twice")
     variants = [Variant("", 0.0)]

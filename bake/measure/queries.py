@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from ..core.names import EMOTION_RULE, emotion_name, is_emotion_name
 from ..core.strict_json import parse_json
-from ..core.vector_set import is_emotion_name
 from ..errors import BrokenFileError, InputError
 
 EMOTIONAL = "Answer as a person who is overwhelmed by {emotion}. Let {emotion} show in every sentence.\n\n{query}"
@@ -247,11 +247,9 @@ def _stem(file: str) -> str:
 
 
 def _name(emotion: str, file: str) -> str:
-    name = emotion.strip().lower()
+    name = emotion_name(emotion)
     if not is_emotion_name(name):
-        raise BrokenFileError(
-            f"{file}: {emotion[:60]!r} cannot be the name of an emotion; use letters, digits, spaces, '_', '.' and '-'"
-        )
+        raise BrokenFileError(f"{file}: {emotion[:60]!r} cannot be the name of an emotion; {EMOTION_RULE}")
     return name
 
 

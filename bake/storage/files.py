@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..core.strict_json import parse_json_object
-from ..core.tensors import ReadAt
+from ..core.tensors import ReadAt, WeightFile
 from ..errors import BrokenFileError, InputError, OutputError
 
 MAX_SMALL = 256 * 2**20
@@ -44,8 +46,8 @@ class Files:
     """Reads a small file whole; raises `InputError` if it cannot."""
     read_at: Callable[[str], ReadAt]
     """Opens a file for reading any of its bytes."""
-    sha256: Callable[[str], str]
-    """Digest of a weight file; empty if unknown without reading the whole file."""
+    weight: Callable[[str], WeightFile]
+    """Describes a weight file, with its digest where it is known."""
     repo_id: str = ""
     revision: str = ""
     """Commit, if the files come from the Hub."""
@@ -99,6 +101,72 @@ def _stamp(path: Path) -> tuple[int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading. A pipe, socket or device is never waited for.
+
+    Raises:
+        InputError: `path` is something else than a file. OSError: as the system raises it.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise InputError(f"{path}: is not a file (a folder, pipe or device); give a file")
+        return descriptor
+
+    return open(path, "rb", opener=opener)  # Path.open takes no opener.
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """True if `path`, in `folder`, is a link to a place outside of it.
+
+    Whoever made the folder can name any file of this machine by a link, and an output is published. The Hub's cache
+    keeps its files in ``blobs``, beside the folders of the commits, which have links to them.
+    """
+    if not path.is_symlink():
+        return False
+    target, homes = path.resolve(), [folder.resolve()]
+    if repository := _cached_repository(homes[0]):
+        # Since version 2 of huggingface_hub, a blob may be a link into a store of all repositories. These folders must
+        # be real ones: a folder that was made to look like a cache could have links in their place.
+        homes += [repository / "blobs", repository.parent / "blobs"]
+    return not any(home in target.parents for home in homes)
+
+
+def advertised(path: Path) -> str:
+    """Digest by which the Hub named the content of `path`, a file of a commit in its cache; empty for other files.
+
+    64 digits are a sha256, 40 are git's id. Nobody has compared it with the content: `check_content` does.
+    """
+    folder = next((parent for parent in path.absolute().parents if _cached_repository(parent)), None)
+    if folder is None or not path.is_symlink():
+        return ""
+    # The first link alone: a store of all repositories has other names.
+    blob = path.parent / path.readlink()
+    is_blob = blob.parent.resolve() == (folder.parents[1] / "blobs").resolve()
+    return blob.name if is_blob and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob.name) else ""
+
+
+def check_content(path: Path, digest: str, name: str) -> None:
+    """Compare a file with its `digest` on the Hub: a sha256 or git's id, or empty if there is none.
+
+    Raises:
+        BrokenFileError: the content is another one. InputError: the file cannot be read.
+    """
+    if digest and digest != (sha256_of(path) if len(digest) == 64 else _git_id_of(path)):
+        raise BrokenFileError(
+            f"{name}: its bytes are not those that the Hub lists (digest {digest[:12]}...); remove {path.resolve()} "
+            "and run again, to fetch it once more"
+        )
+
+
+def _cached_repository(folder: Path) -> Path | None:
+    """The repository's folder in the Hub's cache if `folder` is that of one of its commits; else None."""
+    cached = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+    return folder.parent.parent if cached else None
+
+
 def read_small(path: Path, name: str | None = None) -> bytes:
     """Read a whole file of at most `MAX_SMALL` bytes; `name` is its name in messages, by default `path`.
 
@@ -107,10 +175,11 @@ def read_small(path: Path, name: str | None = None) -> bytes:
     """
     name = name or str(path)
     try:
-        size = path.stat().st_size
-        if size > MAX_SMALL:
-            raise BrokenFileError(f"{name}: {size} bytes are too many for this kind of file")
-        return path.read_bytes()
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_SMALL:
+                raise BrokenFileError(f"{name}: {size} bytes are too many for this kind of file")
+            return file.read()
     except FileNotFoundError:
         raise InputError(f"{name}: not found") from None
     except OSError as error:
@@ -131,7 +200,7 @@ def read_at(path: Path) -> ReadAt:
 
     def read(offset: int, length: int) -> bytes:
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 file.seek(offset)
                 return file.read(length)
         except OSError as error:
@@ -146,9 +215,17 @@ def sha256_of(path: Path) -> str:
     Raises:
         InputError: the file cannot be read.
     """
-    digest = hashlib.sha256()
+    return _digest_of(path, lambda size: hashlib.sha256())
+
+
+def _git_id_of(path: Path) -> str:
+    return _digest_of(path, lambda size: hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
+
+
+def _digest_of(path: Path, start: Callable[[int], hashlib._Hash]) -> str:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
+            digest = start(os.fstat(file.fileno()).st_size)
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     except OSError as error:
@@ -163,5 +240,5 @@ def git_blob_id(content: bytes) -> str:
 
 def cached_id(folder: Path) -> tuple[str, str]:
     """Hub id and commit of a snapshot folder in the Hub's cache; empty for any other folder."""
-    match = re.search(r"/models--([^/]+)/snapshots/([0-9a-f]{40})$", folder.absolute().as_posix())
+    match = re.search(r"/models--([\w.-]+)/snapshots/([0-9a-f]{40})$", folder.absolute().as_posix())
     return (match[1].replace("--", "/", 1), match[2]) if match else ("", "")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ..core.names import require_inside
 from ..core.outputs import Folder, GgufFile, LinkMode
 from ..core.plan import PlannedFile, piece_size
 from ..core.progress import Advance, no_advance
@@ -78,9 +79,11 @@ def write_folder(
         base: stamps of the base's files from before their headers were read.
 
     Raises:
+        InputError: a name leads out of the folder.
         OutputError: the disk is full, no permission, what was written does not read back, or the base changed.
     """
     target = out.target
+    require_inside(_names(files))
     try:
         recover(target)
         with parents(target), staging(target) as stage:
@@ -97,9 +100,10 @@ def write_files(
     """Write planned files beside one another, into the folder of `out`; arguments as for `write_folder`.
 
     Raises:
-        OutputError: as `write_folder`.
+        InputError, OutputError: as `write_folder`.
     """
     target = out.target
+    require_inside(_names(files))
     try:
         recover(target)
         with parents(target), staging(target) as stage:
@@ -114,6 +118,13 @@ def _check_writable(out: Path) -> None:
     parent = next(p for p in out.resolve().parents if os.path.exists(p))  # noqa: PTH110 - False where a mode forbids it
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"`out` {out}: no permission to write in {parent}")
+
+
+def _names(files: Sequence[PlannedFile]) -> Iterator[str]:
+    """Names of the files, and of the base's files that they are made of."""
+    for file in files:
+        yield file.name
+        yield from {piece.source for piece in file.pieces if not isinstance(piece, bytes)}
 
 
 def _write(files: Sequence[PlannedFile], source: Path, folder: Path, link_mode: LinkMode, advance: Advance) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..core.names import EMOTION_RULE, emotion_name, is_emotion_name
 from ..core.steering import steering, weighted_sum
-from ..core.vector_set import VectorSet, is_emotion_name
+from ..core.vector_set import VectorSet
 from ..errors import InputError, VectorError
 
 SAME = 0.995
@@ -77,9 +78,9 @@ def add_mix(vectors: VectorSet, name: str, mix: Mapping[str, float], *, only: bo
         InputError: `name` cannot be an emotion's, or is taken.
         VectorError: an emotion that the set does not have, or an overflow.
     """
-    name = name.strip().lower()
+    name = emotion_name(name)
     if not is_emotion_name(name):
-        raise InputError(f"`name` {name[:60]!r}: use letters, digits, spaces, '_', '.' and '-'")
+        raise InputError(f"`name` {name[:60]!r}: cannot be the name of an emotion; {EMOTION_RULE}")
     if name in vectors.emotions and not only:
         raise InputError(f"`name` {name}: {vectors.name} has that emotion already; choose another, or `only`")
     weights = steering(None, mix)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..core.vector_set import VectorSet, require_site
 from ..errors import InputError, NoVectorsError
 from ..formats.checkpoint.card import card_metadata
-from ..storage.files import cached_id, read_small
+from ..storage.files import cached_id, leads_out, read_small
 from ..storage.model_name import ModelName
 from .fetch import pull
 from .open import open_vectors
@@ -161,7 +161,8 @@ def model_ids(model: ModelName, gguf: GgufModel | None = None) -> tuple[str, ...
 
         return _distinct([model.name, *_bases(card_text(model.name, model.revision))])
     card = model.path / "README.md"
-    text = read_small(card).decode("utf-8", "replace") if card.is_file() else ""
+    is_own = card.is_file() and not leads_out(card, model.path)
+    text = read_small(card).decode("utf-8", "replace") if is_own else ""
     return _distinct([model.base_model or cached_id(model.path)[0], *_bases(text)])
 
 

@@ -42,6 +42,7 @@ def open_vectors(
         raise InputError(f"{path}: no such vector set; give a folder of JSON files or a .safetensors file")
     if not os.access(path, os.R_OK | os.X_OK):
         raise InputError(f"{path}: cannot be read")
+    # Links are followed, out of the folder too: only what parses as a table of numbers is taken from there.
     files = published_files(sorted(os.listdir(path)), emotions, str(path))  # noqa: PTH208 - names, not paths
     contents = ((emotion, file, read_small(path / file)) for emotion, file in files.items())
     return parse_published(contents, path.name or path.resolve().name)

@@ -77,7 +77,7 @@ def vector_card(vectors: VectorSet, repo_id: str) -> str:
 def _usage(vectors: VectorSet, repo_id: str) -> list[str]:
     if vectors.site != SITE:
         return []
-    mix, name = shlex.quote(f"{vectors.emotions[0]}=1"), vectors.base_model or "MODEL"
+    mix, name = shlex.quote(f"{vectors.emotions[0]}=1"), shlex.quote(vectors.base_model or "MODEL")
     return [
         "## How to use them",
         f"```sh\npip install emobake\nemobake --model {name} --vectors {repo_id} --mix {mix} --out ./steered\n"

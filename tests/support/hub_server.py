@@ -140,6 +140,8 @@ class StandInHub:
         """Repositories whose large files are in the storage of old."""
         self.no_ranges = False
         """Send whole files, whatever part is asked for."""
+        self.spoiled: set[str] = set()
+        """Names of files whose last byte is sent as another one; what is listed of them stays."""
         hub = self
 
         class Handler(_Handler):
@@ -229,6 +231,7 @@ class StandInHub:
         if cdn:
             # Signed addresses: anybody who has one may read.
             data = self.repos[cdn[1]].objects[cdn[2]]
+            data = self._sent(unquote(path).rpartition("/")[2], data)
             return handler.send(200, data[0 : len(data)], body) if self.no_ranges else handler.content(data, body, {})
         if unquote(path).lstrip("/") in self.raw:
             return handler.send(200, self.raw[unquote(path).lstrip("/")], body)
@@ -334,7 +337,14 @@ class StandInHub:
             name = quote(path.replace("/", "|"))
             headers["Location"] = f"http://localhost:{self.port}/cdn/{asked.found['id']}/{sha256_of(data)}/{name}"
             return handler.send(302, b"", asked.body, headers)
-        return handler.content(data, asked.body, headers)
+        headers["ETag"] = f'"{_blob("", data)}"'
+        return handler.content(self._sent(path, data), asked.body, headers)
+
+    def _sent(self, path: str, data: Content) -> Content:
+        if path not in self.spoiled:
+            return data
+        assert isinstance(data, bytes)
+        return data[:-1] + bytes([data[-1] ^ 1])
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -619,7 +629,7 @@ class _Handler(BaseHTTPRequestHandler):
     def content(self, data: Content, body: bool, headers: dict[str, str]) -> None:
         """A file's content, or the part of it that is asked for."""
         etag = sha256_of(data) if isinstance(data, Sparse) else _blob("", data)
-        headers = headers | {"ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{etag}"', "Accept-Ranges": "bytes"} | headers
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted is None:
             return self.send(200, data[0 : len(data)], body, headers)

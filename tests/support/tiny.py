@@ -62,6 +62,8 @@ FAMILIES: dict[str, Tiny] = {
     "qwen2.5": Tiny("qwen2", {"tie_word_embeddings": True, **rope(1e6)}, _QWEN2_WINDOW),
     "qwen3": Tiny("qwen3", {"head_dim": 16, **rope(1e6)}),
     "seed_oss": Tiny("seed_oss", {"attention_dropout": 0.0, "residual_dropout": 0.0, **rope(1e7)}),
+    "seed_oss-biased": Tiny("seed_oss", {"attention_dropout": 0.0, "residual_dropout": 0.0, "attention_bias": True,
+                                         "attention_out_bias": True, **rope(1e7)}),
     "gemma": Tiny("gemma", {"head_dim": 16}),
     "gemma2": Tiny("gemma2", {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16}),
     "gemma3": Tiny("gemma3_text", {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16,
@@ -86,6 +88,7 @@ FAMILIES: dict[str, Tiny] = {
     "starcoder2": Tiny("starcoder2", rope(1e5)),
     "nemotron": Tiny("nemotron", rope(1e4, partial_rotary_factor=0.5)),
     "smollm3": Tiny("smollm3", {"no_rope_layers": [1, 1, 0], **rope(1e6)}),
+    "smollm3-biased": Tiny("smollm3", {"no_rope_layers": [1, 1, 1], "attention_bias": True, **rope(1e6)}),
     "phi": Tiny("phi", rope(1e4, partial_rotary_factor=0.5)),
     "gpt_oss": Tiny("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 8}),
 }  # fmt: skip

@@ -12,14 +12,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ...core.biases import Home, PlannedBias, plan_biases, steering_rows, strength_warnings
+from ...core.names import is_plain
 from ...core.plan import BakePlan, LeftOut, PlannedFile, new_file
-from ...core.record import Record, RecordedBias, RecordedVectors, history_of
+from ...core.record import RECORD_FILE, Record, RecordedBias, RecordedVectors, history_of
 from ...core.sites import SITE, Site
 from ...core.stacks import STACKS, Support
 from ...core.steering import Steering
 from ...core.strict_json import json_bytes
 from ...core.vector_set import VectorSet
-from ...errors import UnsupportedModelError
+from ...errors import BrokenFileError, UnsupportedModelError
 from ..checkpoint.families import Family, families
 from ..checkpoint.model import Checkpoint
 from ..checkpoint.plan import base_warnings, recorded_base, with_documents
@@ -67,7 +68,7 @@ def make_adapter_plan(
         model_type=str(checkpoint.config.get("model_type")),
         added=tuple(tensors),
         biases=tuple(map(RecordedBias.of, biases)),
-        earlier=history_of(checkpoint.record),
+        earlier=history_of(checkpoint.record, f"{checkpoint.name}/{RECORD_FILE}"),
     )
     plan = BakePlan(
         form="peft",
@@ -110,22 +111,25 @@ def gather(plans: Mapping[str, BakePlan], checkpoint: Checkpoint) -> BakePlan:
 
 def _family(checkpoint: Checkpoint, site: Site) -> Family:
     """The family of the checkpoint; for an unknown one, a value made from the tensor names."""
-    known = families(site).get(str(checkpoint.config.get("model_type")))
+    model_type = str(checkpoint.config.get("model_type"))
+    if not is_plain(model_type):
+        raise BrokenFileError(f"{checkpoint.name}/config.json: its model_type {model_type[:60]!r} is no name")
+    known = families(site).get(model_type)
     if known is not None and known.projection:
         return known
     if site != SITE:
         raise UnsupportedModelError(
             f"{checkpoint.name}: no bias is known that acts on the {site.replace('_', ' ')} of "
-            f"{checkpoint.config.get('model_type')!r} alone; use vectors of the attention output"
+            f"{model_type!r} alone; use vectors of the attention output"
         )
     pattern = re.compile(
-        r"(.*\.)0(\.(?:self_attn|attn|attention|self_attention)\.(?:o_proj|out_proj|dense|c_proj))\.weight"
+        r"([\w.]*\.)0(\.(?:self_attn|attn|attention|self_attention)\.(?:o_proj|out_proj|dense|c_proj))\.weight"
     )
     matches = [m for m in map(pattern.fullmatch, sorted(checkpoint.tensors)) if m is not None]
     if len(matches) != 1:
         raise UnsupportedModelError(
             f"{checkpoint.name}: cannot tell which of its tensors are the attention output projections of "
-            f"{checkpoint.config.get('model_type')!r}"
+            f"{model_type!r}"
         )
     return Family("unknown", (), f"{matches[0][1]}{{layer}}{matches[0][2]}")
 

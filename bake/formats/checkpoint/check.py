@@ -82,6 +82,8 @@ class CheckpointOutput:
             return Check(name, False, "the record does not name every weight file of the base")
         count = len(self.record.files) - len(edited)
         compared = f"{count} file{'s' * (count != 1)}, {total / 1e6:,.0f} MB, with the digests of the base's"
+        if any(weight.advertised for weight in (*self.model.weights, *base.weights)):
+            compared += ", as the Hub lists them"
         if edited:
             return Check(name, None, f"{compared}; {len(edited)} with overwritten biases were not compared")
         return Check(name, True, compared)

@@ -89,8 +89,12 @@ class Family:
 @cache
 def families(site: Site = SITE) -> dict[str, Family]:
     """All families for the biases that act at `site`, by ``model_type``."""
-    text = resources.files(__package__).joinpath("families.toml").read_text(encoding="utf-8")
-    return parse_families(tomllib.loads(text), site)
+    return parse_families(tables(), site)
+
+
+def tables() -> dict[str, dict[str, Any]]:
+    """The tables of ``families.toml``, as they are."""
+    return tomllib.loads(resources.files(__package__).joinpath("families.toml").read_text(encoding="utf-8"))
 
 
 def parse_families(tables: Mapping[str, Mapping[str, Any]], site: Site = SITE) -> dict[str, Family]:
@@ -159,7 +163,10 @@ def _siblings(projection: str, given: str | list[str] | tuple[str, ...]) -> tupl
 
 def _support(table: Mapping[str, Any]) -> dict[str, Support]:
     found = {
-        stack: Support("option", ran, value) if value.startswith("--") else Support(value, ran)
+        stack: replace(
+            Support("option", ran, value) if value.startswith("--") else Support(value, ran),
+            note=table.get("notes", {}).get(stack, ""),
+        )
         for ran, cells in ((True, table.get("ran", {})), (False, table.get("read", {})))
         for stack, value in cells.items()
     }

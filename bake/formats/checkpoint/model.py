@@ -26,6 +26,8 @@ class Checkpoint:
     """Reads one tensor; used for existing biases only."""
     side_files: Mapping[str, int] = field(default_factory=dict)
     """Path with ``/`` -> bytes, for every file without weights. A folder that is skipped whole ends in ``/``."""
+    unfollowed: tuple[str, ...] = ()
+    """Links out of the folder, which are not followed; those to a folder end in ``/``."""
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
     """``tokenizer_config.json``; empty without one."""
     index_metadata: Mapping[str, Any] = field(default_factory=dict)

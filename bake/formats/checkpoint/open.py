@@ -14,17 +14,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...core.side_files import INDEX, SINGLE, is_carried, is_ours
+from ...core.names import is_plain
+from ...core.side_files import INDEX, REPLACED, SINGLE, is_carried, is_licence, is_ours
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
 from ...errors import BrokenFileError, InputError
-from ...storage.files import Files, Stamps, cached_id, read_at, read_json, read_small, sha256_of
+from ...storage.files import (
+    Files,
+    Stamps,
+    advertised,
+    cached_id,
+    check_content,
+    leads_out,
+    read_at,
+    read_json,
+    read_small,
+    sha256_of,
+)
 from ...storage.model_name import ModelName
 from ..safetensors import parse_header
 from .model import Checkpoint
 
 if TYPE_CHECKING:
-    from ...storage.hub.snapshot import Snapshot
+    from ...storage.hub.snapshot import RemoteFile, Snapshot
 
 _MAX_FILES = 20_000
 _AT_ONCE = 8
@@ -109,7 +121,7 @@ def open_remote_base(model: ModelName) -> tuple[Base, Snapshot]:
             sizes={path: file.size for path, file in snapshot.files.items()},
             small=lambda name: read_small(fetch(snapshot, name), f"{model.name}/{name}"),
             read_at=lambda name: open_ranges(snapshot, name),
-            sha256=lambda name: snapshot.files[name].sha256,
+            weight=lambda name: _listed(snapshot.files[name]),
             repo_id=model.name,
             revision=snapshot.commit,
         )
@@ -147,14 +159,17 @@ def _open_folder(
     `listed` names all files of the Hub repository that it is a part of.
     """
     repo_id, revision = cached_id(folder)
-    sizes = _list_files(folder)
+    sizes, unfollowed = _list_files(folder)
+    for name in sizes:
+        if is_carried(name) or name.lower() in REPLACED:
+            check_content(folder / name, advertised(folder / name), f"{folder}/{name}")
     stamps = Stamps.of(folder / name for name in sizes if is_carried(name) or is_ours(name)) | first
     files = Files(
         name=str(folder),
         sizes=sizes,
         small=lambda name: read_small(folder / name, f"{folder}/{name}"),
         read_at=lambda name: read_at(folder / name),
-        sha256=lambda name: _sha256(folder / name, hash_files),
+        weight=lambda name: _weight(folder / name, name, hash_files),
         repo_id=repo_id,
         revision=revision,
     )
@@ -165,7 +180,13 @@ def _open_folder(
     # Of a Hub repository only some files are here; the others are named as left out all the same.
     fetched = {weight.name for weight in checkpoint.weights}
     elsewhere = {name: 0 for name in listed if not is_carried(name) and name not in fetched}
-    return replace(checkpoint, side_files=elsewhere | dict(checkpoint.side_files), folder=folder, stamps=stamps)
+    return replace(
+        checkpoint,
+        side_files=elsewhere | dict(checkpoint.side_files),
+        unfollowed=unfollowed,
+        folder=folder,
+        stamps=stamps,
+    )
 
 
 def open_checkpoint(
@@ -211,7 +232,16 @@ def _folder_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         _refuse_gguf(str(folder), (path.name for path in folder.iterdir()))
         raise InputError(f"{folder}: holds no config.json; it is not a Hugging Face checkpoint")
+    _refuse_link(file, folder)
     return read_json(file)
+
+
+def _refuse_link(path: Path, folder: Path) -> None:
+    if leads_out(path, folder):
+        raise InputError(
+            f"{path}: is a link out of the model's folder, to {path.resolve()}, and is not followed; put a copy of the "
+            "file in its place"
+        )
 
 
 def _refuse_gguf(name: str, files: Iterable[str]) -> None:
@@ -233,10 +263,12 @@ def _read_weights(
     files: Files, weight_map: Mapping[str, str], spread: Spread
 ) -> tuple[tuple[WeightFile, ...], dict[str, TensorHeader]]:
     names = sorted(set(weight_map.values())) or [SINGLE]
-    weights = tuple(WeightFile(name, files.sizes[name], files.sha256(name)) for name in names)
+    weights = tuple(map(files.weight, names))
     tensors: dict[str, TensorHeader] = {}
     for headers in spread(lambda name: _headers(files, name), names):
         for header in headers:
+            if not is_plain(header.name):
+                raise BrokenFileError(f"{files.name}/{header.file}: {header.name[:120]!r} has control characters")
             if header.name in tensors:
                 raise BrokenFileError(
                     f"{files.name}: {header.name} is in both {tensors[header.name].file} and {header.file}"
@@ -253,22 +285,36 @@ def _headers(files: Files, name: str) -> Headers:
     return tuple(replace(header, file=name) for header in headers)
 
 
-def _list_files(folder: Path) -> dict[str, int]:
+def _list_files(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Sizes of the files by their paths, and the links out of the folder that are not followed.
+
+    Shards are often linked to another disk, so links of theirs are followed: only what parses as safetensors, and as
+    the tensors that the index names, is taken from there.
+
+    Raises:
+        InputError: a file that the output needs cannot be copied, or is a link out of the folder.
+    """
     files: dict[str, int] = {}
+    unfollowed: list[str] = []
     for root, folders, names in os.walk(folder):
+        place = PurePosixPath(Path(root).relative_to(folder).as_posix())
         for skipped in [f for f in folders if f.lower() in _SKIPPED_FOLDERS]:
             folders.remove(skipped)
-            files[PurePosixPath(Path(root, skipped).relative_to(folder)).as_posix() + "/"] = 0
-        for name in names:
-            path = Path(root, name)
-            if not path.is_file():
-                if is_carried(path.relative_to(folder).as_posix()):
-                    raise InputError(f"{path}: is not a file that can be copied (a broken link?)")
-                continue
-            files[path.relative_to(folder).as_posix()] = path.stat().st_size
+            files[f"{place / skipped}/"] = 0
+        unfollowed += [f"{place / linked}/" for linked in folders if Path(root, linked).is_symlink()]
+        for file in names:
+            path, name = Path(root, file), str(place / file)
+            if name == INDEX or (is_carried(name) and not is_licence(name)):
+                _refuse_link(path, folder)
+            if not name.endswith(".safetensors") and leads_out(path, folder):
+                unfollowed.append(name)
+            elif path.is_file():
+                files[name] = path.stat().st_size
+            elif is_carried(name) or name in (INDEX, SINGLE):
+                raise InputError(f"{path}: is not a file that can be copied (a broken link?)")
         if len(files) > _MAX_FILES:
             raise InputError(f"{folder}: holds more than {_MAX_FILES} files; this is not a checkpoint's folder")
-    return files
+    return files, tuple(unfollowed)
 
 
 def _weight_map(files: Files, listed: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
@@ -299,11 +345,22 @@ def _weight_map(files: Files, listed: tuple[str, ...]) -> tuple[dict[str, str], 
     return weight_map, metadata
 
 
-def _sha256(path: Path, hash_files: bool) -> str:
+def _weight(path: Path, name: str, hash_files: bool) -> WeightFile:
+    """Describe a weight file here; in the Hub's cache, its name there tells the digest that the Hub advertised.
+
+    Raises:
+        InputError: it cannot be read; BrokenFileError: with `hash_files`, its bytes have another digest.
+    """
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: cannot be read")
-    # In the Hub's cache a large file is a link to a blob that is named by its sha256.
-    blob = path.resolve().name
-    if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", blob):
-        return blob
-    return sha256_of(path) if hash_files else ""
+    size, told = path.stat().st_size, advertised(path)
+    if not hash_files:
+        told = told if len(told) == 64 else ""
+        return WeightFile(name, size, told, advertised=bool(told))
+    check_content(path, told, str(path))
+    return WeightFile(name, size, told if len(told) == 64 else sha256_of(path))
+
+
+def _listed(file: RemoteFile) -> WeightFile:
+    """Describe a weight file that stays on the Hub."""
+    return WeightFile(file.path, file.size, file.sha256, advertised=bool(file.sha256))

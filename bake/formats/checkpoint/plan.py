@@ -74,7 +74,7 @@ def make_plan(
         files={file.name: file.source for file in files if file.source.endswith(".safetensors")},
         added=tuple(sorted(new)),
         biases=tuple(map(RecordedBias.of, biases)),
-        earlier=history_of(checkpoint.record),
+        earlier=history_of(checkpoint.record, f"{checkpoint.name}/{RECORD_FILE}"),
     )
     plan = BakePlan(
         form="checkpoint",
@@ -86,7 +86,7 @@ def make_plan(
         record=record,
         stacks=route.stacks,
         files=files,
-        left_out=left_out(checkpoint.side_files),
+        left_out=left_out(checkpoint),
         config_changes=(*route.changes, *_tokenizer_changes(checkpoint, route)),
         added=record.added,
         overwritten=tuple(sorted(bias.tensor for bias in biases if not bias.is_new)),
@@ -115,10 +115,11 @@ def base_warnings(checkpoint: Checkpoint, vectors: VectorSet) -> Iterable[str]:
         yield "the checkpoint's own code is left out: stacks use their own class for this architecture"
 
 
-def left_out(side_files: Mapping[str, int]) -> tuple[LeftOut, ...]:
+def left_out(checkpoint: Checkpoint) -> tuple[LeftOut, ...]:
     """The files of the base that the output does not have, each with the reason."""
-    reasons = {name: reason_left_out(name) for name in sorted(side_files) if not is_carried(name)}
-    return tuple(LeftOut(name, reason) for name, reason in reasons.items() if reason)
+    reasons = {name: reason_left_out(name) for name in checkpoint.side_files if not is_carried(name)}
+    reasons |= dict.fromkeys(checkpoint.unfollowed, "a link out of the folder, not followed")
+    return tuple(LeftOut(name, reason) for name, reason in sorted(reasons.items()) if reason)
 
 
 def _files(

@@ -9,6 +9,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from ...core.names import is_plain
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
 from ...core.vector_set import ModelShape
@@ -16,7 +17,7 @@ from ...errors import BrokenFileError, InputError
 from ...storage.files import Stamps, read_at
 from .header import GgufHeader, parse_gguf
 
-SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 """Names of the files of a set as llama.cpp (llama_split_path) writes them, counted from 1."""
 RECORD_KEY = "emobake.record"
 """Key of the record in the metadata."""
@@ -116,6 +117,8 @@ def open_gguf(path: Path) -> GgufModel:
     tensors: dict[str, TensorHeader] = {}
     for header in files:
         for tensor in header.tensors:
+            if not is_plain(tensor.name):
+                raise BrokenFileError(f"{header.file}: {tensor.name[:120]!r} has control characters")
             if tensor.name in tensors:
                 raise BrokenFileError(f"{path}: {tensor.name} is in both {tensors[tensor.name].file} and {tensor.file}")
             tensors[tensor.name] = replace(tensor, file=Path(header.file).name)
@@ -144,6 +147,7 @@ def _rest_of_set(path: Path, first: GgufHeader) -> list[GgufHeader]:
         raise InputError(f"{path}: is one of {count} files; give the first, {split_path(path, 1, count).name}")
     files = []
     for number in range(2, count + 1):
+        # A link is followed, wherever it leads: only what parses as this file of the set is taken from there.
         part = split_path(path, number, count)
         if not part.is_file():
             raise BrokenFileError(f"{part}: is missing, one of the {count} files of the set; fetch it")

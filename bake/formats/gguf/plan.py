@@ -80,7 +80,7 @@ def make_gguf_plan(
         model_type=model.architecture,
         added=_names(biases, is_new=True),
         biases=tuple(map(RecordedBias.of, biases)),
-        earlier=history_of(model.record),
+        earlier=history_of(model.record, f"{model.name} ({RECORD_KEY})"),
     )
     return BakePlan(
         form="gguf",

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 from huggingface_hub.errors import FileDuplicationError
 
+from ...core.names import require_inside
 from ...core.plan import CARD_FILE
 from ...core.progress import Notice, no_notice
 from ...errors import HubError, OutputError
@@ -56,10 +57,11 @@ def push_items(
         notice: hears what the user must not miss.
 
     Raises:
-        InputError: no right to write, or foreign content.
+        InputError: no right to write, foreign content, or a name that leads out of the repository.
         HubError: the Hub or the network failed; nothing was committed.
         OutputError: the commit does not hold what was sent, or a local file changed meanwhile.
     """
+    require_inside(item.name for item in items)
     repository = Repository(target, source)
     push = _Push(repository, Contents(items, source), target.commit_message or message, policy, notice)
     repo_id, commit = (source.repo_id, source.commit) if source is not None else ("", "")

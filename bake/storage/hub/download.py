@@ -12,9 +12,11 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from ...core.names import is_inside
 from ...core.side_files import INDEX, REPLACED, SINGLE, is_carried
 from ...core.strict_json import parse_json_object
-from ..files import read_small
+from ...errors import BrokenFileError
+from ..files import advertised, check_content, read_small
 from .errors import fetching
 
 
@@ -26,7 +28,7 @@ def download_config(repo_id: str, revision: str | None) -> Path:
         HubError: the Hub or the network failed.
     """
     with fetching(repo_id, revision, "has no config.json; it is not a transformers checkpoint"):
-        return Path(hf_hub_download(repo_id, "config.json", revision=revision))
+        return _fetch(repo_id, "config.json", revision)
 
 
 def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
@@ -47,8 +49,14 @@ def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
             if not any((snapshot / name).exists() for name in (SINGLE, INDEX)):
                 raise
             return ()
-        patterns = [glob.escape(name) for name in _needed(repo_id, commit, names)]
-        snapshot_download(repo_id, revision=commit, allow_patterns=patterns)
+        if outside := [name for name in names if not is_inside(name)]:
+            raise BrokenFileError(f"{repo_id}: lists a file {outside[0][:120]!r}, which cannot be one of its own")
+        needed = _needed(repo_id, commit, names)
+        new = [name for name in needed if not (snapshot / name).exists()]
+        snapshot_download(repo_id, revision=commit, allow_patterns=[glob.escape(name) for name in needed])
+        # Once, as they come: later bakes do not read the weights a second time. Small files are always checked.
+        for name in new:
+            check_content(snapshot / name, advertised(snapshot / name), f"{repo_id}/{name}")
     return names
 
 
@@ -59,7 +67,7 @@ def download_file(repo_id: str, name: str, revision: str | None, *, kind: str) -
         InputError, HubError: as `download_config`.
     """
     with fetching(repo_id, revision, f"has no {name}; it is not a {kind}"):
-        return Path(hf_hub_download(repo_id, name, revision=revision))
+        return _fetch(repo_id, name, revision)
 
 
 def card_text(repo_id: str, revision: str | None) -> str:
@@ -70,12 +78,19 @@ def card_text(repo_id: str, revision: str | None) -> str:
     """
     with fetching(repo_id, revision, "has no model card"):
         try:
-            card = Path(hf_hub_download(repo_id, "README.md", revision=revision))
+            card = _fetch(repo_id, "README.md", revision)
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError) and not HF_HUB_OFFLINE:
                 raise  # The network failed; the repository may well have a card.
             return ""
         return read_small(card, f"{repo_id}/README.md").decode("utf-8", "replace")
+
+
+def _fetch(repo_id: str, name: str, revision: str | None) -> Path:
+    """Fetch a small file, and compare it with the digest that the Hub gave."""
+    path = Path(hf_hub_download(repo_id, name, revision=revision))
+    check_content(path, advertised(path), f"{repo_id}/{name}")
+    return path
 
 
 def _needed(repo_id: str, commit: str, names: tuple[str, ...]) -> list[str]:
@@ -85,7 +100,7 @@ def _needed(repo_id: str, commit: str, names: tuple[str, ...]) -> list[str]:
     if INDEX not in names:
         return wanted
     name = f"{repo_id}/{INDEX}"
-    index = read_small(Path(hf_hub_download(repo_id, INDEX, revision=commit)), name)
+    index = read_small(_fetch(repo_id, INDEX, commit), name)
     weight_map = parse_json_object(index, name).get("weight_map")
     shards = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
     return [*wanted, *sorted(shards & set(names))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.hf_api import RepoFile
 
 from ..._version import __version__
+from ...core.names import is_inside
 from ...core.tensors import ReadAt
 from ...errors import BrokenFileError, HubError
+from ..files import check_content, git_blob_id
 from ..http import build_hf_headers, get_session, hf_raise_for_status, reason, retrying
 
 _AHEAD = 16 * 2**10
@@ -35,6 +38,11 @@ class RemoteFile:
     """Git's id of the stored content, which for a large file is a pointer."""
     sha256: str = ""
     """Digest of a large file's content; empty for files that git itself stores."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the content, as `emobake.storage.files.check_content` takes it."""
+        return self.sha256 or self.blob
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +73,7 @@ def take_snapshot(repo_id: str, revision: str | None) -> Snapshot:
     tree = hub.list_repo_tree(repo_id, revision=commit, recursive=True)
     files = {entry.path: _remote(entry) for entry in tree if isinstance(entry, RepoFile)}
     for path in files:
-        if any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path:
+        if not is_inside(path):
             raise BrokenFileError(f"{repo_id}: lists a file {path[:120]!r}, which cannot be one of its own")
     return Snapshot(repo_id, commit, files, bool(info.private), bool(info.gated))
 
@@ -81,8 +89,13 @@ def find_snapshot(repo_id: str, revision: str) -> tuple[Snapshot | None, str]:
 
 
 def fetch(snapshot: Snapshot, path: str) -> Path:
-    """Fetch one file of the commit into the Hub's cache. Raises the library's errors."""
-    return Path(retrying()(hf_hub_download, snapshot.repo_id, path, revision=snapshot.commit))
+    """Fetch one file of the commit into the Hub's cache, and compare it with its listed digest.
+
+    Raises the library's errors, and `BrokenFileError` for other bytes.
+    """
+    place = Path(retrying()(hf_hub_download, snapshot.repo_id, path, revision=snapshot.commit))
+    check_content(place, snapshot.files[path].digest, f"{snapshot.repo_id}/{path}")
+    return place
 
 
 def fetch_all(snapshot: Snapshot) -> Path:
@@ -100,25 +113,37 @@ def open_ranges(snapshot: Snapshot, path: str) -> ReadAt:
     """
     url = hf_hub_url(snapshot.repo_id, path, revision=snapshot.commit)
     name, size = f"{snapshot.repo_id}/{path}", snapshot.files[path].size
-    ahead = b""
+    ahead, whole = b"", None
 
     def read(offset: int, length: int) -> bytes:
-        nonlocal ahead
+        nonlocal ahead, whole
         end = min(offset + length, size)
         if offset >= end:
             return b""
         if end <= _AHEAD:
-            ahead = ahead or _range(url, name, 0, min(_AHEAD, size))
+            if not ahead:
+                ahead = _range(url, name, 0, min(_AHEAD, size))
+                if len(ahead) == size:
+                    _check_bytes(ahead, snapshot.files[path].digest, name)
             return ahead[offset:end]
         if offset == _HEADER and length > _MAX_HEADER:
             raise BrokenFileError(f"{name}: claims a header of {length} bytes, too many to be fetched; bake with `out`")
         if offset == _HEADER or size > _WHOLE:
             return _range(url, name, offset, end)
-        with fetch(snapshot, path).open("rb") as file:
+        whole = whole or fetch(snapshot, path)
+        with whole.open("rb") as file:
             file.seek(offset)
             return file.read(end - offset)
 
     return read
+
+
+def _check_bytes(content: bytes, digest: str, name: str) -> None:
+    found = hashlib.sha256(content).hexdigest() if len(digest) == 64 else git_blob_id(content)
+    if digest and found != digest:
+        raise BrokenFileError(
+            f"{name}: its bytes are not those that the Hub lists (digest {digest[:12]}...); run again"
+        )
 
 
 def _remote(entry: RepoFile) -> RemoteFile:

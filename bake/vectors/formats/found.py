@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ...core.names import EMOTION_RULE, emotion_name, is_emotion_name
 from ...core.tensors import FLOATS
-from ...core.vector_set import MAX_LAYERS, VectorSet, is_emotion_name
+from ...core.vector_set import MAX_LAYERS, VectorSet
 from ...errors import VectorError
 from ...storage.files import sha256_of
 from .metadata import in_order, with_metadata
+
+T = TypeVar("T")
 
 MAX_BYTES = 2**31
 """Limit for a file and for the content of a compressed one. 171 emotions for a model of 27B are a tenth of it."""
@@ -72,6 +75,23 @@ def complete(
     return with_metadata(vectors, {**found.metadata, "site": acts}) if found.metadata else vectors
 
 
+def by_emotion(file: str, tables: Mapping[str, T]) -> dict[str, T]:
+    """The `tables` of a file under the names of their emotions.
+
+    Raises:
+        VectorError: a name that no emotion can have, or one that occurs twice.
+    """
+    named: dict[str, T] = {}
+    for given, table in tables.items():
+        name = emotion_name(given)
+        if not is_emotion_name(name):
+            raise VectorError(f"{file}: {given[:60]!r} cannot be the name of an emotion; rename it: {EMOTION_RULE}")
+        if name in named:
+            raise VectorError(f"{file}: {name!r} occurs twice in it, as {given[:60]!r} too")
+        named[name] = table
+    return named
+
+
 def reason(error: BaseException) -> str:
     """An error's first line."""
     return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
@@ -91,14 +111,7 @@ def _decide(path: Path, what: str, argument: str, said: Any, given: Any) -> Any:
 
 def _checked(path: Path, tables: Mapping[str, np.ndarray], wanted: Iterable[str] | None) -> dict[str, np.ndarray]:
     """The wanted tables as float32, under valid names of emotions, all of one shape."""
-    named: dict[str, np.ndarray] = {}
-    for given, table in tables.items():
-        name = given.strip().lower()
-        if not is_emotion_name(name):
-            raise VectorError(f"{path}: {given[:60]!r} cannot be the name of an emotion; rename it")
-        if name in named:
-            raise VectorError(f"{path}: {name!r} occurs twice in it, as {given[:60]!r} too")
-        named[name] = table
+    named = by_emotion(str(path), tables)
     chosen = in_order(named) if wanted is None else list(dict.fromkeys(wanted))
     missing = [name for name in chosen if name not in named]
     if missing or not chosen:

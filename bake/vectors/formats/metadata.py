@@ -51,7 +51,7 @@ def with_metadata(vectors: VectorSet, metadata: Mapping[str, Any]) -> VectorSet:
         vectors,
         site=site,
         base_model=base_model,
-        source=source,
+        source=" ".join(source.split()),
         license=license,
         statistics={emotion: statistics[emotion] for emotion in vectors.emotions if emotion in statistics},
         extraction=parse_json_object(str(metadata.get("extraction", "{}")), f"{name} (extraction)"),

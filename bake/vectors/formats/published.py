@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ...core.names import emotion_name
 from ...core.sites import SITE
 from ...core.strict_json import parse_json_object
 from ...core.vector_set import MAX_LAYERS, VectorSet, require_site
@@ -28,7 +29,7 @@ def published_files(names: Iterable[str], wanted: Iterable[str] | None, folder: 
     for name in sorted(names):
         match = re.fullmatch(r"(?:.*[_-])?([^_-]+)\.json", name.lower())
         if match is not None:
-            found.setdefault(match[1], []).append(name)
+            found.setdefault(emotion_name(match[1]), []).append(name)
     chosen: dict[str, str] = {}
     for emotion in in_order(found) or [""] if wanted is None else wanted:
         files = found.get(emotion, [])

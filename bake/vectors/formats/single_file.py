@@ -12,7 +12,7 @@ from ...core.vector_set import MAX_LAYERS, VectorSet
 from ...errors import VectorError
 from ...formats.safetensors import NewTensor, parse_header, parse_metadata, serialize_bytes
 from ...storage.files import read_at
-from .found import Found
+from .found import Found, by_emotion
 from .metadata import FORMAT, in_order, parse_site, to_metadata, with_metadata
 
 
@@ -22,10 +22,10 @@ def parse_single_file(name: str, size: int, read: ReadAt, wanted: Iterable[str] 
     The form has one float32 ``[layers, hidden]`` tensor per emotion, and metadata.
 
     Raises:
-        VectorError: an unknown site or format version, another dtype or shape, a missing emotion, a value that is not
-            finite. BrokenFileError: a wrong header.
+        VectorError: an unknown site or format version, another dtype or shape, a missing emotion, a name that no
+            emotion can have, a value that is not finite. BrokenFileError: a wrong header.
     """
-    headers = {header.name.lower(): header for header in parse_header(name, size, read)}
+    found = parse_header(name, size, read)
     metadata = parse_metadata(name, size, read)
     if metadata.get("format") != FORMAT:
         raise VectorError(
@@ -33,6 +33,7 @@ def parse_single_file(name: str, size: int, read: ReadAt, wanted: Iterable[str] 
             "holds other steering vectors, convert it once (`emobake vectors convert`) with `site` and `first_row`"
         )
     parse_site(name, metadata)
+    headers = by_emotion(name, {header.name: header for header in found})
     emotions = tuple(in_order(headers) if wanted is None else dict.fromkeys(wanted))
     missing = [emotion for emotion in emotions if emotion not in headers]
     if missing or not emotions:

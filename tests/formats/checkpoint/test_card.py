@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub import ModelCard
 from support.headers import CONFIG, ROWS, checkpoint
 
-from emobake import VectorSet, make_plan
+from emobake import Record, Steering, VectorSet, make_plan
 from emobake.core.steering import steering
 from emobake.formats.adapter.plan import make_adapter_plan
 from emobake.formats.checkpoint.card import card_metadata
@@ -61,10 +61,11 @@ def test_the_record():
 
 
 def test_history_is_a_flat_list_oldest_first():
-    earlier = {"weights": {"fear": 1.0}, "history": [{"weights": {"anger": 1.0}}]}
+    first, second = (Record("checkpoint", steering=Steering(((name, 1.0),))).to_json() for name in ("anger", "fear"))
+    earlier = second | {"history": [first]}
     biases = {f"model.layers.{i}.self_attn.o_proj.bias": [0.0] * 4 for i in range(2)}
     _, record = documents(checkpoint({**CONFIG, "attention_bias": True}, biases=biases, record=earlier))
-    assert record["history"] == [{"weights": {"anger": 1.0}}, {"weights": {"fear": 1.0}}]
+    assert record["history"] == [first, second]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 from emobake.core.stacks import STACKS, Status
 from emobake.errors import UnsupportedModelError
-from emobake.formats.checkpoint.families import Family, families, parse_families
+from emobake.formats.checkpoint.families import Family, families, parse_families, tables
 from emobake.formats.checkpoint.routes import choose_route
 
 TABLE = families()
@@ -66,6 +66,30 @@ def test_the_table_is_not_empty():
 @pytest.mark.parametrize("family", TABLE.values(), ids=lambda family: family.model_type)
 def test_every_table_is_whole(family: Family):
     assert not faults(family)
+
+
+def test_notes_are_about_stacks_that_load_the_family():
+    noted = {name: table["notes"] for name, table in tables().items() if "notes" in table}
+    noted |= {
+        f"{n}, layer": t["layer_output"]["notes"] for n, t in tables().items() if "notes" in t.get("layer_output", {})
+    }
+    assert "gpt2" in noted and "gpt2, layer" in noted
+    for name, notes in noted.items():
+        family = families("layer_output" if "," in name else "attention_output")[name.partition(",")[0]]
+        for stack, note in notes.items():
+            assert family.stacks[stack].note == note and family.stacks[stack].status in ("steered", "option"), name
+
+
+@pytest.mark.parametrize(
+    ("family", "stack", "words"),
+    [
+        ("granitemoe", "vllm", "UNSTEERED; and with wrong probabilities, the base's too"),
+        ("gpt2", "mlx", "loads steered; only where"),
+        ("phimoe", "vllm", "PhiMoEForCausalLM"),
+    ],
+)
+def test_advice_says_what_else_changes(family: str, stack: str, words: str):
+    assert words in TABLE[family].stacks[stack].clause
 
 
 WHOLE = {

@@ -1,8 +1,12 @@
 """Choice of the route, its changes to the config, and reasons of refusals."""
 
-import pytest
+from dataclasses import replace
 
-from emobake import BrokenFileError, InputError, UnsupportedModelError
+import pytest
+from support.headers import CONFIG, HIDDEN, JOY, LAYERS, checkpoint
+
+from emobake import BrokenFileError, InputError, UnsupportedModelError, make_plan
+from emobake.core.steering import steering
 from emobake.formats.checkpoint.routes import choose_route
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "rope_theta": 10000.0}
@@ -141,3 +145,36 @@ def test_configs_that_do_not_say_what_they_are(config):
 
 def test_the_checkpoints_own_code_is_not_referred_to():
     assert "auto_map" not in choose_route({**LLAMA, "auto_map": {"AutoModel": "x--y"}}, "m").config
+
+
+SEED_OSS = CONFIG | {"model_type": "seed_oss", "architectures": ["SeedOssForCausalLM"]}
+O_PROJ = [f"model.layers.{layer}.self_attn.o_proj.bias" for layer in range(LAYERS)]
+RECIPE = steering(None, {"joy": 1.0})
+
+
+def test_a_llama_by_another_name_keeps_the_bias_that_it_has():
+    """Once refused as "a bake that never worked", although attention_out_bias is on."""
+    base = checkpoint(SEED_OSS | {"attention_out_bias": True}, biases=dict.fromkeys(O_PROJ, [1.0] * HIDDEN))
+    plan = make_plan(base, JOY, RECIPE)
+    assert (plan.route, list(plan.overwritten)) == ("llama", O_PROJ)
+    assert "attention_out_bias" not in {change.field for change in plan.config_changes if change.new is not None}
+
+
+def test_a_bias_that_the_config_promises_is_there():
+    with pytest.raises(BrokenFileError, match=r"says that model\.layers\.0\.self_attn\.o_proj has a bias, but no file"):
+        make_plan(checkpoint(SEED_OSS | {"attention_out_bias": True}), JOY, RECIPE)
+
+
+@pytest.mark.parametrize("site", ["attention_output", "layer_output"])
+@pytest.mark.parametrize("config", [SEED_OSS, CONFIG | QWEN2 | {"hidden_size": HIDDEN}], ids=["seed_oss", "qwen2"])
+def test_a_bias_that_the_base_ignores_is_not_switched_on(config, site):
+    """With vectors of the layer output, too: a Llama that gains them has all biases of attention."""
+    base = checkpoint(config, biases={O_PROJ[0]: [1.0] * HIDDEN})
+    tensors = dict(base.tensors)
+    for layer in range(LAYERS):
+        old = tensors[f"model.layers.{layer}.self_attn.o_proj.weight"]
+        tensors[f"model.layers.{layer}.mlp.down_proj.weight"] = replace(
+            old, name=f"model.layers.{layer}.mlp.down_proj.weight", shape=(HIDDEN, HIDDEN)
+        )
+    with pytest.raises(BrokenFileError, match=r"o_proj\.bias, which the base's class ignores"):
+        make_plan(replace(base, tensors=tensors), replace(JOY, site=site), RECIPE)

@@ -60,7 +60,9 @@ def test_from_an_id(bake, hub, repo, base, tmp_path):
     assert (record["base"]["model"], record["base"]["revision"]) == (ID, commit)
     weights = (base / "model.safetensors").read_bytes()
     digest = hashlib.sha256(weights).hexdigest()
-    assert record["base"]["weights"] == [{"name": "model.safetensors", "size": len(weights), "sha256": digest}]
+    assert record["base"]["weights"] == [
+        {"name": "model.safetensors", "size": len(weights), "sha256": digest, "digest": "advertised"}
+    ]
     tensors, before = read_tensors(out), read_tensors(base)
     assert {name: tensors[name] for name in before} == before
     assert len(tensors) == len(before) + 8

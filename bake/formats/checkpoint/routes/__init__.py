@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ....core.names import is_plain
 from ....core.sites import SITE, Site
 from ....core.stacks import STACKS, parse_targets
 from ....errors import BrokenFileError, UnsupportedModelError
@@ -52,7 +53,7 @@ def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Fami
         UnsupportedModelError: not a causal language model, or an unknown family.
     """
     model_type, classes = config.get("model_type"), declared_classes(config)
-    if not isinstance(model_type, str) or not model_type:
+    if not isinstance(model_type, str) or not model_type or not is_plain(model_type):
         raise BrokenFileError(f"{name}/config.json: has no model_type; it is not a transformers config")
     if config.get("is_encoder_decoder"):
         raise UnsupportedModelError(f"{name}: {model_type} is an encoder-decoder, not a causal language model")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ....core.stacks import Support
-from ....core.tensors import TensorHeader
+from ....core.tensors import TensorHeader, decode
+from ....errors import BrokenFileError
 from ..families import Family, LlamaForm, families
 from ..model import Checkpoint
 from .base import Route, add_new_rope, refuse_dormant
@@ -54,10 +57,7 @@ class LlamaRoute(Route):
     def stacks(self) -> Mapping[str, Support]:
         """Llama's stacks; marked as run only where the re-expressed model was run."""
         stacks = families(self.family.site)["llama"].stacks
-        return {
-            name: Support(support.status, support.run and name in self.form.ran, support.option)
-            for name, support in stacks.items()
-        }
+        return {name: replace(support, run=support.run and name in self.form.ran) for name, support in stacks.items()}
 
     @property
     def siblings(self) -> tuple[str, ...]:
@@ -76,14 +76,42 @@ class LlamaRoute(Route):
         """
         return self.form.tokenizer_class if declared in _GENERIC_TOKENIZERS else ""
 
+    def accept_missing(self, checkpoint: Checkpoint, module: str) -> None:
+        """A bias that the config promises must be there.
+
+        Raises:
+            BrokenFileError: it is not.
+        """
+        if self._has_bias(module):
+            raise BrokenFileError(
+                f"{checkpoint.name}: the config says that {module} has a bias, but no file holds {module}.bias"
+            )
+
     def accept_existing(self, checkpoint: Checkpoint, header: TensorHeader, values: np.ndarray) -> None:
-        """The base ignores a bias here, unless it is the MLP's and the config has ``mlp_bias``.
+        """A bias that the base ignores must be zero.
+
+        Raises:
+            BrokenFileError: it is not.
+        """
+        if not self._has_bias(header.name):
+            refuse_dormant(header, values)
+
+    def accept_sibling(self, checkpoint: Checkpoint, header: TensorHeader) -> None:
+        """The same for the other projections onto the residual stream; q, k and v have what their class gives them.
 
         Raises:
             BrokenFileError: an ignored bias is not zero.
         """
-        if not (".mlp." in header.name and checkpoint.config.get("mlp_bias")):
-            refuse_dormant(header, values)
+        if not re.search(r"\.[qkv]_proj\.", header.name) and not self._has_bias(header.name):
+            refuse_dormant(header, decode(header, checkpoint.read(header)))
+
+    def _has_bias(self, name: str) -> bool:
+        """True if the base's own class has a bias on the module that `name` is of, by transformers and the config."""
+        if ".mlp." in name:
+            return bool(self.old_config.get("mlp_bias"))
+        family = families()[self.family.model_type]
+        obeyed = family.stacks["transformers"].status == "steered"
+        return obeyed and family.flag is not None and bool(self.old_config.get(family.flag, family.flag_default))
 
 
 def _differences(form: LlamaForm, config: Mapping[str, Any]) -> list[str]:
