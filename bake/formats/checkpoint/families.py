@@ -6,15 +6,14 @@ projection, if nothing but a constant factor lies between it and the residual st
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from ...core.sites import SITE, Site
 from ...core.stacks import STACKS, Support
+from ...core.toml import shipped_tables
 
 _O_PROJ = "model.layers.{layer}.self_attn.o_proj"
 _DOWN_PROJ = "mlp.down_proj"
@@ -89,8 +88,7 @@ class Family:
 @cache
 def families(site: Site = SITE) -> dict[str, Family]:
     """All families for the biases that act at `site`, by ``model_type``."""
-    text = resources.files(__package__).joinpath("families.toml").read_text(encoding="utf-8")
-    return parse_families(tomllib.loads(text), site)
+    return parse_families(shipped_tables(__package__, "families.toml"), site)
 
 
 def parse_families(tables: Mapping[str, Mapping[str, Any]], site: Site = SITE) -> dict[str, Family]:
