@@ -161,4 +161,4 @@ def reason(error: BaseException) -> str:
     token = get_token()
     if token:
         text = text.replace(token, "(token)")
-    return re.sub(r"\bhf_\w{8,}", "(token)", re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", text))[:200]
+    return re.sub(r"\bhf_\w{8,}", "(token)", re.sub(r"((?:https?://|url: /)[^\s?]*)\?\S*", r"\1", text))[:200]
