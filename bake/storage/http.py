@@ -1,7 +1,8 @@
 """HTTP for the Hub and for other hosts: retries, and one-line reasons for failures.
 
 huggingface_hub does not export some of the functions that are needed; they are imported here and nowhere else, and a
-test asserts that they exist.
+test asserts that they exist. Its versions below 1 use requests as their HTTP library, later ones httpx; only this
+module knows.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
+from huggingface_hub import __version__ as _version
 from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
     build_hf_headers,
     get_session,
     hf_raise_for_status,
-    http_stream_backoff,
     validate_repo_id,
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -29,9 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "build_hf_headers",
-    "get_session",
-    "hf_raise_for_status",
-    "http_stream_backoff",
+    "get",
     "is_passing",
     "quiet_library",
     "reason",
@@ -45,6 +46,10 @@ _PASSING = (408, 429, 500, 502, 503, 504)
 """Statuses that another try may not meet again."""
 MOVED = (409, 412)
 """Statuses of a commit whose branch has moved since it was looked at."""
+_TRANSPORT = frozenset({"TransportError", "ConnectionError", "Timeout", "ChunkedEncodingError"})
+"""Base classes of what httpx (the first) and requests raise when the network fails."""
+_TIMEOUT = 30
+"""Seconds without an answer, or without another byte."""
 
 
 def quiet_library(*, always: bool = False) -> None:
@@ -52,6 +57,28 @@ def quiet_library(*, always: bool = False) -> None:
     if always or not sys.stderr.isatty():
         disable_progress_bars()
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+@contextmanager
+def get(url: str, headers: Mapping[str, str]) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """Request a URL, follow redirects, and give the status and the content, which is read while it comes.
+
+    Raises:
+        HfHubHTTPError: the status says that it failed. The HTTP library's own errors: the network failed.
+    """
+    session: Any = get_session()
+    # Compressed, the length of the content could not be checked.
+    headers = {**headers, "Accept-Encoding": "identity"}
+    if int(_version.partition(".")[0]) < 1:
+        with session.get(url, headers=headers, timeout=_TIMEOUT, stream=True) as response:
+            hf_raise_for_status(response)
+            yield response.status_code, response.iter_content(64 * 2**10)
+    else:
+        with session.stream("GET", url, headers=headers, timeout=_TIMEOUT, follow_redirects=True) as response:
+            if not response.is_success:
+                response.read()
+                hf_raise_for_status(response)
+            yield response.status_code, response.iter_bytes()
 
 
 def retrying(
@@ -87,7 +114,8 @@ def _log(state: RetryCallState) -> None:
 def _pause(state: RetryCallState) -> float:
     """Seconds to wait: 1, 2, 4, 8, or what the Hub asks for (at most two minutes)."""
     error = state.outcome.exception() if state.outcome else None
-    asked = str(error.response.headers.get("retry-after", "")) if isinstance(error, HfHubHTTPError) else ""
+    response = _response(error)
+    asked = "" if response is None else str(response.headers.get("retry-after", ""))
     return max(min(2.0 ** (state.attempt_number - 1), 8.0), min(float(asked), 120.0) if asked.isdigit() else 0.0)
 
 
@@ -102,21 +130,28 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, LocalEntryNotFoundError | ConnectionError | TimeoutError):
         return not isinstance(error, OfflineModeIsEnabled)  # A file that was neither fetched nor in the cache.
     # By name, because the HTTP library depends on the version of huggingface_hub.
-    return any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+    return any(kind.__name__ in _TRANSPORT for kind in type(error).__mro__)
 
 
 def status(error: BaseException) -> int | None:
     """HTTP status behind an error, if any."""
-    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    response = _response(error)
+    return None if response is None else int(response.status_code)
 
 
 def requested(error: BaseException) -> str:
     """Path of the failed request; empty if unknown."""
+    response = _response(error)
     try:
-        request: Any = error.response.request if isinstance(error, HfHubHTTPError) else getattr(error, "request", None)
-    except RuntimeError:  # Raised by the HTTP library if there is no request.
+        request = getattr(error if response is None else response, "request", None)
+    except RuntimeError:  # Raised by httpx if there is no request.
         return ""
-    return "" if request is None else str(request.url.path)
+    return "" if request is None else unquote(urlsplit(str(request.url)).path)
+
+
+def _response(error: BaseException | None) -> Any:
+    """The Hub's answer behind an error; None if there was none."""
+    return error.response if isinstance(error, HfHubHTTPError) else None
 
 
 def reason(error: BaseException) -> str:
@@ -126,4 +161,4 @@ def reason(error: BaseException) -> str:
     token = get_token()
     if token:
         text = text.replace(token, "(token)")
-    return re.sub(r"\bhf_\w{8,}", "(token)", re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", text))[:200]
+    return re.sub(r"\bhf_\w{8,}", "(token)", re.sub(r"((?:https?://|url: /)[^\s?]*)\?\S*", r"\1", text))[:200]

@@ -90,7 +90,7 @@ def _make(folder: Path) -> None:
 def _fetch(file: PublishedFile) -> bytes:
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    from ..storage.http import http_stream_backoff, quiet_library, reason
+    from ..storage.http import get, quiet_library, reason, retrying
 
     quiet_library()
     name = f"{file.repository}/{file.path}"
@@ -100,13 +100,14 @@ def _fetch(file: PublishedFile) -> bytes:
     url = f"{endpoint.rstrip('/')}/{file.repository}/{file.commit}/{quote(file.path)}"
     content = bytearray()
     try:
-        # Without the Hub's token: this is another host.
-        with http_stream_backoff("GET", url, timeout=30, max_retries=3) as response:
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                content += chunk
-                if len(content) > MAX_DOWNLOAD:
-                    raise BrokenFileError(f"{name}: is larger than {MAX_DOWNLOAD} bytes; it is not what was published")
+        for attempt in retrying(attempts=4):
+            # Without the Hub's token: this is another host.
+            with attempt, get(url, {}) as (_, chunks):
+                content.clear()
+                for chunk in chunks:
+                    content += chunk
+                    if len(content) > MAX_DOWNLOAD:
+                        raise BrokenFileError(f"{name}: is larger than {MAX_DOWNLOAD} bytes; not what was published")
     except EmobakeError:
         raise
     except Exception as error:  # From the HTTP library.

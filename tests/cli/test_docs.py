@@ -6,7 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
+from importlib.metadata import version
 
 import pytest
 from click.testing import CliRunner
@@ -14,10 +14,11 @@ from support.paths import ROOT, SCRIPTS
 
 import emobake
 from emobake.cli.app import cli
+from emobake.core.toml import parse_toml
 
 README = ROOT / "README.md"
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "vectors" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-HOME = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Homepage"]
+HOME = parse_toml((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Homepage"]
 
 
 def all_commands(command, name="emobake"):
@@ -42,6 +43,8 @@ LINES = [(document.name, line) for document in DOCUMENTS for line in typed(docum
 
 @pytest.mark.parametrize("name", ["cli.md", "families.md"])
 def test_generated_documents_are_fresh(name, tmp_path):
+    if name == "cli.md" and version("click").startswith("8.1."):
+        pytest.skip("click 8.1 writes usage lines in another way")
     subprocess.run([sys.executable, SCRIPTS / "make_docs.py", tmp_path], check=True)
     fresh, ours = ((folder / name).read_text(encoding="utf-8") for folder in (tmp_path, ROOT / "docs"))
     assert ours == fresh, f"docs/{name} is stale: run scripts/make_docs.py"

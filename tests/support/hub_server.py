@@ -3,9 +3,9 @@
 Reading: a model's revisions, paginated file lists, path infos, files with an ETag, redirects to another host for what
 is kept as Large File Storage, ranges, gated and private repositories. Writing: repositories and branches, the
 announcement of files, Large File Storage, its duplication between repositories, commits that must follow the one they
-name, pull requests, duplicates of whole repositories. Written from what huggingface_hub 2.4 asks for and checks; Xet
-and everything else are missing. It counts the bytes of both directions and breaks what a test tells it to break.
-Beside it, files as raw.githubusercontent.com serves them (``raw``).
+name, pull requests, duplicates of whole repositories. Written from what huggingface_hub 0.36 to 2.4 asks for and
+checks; Xet and everything else are missing. It counts the bytes of both directions and breaks what a test tells it to
+break. Beside it, files as raw.githubusercontent.com serves them (``raw``).
 """
 
 from __future__ import annotations
@@ -360,7 +360,8 @@ class StandInHub:
         answer = {"url": f"{self.url}/{repo_id}", "name": repo_id}
         if repo_id in self.repos:
             return asked.handler.reply(answer | {"error": "You already created this model repo"}, status=409)
-        self.repos[repo_id] = Repo(private=data.get("visibility") == "private")
+        # huggingface_hub 2 sends the first, older ones the second.
+        self.repos[repo_id] = Repo(private=data.get("visibility") == "private" or bool(data.get("private")))
         self.repos[repo_id].put(dict(ATTRIBUTES))
         return asked.handler.reply(answer)
 
@@ -423,7 +424,7 @@ class StandInHub:
         if self.no_duplicates:
             return asked.handler.refuse(403, "", "Storage limit reached", body=True)
         old = self.repos[asked.found["id"]]
-        private = data.get("visibility") == "private"
+        private = data.get("visibility") == "private" or bool(data.get("private"))
         new = Repo(dict(old.commits), dict(old.refs), objects=dict(old.objects), private=private)
         self.repos[data["repository"]] = new
         return asked.handler.reply({"url": f"{self.url}/{data['repository']}", "filesCopyPending": self.pending > 0})

@@ -6,15 +6,14 @@ projection, if nothing but a constant factor lies between it and the residual st
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from ...core.sites import SITE, Site
 from ...core.stacks import STACKS, Support
+from ...core.toml import shipped_tables
 
 _O_PROJ = "model.layers.{layer}.self_attn.o_proj"
 _DOWN_PROJ = "mlp.down_proj"
@@ -94,7 +93,7 @@ def families(site: Site = SITE) -> dict[str, Family]:
 
 def tables() -> dict[str, dict[str, Any]]:
     """The tables of ``families.toml``, as they are."""
-    return tomllib.loads(resources.files(__package__).joinpath("families.toml").read_text(encoding="utf-8"))
+    return shipped_tables(__package__, "families.toml")
 
 
 def parse_families(tables: Mapping[str, Mapping[str, Any]], site: Site = SITE) -> dict[str, Family]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from typing import Literal
 
 from ...core.sites import SITE, SITES, Site
+from ...core.toml import shipped_tables
 from ...errors import BrokenFileError, UnsupportedModelError
 from .header import GgufHeader
 
@@ -52,7 +51,6 @@ class GgufArchitecture:
 @cache
 def gguf_architectures() -> dict[str, GgufArchitecture]:
     """All architectures, by ``general.architecture``."""
-    text = resources.files(__package__).joinpath("architectures.toml").read_text(encoding="utf-8")
     return {
         name: GgufArchitecture(
             name,
@@ -60,7 +58,7 @@ def gguf_architectures() -> dict[str, GgufArchitecture]:
             tuple(table.get("ran", ())),
             table.get("residual_scale", ""),
         )
-        for name, table in tomllib.loads(text).items()
+        for name, table in shipped_tables(__package__, "architectures.toml").items()
     }
 
 

@@ -14,19 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
-from huggingface_hub.errors import FileDuplicationError
 
 from ...core.names import require_inside
 from ...core.plan import CARD_FILE
 from ...core.progress import Notice, no_notice
-from ...errors import HubError, OutputError
+from ...errors import HubError, MissingPackageError, OutputError
 from ..files import UNSTAMPED, Stamps
 from ..http import is_passing, reason, requested, retrying, status
 from .changes import MODEL, Changes, Policy, Pushed, compare
 from .contents import Contents, Item
 from .errors import sending
 from .repository import Repository
-from .snapshot import Snapshot, api, take_snapshot
+from .snapshot import COPIES, Snapshot, api, take_snapshot
 from .target import HubTarget
 
 
@@ -60,8 +59,13 @@ def push_items(
         InputError: no right to write, foreign content, or a name that leads out of the repository.
         HubError: the Hub or the network failed; nothing was committed.
         OutputError: the commit does not hold what was sent, or a local file changed meanwhile.
+        MissingPackageError: huggingface_hub is too old to have files copied from `source`.
     """
     require_inside(item.name for item in items)
+    if not COPIES and any(item.action == "copy" for item in items):
+        raise MissingPackageError(
+            "pushing from Hub to Hub needs huggingface_hub 1.17 or later: pip install -U huggingface_hub"
+        )
     repository = Repository(target, source)
     push = _Push(repository, Contents(items, source), target.commit_message or message, policy, notice)
     repo_id, commit = (source.repo_id, source.commit) if source is not None else ("", "")
@@ -236,7 +240,7 @@ def _is_refused_copy(error: BaseException) -> bool:
     if isinstance(error, ValueError) and "no xet hash" in str(error):
         return True  # The library's own refusal, for a file in the old storage.
     refused = requested(error).endswith("/lfs-files/duplicate") and not is_passing(error) and status(error) != 401
-    return isinstance(error, FileDuplicationError) or refused
+    return type(error).__name__ == "FileDuplicationError" or refused  # By name: older libraries have no such error.
 
 
 def _is_refused_duplicate(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from huggingface_hub import get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -32,6 +33,7 @@ def fetching(repo_id: str, revision: str | None, missing: str) -> Iterator[None]
         HubError: the Hub or the network failed.
     """
     quiet_library()
+    _check_token()
     try:
         yield
     except HFValidationError:
@@ -55,8 +57,6 @@ def fetching(repo_id: str, revision: str | None, missing: str) -> Iterator[None]
         raise InputError(f"{repo_id}: {missing}") from None
     except EmobakeError:
         raise
-    except UnicodeEncodeError:
-        raise _bad_token() from None
     except Exception as error:  # From the HTTP library, besides the Hub's own errors.
         raise HubError(
             f"{repo_id}: could not be fetched ({reason(error)}); run again to continue where it stopped"
@@ -68,22 +68,23 @@ def sending(repo_id: str, *, source: str = "", commit: str = "") -> Iterator[Non
     """Translate the library's errors while writing to `repo_id`; `source` is a repository whose files are copied.
 
     Raises:
-        InputError: not a valid id, no token, no right to write there, or offline.
+        InputError: not a valid id, no token or a broken one, no right to write there, or offline.
         HubError: the Hub or the network failed, or `commit` of `source` is gone.
     """
     quiet_library()
+    _check_token()
     try:
         yield
     except EmobakeError:
         raise
-    except UnicodeEncodeError:
-        raise _bad_token() from None
     except HFValidationError:
         raise InputError(f"{repo_id}: is not a valid Hub id (owner/name)") from None
     except OfflineModeIsEnabled:
         raise InputError(f"{repo_id}: nothing can be uploaded while HF_HUB_OFFLINE is set") from None
     except LocalTokenNotFoundError:
         raise no_token(repo_id) from None
+    except LocalEntryNotFoundError as error:  # One of the next kind in huggingface_hub 0.
+        raise _failed(repo_id, error) from None
     except HfHubHTTPError as error:
         gone = isinstance(error, RepositoryNotFoundError | RevisionNotFoundError | EntryNotFoundError)
         forbidden = status(error) in (401, 403)
@@ -108,10 +109,12 @@ def no_token(repo_id: str) -> InputError:
     return InputError(f"{repo_id}: no token; run hf auth login, or set HF_TOKEN, with a right to write")
 
 
-def _bad_token() -> InputError:
-    return InputError(
-        "HF_TOKEN, or the token that hf auth login stored, has characters that no token has; set it again"
-    )
+def _check_token() -> None:
+    # Some HTTP libraries fail on such a token in ways of their own, others send it.
+    if not (get_token() or "").isascii():
+        raise InputError(
+            "HF_TOKEN, or the token that hf auth login stored, has characters that no token has; set it again"
+        )
 
 
 def _failed(repo_id: str, error: Exception) -> HubError:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
+from huggingface_hub import CommitOperationCopy, HfApi, hf_hub_download, hf_hub_url
+from huggingface_hub import __version__ as _library
 from huggingface_hub.hf_api import RepoFile
 
 from ..._version import __version__
@@ -15,8 +16,10 @@ from ...core.names import is_inside
 from ...core.tensors import ReadAt
 from ...errors import BrokenFileError, HubError
 from ..files import check_content, git_blob_id
-from ..http import build_hf_headers, get_session, hf_raise_for_status, reason, retrying
+from ..http import build_hf_headers, get, reason, retrying
 
+COPIES = "src_repo_id" in {field.name for field in fields(CommitOperationCopy)}
+"""True if huggingface_hub can have files copied from one repository to another, as it can since 1.17."""
 _AHEAD = 16 * 2**10
 """Bytes of the first request to a file. The header of a shard of a large model takes a few thousand."""
 _HEADER = 8
@@ -79,9 +82,14 @@ def take_snapshot(repo_id: str, revision: str | None) -> Snapshot:
 
 
 def find_snapshot(repo_id: str, revision: str) -> tuple[Snapshot | None, str]:
-    """The commit `revision` of a base, or None and the reason; empty arguments give None without a request."""
+    """The commit `revision` of a base, whose files can be copied, or None and the reason.
+
+    Empty arguments give None without a request.
+    """
     if not repo_id or not revision:
         return None, ""
+    if not COPIES:
+        return None, f"{repo_id}: huggingface_hub {_library} cannot have its files copied (1.17 or later can)"
     try:
         return retrying()(take_snapshot, repo_id, revision), ""
     except Exception as error:  # From the HTTP library. A broken network shows again in the caller's own requests.
@@ -155,22 +163,16 @@ class _CutError(Exception):
 
 
 def _range(url: str, name: str, start: int, end: int) -> bytes:
-    # Compressed, the length of the answer could not be checked.
-    headers = build_hf_headers(library_name="emobake", library_version=__version__) | {
-        "Range": f"bytes={start}-{end - 1}",
-        "Accept-Encoding": "identity",
-    }
+    headers = build_hf_headers(library_name="emobake", library_version=__version__)
+    headers["Range"] = f"bytes={start}-{end - 1}"
     content = bytearray()
     try:
         for attempt in retrying(also=lambda error: isinstance(error, _CutError)):
-            with attempt, get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
-                if response.status_code not in (200, 206):
-                    response.read()
-                    hf_raise_for_status(response)
-                if response.status_code == 200 and start:
+            with attempt, get(url, headers) as (status, chunks):
+                if status == 200 and start:
                     raise HubError(f"{name}: the Hub's storage does not serve parts of files; bake with `out`")
                 content.clear()
-                for chunk in response.iter_raw():
+                for chunk in chunks:
                     content += chunk
                     if len(content) >= end - start:
                         break  # A server that ignores the range would send the whole file.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import httpx2
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from support.http_library import NETWORK_ERRORS, response
 
 from emobake import EmobakeError, InputError
 from emobake.storage.http import is_passing, reason, requested, retrying
@@ -12,9 +12,8 @@ from emobake.storage.hub.errors import fetching, sending
 
 
 def answer(status, path="/api/models/me/x/commit/main", text="Said", **headers):
-    request = httpx2.Request("POST", f"https://hub.example{path}?sig=secret")
-    response = httpx2.Response(status, request=request, headers={k.replace("_", "-"): v for k, v in headers.items()})
-    return HfHubHTTPError(text, response=response)
+    named = {k.replace("_", "-"): v for k, v in headers.items()}
+    return HfHubHTTPError(text, response=response(status, "POST", f"https://hub.example{path}?sig=secret", named))
 
 
 @pytest.mark.parametrize("status", [408, 409, 412, 429, 500, 502, 503, 504])
@@ -31,12 +30,7 @@ def test_what_will_not(status):
 
 
 def test_which_other_errors_may_pass():
-    for error in (
-        httpx2.ConnectError("x"),
-        httpx2.ReadTimeout("x"),
-        ConnectionResetError(),
-        LocalEntryNotFoundError("x"),
-    ):
+    for error in (*NETWORK_ERRORS, ConnectionResetError(), LocalEntryNotFoundError("x")):
         assert is_passing(error)
     for error in (ValueError("x"), RuntimeError("x"), OfflineModeIsEnabled("x"), InputError("x"), MemoryError()):
         assert not is_passing(error)
@@ -52,11 +46,15 @@ def test_a_reason_is_one_short_line_without_secrets(monkeypatch):
     assert "\n" not in said and len(said) <= 200
     assert said.startswith("500 Error for url 'https://s3.example/x (token) and (token) long")
     assert reason(KeyError()) == "KeyError"
+    text = (
+        "HTTPSConnectionPool(host='s3.example'): Max retries exceeded with url: /x?X-Amz-Signature=abc (Caused by it)"
+    )
+    assert reason(ConnectionError(text)).endswith("Max retries exceeded with url: /x (Caused by it)")
 
 
 def test_where_an_error_comes_from():
     assert requested(answer(500)) == "/api/models/me/x/commit/main"
-    assert requested(httpx2.ConnectError("no request yet")) == "" == requested(ValueError())
+    assert [requested(error) for error in (*NETWORK_ERRORS, ValueError())] == [""] * (len(NETWORK_ERRORS) + 1)
 
 
 def test_pauses_grow_and_the_hub_may_ask_for_longer_ones(monkeypatch):
@@ -90,7 +88,7 @@ def test_pauses_grow_and_the_hub_may_ask_for_longer_ones(monkeypatch):
         (answer(403, "/api/models/owner/base/paths-info/c"), 1, "owner/base: commit 0123456789ab is no longer there"),
         (ValueError("Invalid metadata in README.md."), 2, "repair the card"),
         (OfflineModeIsEnabled("x"), 2, "HF_HUB_OFFLINE"),
-        (UnicodeEncodeError("ascii", "hf_secret", 0, 1, "x"), 2, "HF_TOKEN"),
+        (LocalEntryNotFoundError("not in the cache"), 1, "could not be uploaded"),
         (OSError(28, "No space left on device"), 1, "No space left"),
     ],
 )
@@ -101,6 +99,14 @@ def test_what_is_said_while_writing(error, code, words):
     ):
         raise error
     assert raised.value.exit_code == code and "secret" not in str(raised.value)
+
+
+def test_a_token_with_characters_that_no_token_has(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_t\u00f6ken")
+    for context in (fetching("a/b", None, "x"), sending("a/b")):
+        with pytest.raises(InputError, match="HF_TOKEN") as raised, context:
+            raise AssertionError("a request was made")
+        assert "ken" not in str(raised.value).replace("token", "")
 
 
 def test_what_is_ours_comes_through():

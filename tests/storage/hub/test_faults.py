@@ -68,7 +68,21 @@ def test_ranges_that_stay_truncated(over, hub, repo):
     assert untouched(hub) and not writes(hub)
 
 
-def test_a_header_longer_than_what_is_read_ahead(online, hub, tmp_path):
+@pytest.mark.parametrize("what", ["cut", 500])
+@pytest.mark.parametrize("phase", ["the new repository", "the announcement", "the upload", "the commit"])
+def test_a_fault_of_a_plain_push(online, hub, base, vectors, phase, what):
+    """With every huggingface_hub, those that cannot copy included."""
+    push = ("--model", base, "--vectors", vectors, *JOY, "--push-to-hub", TARGET)
+    hub.faults.append(Fault(PHASES[phase], what, times=10**6))
+    ran = online(*push)
+    line = ran.err.splitlines()[-1]
+    assert ran.code == 1 and line.startswith(f"emobake: {TARGET}: ") and "nothing was committed" in line
+    assert "Traceback" not in ran.err and untouched(hub)
+    hub.faults[0] = Fault(PHASES[phase], what, times=1)
+    online(*push).ok()
+
+
+def test_a_header_longer_than_what_is_read_ahead(copies, online, hub, tmp_path):
     hub.repos["owner/deep"] = Repo()
     hub.repos["owner/deep"].commit(base := write_checkpoint(tmp_path / "deep", layers=60))
     data = (base / "model.safetensors").read_bytes()

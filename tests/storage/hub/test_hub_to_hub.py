@@ -93,6 +93,16 @@ def test_an_adapter(over, hub, repo):
     assert "adapter_model.safetensors" in hub.repos[TARGET].files()
 
 
+def test_a_library_that_cannot_copy(online_without_copies, hub, repo, vectors, tmp_path):
+    bake = ("--model", BASE, "--vectors", vectors, *JOY, "--push-to-hub", TARGET)
+    for option in ((), ("--dry-run",)):
+        line = online_without_copies(*bake, *option).one_line("from Hub to Hub", "huggingface_hub 1.17", code=1)
+        assert line.endswith("pip install -U huggingface_hub")
+    assert untouched(hub) and not writes(hub)
+    online_without_copies(*bake, "--format", "peft").ok()
+    assert "adapter_model.safetensors" in hub.repos[TARGET].files()
+
+
 def test_large_files_beside_the_weights_are_copied_too(over, hub, sharded, repo):
     (sharded / "tokenizer.model").write_bytes(b"sentencepiece")
     repo.commit(sharded)

@@ -37,10 +37,8 @@ def test_the_page_looks_right(online, hub, out, tmp_path):
     online("push", out, "me/joyful").ok()
     text = hub.repos["me/joyful"].files()["README.md"].decode()
     assert metadata_errors(text) == []
-    # The library's own check, which asks the Hub, is made before every commit; once more by hand.
-    validate = "from huggingface_hub import ModelCard; ModelCard.load('me/joyful').validate(); print('valid')"
-    assert run_process("-c", validate, env=hub.environment(tmp_path)).ok().out == "valid\n"
-    assert [r.path for r in hub.requests].count("/api/validate-yaml") == 2
+    # The library's own check, which asks the Hub, is made before every commit.
+    assert [r.path for r in hub.requests].count("/api/validate-yaml") == 1
     data = ModelCard(text).data.to_dict()
     assert (data["base_model"], data["base_model_relation"]) == (BASE, "finetune")
     assert (data["license"], data["license_name"]) == ("other", "tiny-licence")
@@ -125,7 +123,7 @@ def test_shards_of_an_earlier_bake_go_and_what_is_no_models_stays(online, hub, o
     assert "left alone" in ran.out and "mine.gguf" in ran.out
 
 
-def test_what_the_base_has_is_copied_there(online, hub, sharded, vectors, tmp_path):
+def test_what_the_base_has_is_copied_there(copies, online, hub, sharded, vectors, tmp_path):
     """The weights go up from nowhere: the server has them already."""
     hub.repos[BASE] = Repo()
     commit = hub.repos[BASE].commit(sharded)
@@ -143,7 +141,7 @@ def test_what_the_base_has_is_copied_there(online, hub, sharded, vectors, tmp_pa
     assert without_attributes(hub.repos["me/other"]) == addressed(tree(more), "me/other")
 
 
-def test_baked_and_pushed_at_once(online, hub, base, vectors, tmp_path):
+def test_baked_and_pushed_at_once(copies, online, hub, base, vectors, tmp_path):
     for model, name in ((base, "me/local"), (BASE, "me/from-hub")):
         hub.repos.setdefault(BASE, Repo()).commit(base)
         more = tmp_path / Path(name).name
@@ -152,6 +150,18 @@ def test_baked_and_pushed_at_once(online, hub, base, vectors, tmp_path):
         assert f"Pushed to {hub.url}/{name}" in ran.out and "emobake verify" in ran.out
         assert ("will name no base" in ran.err) == (model == base)
     assert len(hub.uploaded()) == 3, "weights and biases; and of the second the biases only"
+
+
+def test_a_library_that_cannot_copy_sends_what_is_here(online_without_copies, hub, base, vectors, tmp_path):
+    run, out = online_without_copies, tmp_path / "more"
+    hub.repos[BASE] = Repo()
+    hub.repos[BASE].commit(base)
+    ran = run("--model", BASE, "--vectors", vectors, *JOY, "--out", out, "--push-to-hub", "me/joyful").ok()
+    assert "1.17 or later" in ran.err and "sent from here" in ran.err
+    assert without_attributes(hub.repos["me/joyful"]) == addressed(tree(out), "me/joyful")
+    assert len(hub.uploaded()) == 2
+    assert "sent from here" in run("push", out, "me/other").ok().err
+    assert without_attributes(hub.repos["me/other"]) == addressed(tree(out), "me/other")
 
 
 def test_without_a_folder_of_its_own(online, hub, base, biased, vectors, tmp_path):
