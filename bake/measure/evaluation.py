@@ -29,7 +29,7 @@ from .ledger import writing
 from .plots import plot_evaluation
 from .query_sets import Questions, Seen, extraction_queries, open_questions
 from .recorded_answers import read_results
-from .report import examples_of, markdown
+from .report import examples_of, write_report
 from .scorers.base import DEFAULT_CLASSIFIER, Scorer
 from .scorers.open import open_scorers
 from .stages import Findings, carry_out, write_results
@@ -337,7 +337,7 @@ def _write(findings: Findings, data: dict[str, Any], folder: Path, label: str) -
         if one.kind != "control"
     }
     with writing(folder):
-        text = markdown(data, examples_of(experiment.questions.texts, places, curves), pictures)
+        text = write_report(data, examples_of(experiment.questions.texts, places, curves), pictures)
         (folder / "report.md").write_text(text, encoding="utf-8")
         content = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (folder / REPORT).write_text(content, encoding="utf-8")

@@ -251,5 +251,5 @@ def test_a_card_says_how_good_the_vectors_are():
     )
     card = vector_card(made, "me/x")
     assert "| joy | 40 | 0.910 |" in card and "| fear | 2 |  |" in card
-    assert "| emotional_prompt | a \\| b &lt;i>{query} |" in card
+    assert "| emotional_prompt | a \\| b &lt;i&gt;{query} |" in card
     assert "2502.04075" in card

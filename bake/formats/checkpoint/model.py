@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ...core.tensors import TensorHeader, WeightFile
 from ...core.vector_set import ModelShape
 from ...errors import BrokenFileError
+from ..front_matter import FrontMatter, read_front_matter
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +35,16 @@ class Checkpoint:
     revision: str = ""
     """Commit on the Hub, if the checkpoint came from there."""
     card: str = ""
-    """Text of README.md."""
+    """Text of README.md; of a long one, the beginning."""
     record: Mapping[str, Any] | None = None
     """JSON of ``emobake.json``, if the checkpoint was baked before."""
     folder: Path | None = None
     """Folder of its files; None for a commit on the Hub."""
+
+    @cached_property
+    def front_matter(self) -> FrontMatter:
+        """Metadata of the card."""
+        return read_front_matter(self.card)
 
     @property
     def num_hidden_layers(self) -> int:

@@ -20,6 +20,7 @@ from ...core.tensors import TensorHeader, WeightFile
 from ...errors import BrokenFileError, InputError
 from ...storage.files import Files, cached_id, read_at, read_json, read_small, sha256_of
 from ...storage.model_name import ModelName
+from ..front_matter import read_start
 from ..safetensors import parse_header
 from .model import Checkpoint
 
@@ -185,7 +186,7 @@ def open_checkpoint(
         index_metadata=metadata,
         repo_id=files.repo_id,
         revision=files.revision,
-        card=files.small("README.md").decode("utf-8", "replace") if "README.md" in files.sizes else "",
+        card=read_start(files.read_at("README.md")) if "README.md" in files.sizes else "",
         record=files.json("emobake.json"),
     )
 
