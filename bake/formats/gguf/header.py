@@ -88,17 +88,18 @@ class GgufHeader:
         field = self.by_key.get(key)
         return field.data[8:].decode("utf-8", "replace") if field is not None and field.kind == _STRING else ""
 
-    def texts(self, key: str) -> list[str]:
-        """A list of texts; empty if there is none, or something else."""
+    def text_of(self, key: str, number: int) -> str:
+        """One text of a list, counted from 0; empty if there is none, or something else."""
         field = self.by_key.get(key)
         if field is None or field.kind != _ARRAY or int.from_bytes(field.data[:4], "little") != _STRING:
-            return []
-        found, position = [], 12
-        while position < len(field.data):
-            end = position + 8 + int.from_bytes(field.data[position : position + 8], "little")
-            found.append(field.data[position + 8 : end].decode("utf-8", "replace"))
-            position = end
-        return found
+            return ""
+        if not 0 <= number < int.from_bytes(field.data[4:12], "little"):
+            return ""
+        position = 12
+        for _ in range(number):
+            position += 8 + int.from_bytes(field.data[position : position + 8], "little")
+        end = position + 8 + int.from_bytes(field.data[position : position + 8], "little")
+        return field.data[position + 8 : end].decode("utf-8", "replace")
 
     def number(self, key: str) -> int | float | None:
         """A number or truth value of the metadata; None if there is none, or something else."""
