@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 from .._version import __version__
 from ..errors import InputError
 from .biases import PlannedBias
+from .limits import MAX_LAYERS
 from .sites import SITE, SITES, Site
 from .steering import Steering
 from .tensors import WeightFile
-from .vector_set import MAX_LAYERS, VectorSet
+from .vector_set import VectorSet
 
 RECORD_FILE = "emobake.json"
 _FORMS = ("checkpoint", "peft", "gguf")

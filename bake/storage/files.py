@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.limits import MAX_SMALL
 from ..core.strict_json import parse_json_object
 from ..core.tensors import ReadAt
 from ..errors import BrokenFileError, InputError
 
-MAX_SMALL = 256 * 2**20
-"""Bytes. No known config, index or vector file comes near it; a larger one is refused unread."""
 _CHUNK = 2**22
 
 
@@ -55,8 +54,8 @@ class Files:
         return parse_json_object(self.small(name), f"{self.name}/{name}") if name in self.sizes else None
 
 
-def read_small(path: Path, name: str | None = None) -> bytes:
-    """Read a whole file of at most `MAX_SMALL` bytes; `name` is its name in messages, by default `path`.
+def read_small(path: Path, name: str | None = None, *, most: int = MAX_SMALL) -> bytes:
+    """Read a whole file of at most `most` bytes; `name` is its name in messages, by default `path`.
 
     Raises:
         InputError: missing, unreadable or too large.
@@ -64,9 +63,13 @@ def read_small(path: Path, name: str | None = None) -> bytes:
     name = name or str(path)
     try:
         size = path.stat().st_size
-        if size > MAX_SMALL:
+        if size > most:
             raise BrokenFileError(f"{name}: {size} bytes are too many for this kind of file")
-        return path.read_bytes()
+        with path.open("rb") as file:  # A file may grow, and that of a device has no size.
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise BrokenFileError(f"{name}: is larger than {most} bytes, too many for this kind of file")
+        return content
     except FileNotFoundError:
         raise InputError(f"{name}: not found") from None
     except OSError as error:

@@ -102,7 +102,7 @@ def test_endless_content_is_cut_off(server, monkeypatch):
     file = find_by_name(QWEN).files["joy"]
     server.raw[f"{file.repository}/{file.commit}/{file.path}"] = b"x" * 100_001
     monkeypatch.setenv("EMOBAKE_RAW_ENDPOINT", server.url)
-    monkeypatch.setattr(fetch, "MAX_DOWNLOAD", 100_000)
+    monkeypatch.setattr(fetch, "MAX_SMALL", 100_000)
     with pytest.raises(BrokenFileError, match="larger than 100000"):
         fetch._fetch(file)
 

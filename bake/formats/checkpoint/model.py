@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...core.limits import MAX_HIDDEN, MAX_LAYERS
 from ...core.tensors import TensorHeader, WeightFile
 from ...core.vector_set import ModelShape
 from ...errors import BrokenFileError
@@ -68,6 +69,9 @@ _SYNONYMS = {
 }
 
 
+_MOST = {"num_hidden_layers": MAX_LAYERS, "hidden_size": MAX_HIDDEN}
+
+
 def config_dimension(config: Mapping[str, Any], name: str, field: str) -> int:
     """Read ``num_hidden_layers`` or ``hidden_size`` of a config, under any of its known names.
 
@@ -77,7 +81,9 @@ def config_dimension(config: Mapping[str, Any], name: str, field: str) -> int:
     for key in _SYNONYMS[field]:
         value = config.get(key)
         if value is not None:
-            if type(value) is not int or value <= 0:
-                raise BrokenFileError(f"{name}/config.json: {key} is {value!r}, not a positive number")
+            if type(value) is not int or not 0 < value <= _MOST[field]:
+                raise BrokenFileError(
+                    f"{name}/config.json: {key} is {value!r:.60}, not a positive number of at most {_MOST[field]}"
+                )
             return value
     raise BrokenFileError(f"{name}/config.json: has no {field}")

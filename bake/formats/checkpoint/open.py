@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...core.limits import MAX_TENSORS
 from ...core.side_files import INDEX, SINGLE, is_carried
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
@@ -230,6 +231,8 @@ def _read_weights(
     weights = tuple(WeightFile(name, files.sizes[name], files.sha256(name)) for name in names)
     tensors: dict[str, TensorHeader] = {}
     for headers in spread(lambda name: _headers(files, name), names):
+        if len(tensors) + len(headers) > MAX_TENSORS:
+            raise BrokenFileError(f"{files.name}: claims more than {MAX_TENSORS} tensors, more than any model has")
         for header in headers:
             if header.name in tensors:
                 raise BrokenFileError(

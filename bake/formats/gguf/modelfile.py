@@ -1,8 +1,9 @@
 """Modelfiles for Ollama: the chat template in Ollama's language (Go's text/template), and the parameters.
 
 GGUF files hold their template in Jinja, which Ollama does not run. Nearly all templates write each message between two
-fixed texts that depend on its role. These texts are found by rendering (in a process of its own, with limits), put into
-a Go template, and compared with the Jinja on further conversations. A template that does more is left to Ollama, which knows many by their text.
+fixed texts that depend on its role. These texts are found by rendering (in a process of its own, within limits), put
+into a Go template, and compared with the Jinja on further conversations. A template that does more is left to Ollama,
+which knows many by their text.
 Format: https://docs.ollama.com/modelfile.
 """
 

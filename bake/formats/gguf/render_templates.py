@@ -30,9 +30,9 @@ def limit() -> None:
         return
     for kind, most in ((resource.RLIMIT_CPU, CPU_SECONDS), (resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        own = most if hard == resource.RLIM_INFINITY else min(most, hard)
         try:
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, (own, own))
         except (ValueError, OSError):  # A system that knows the limit and does not take it.
             continue
 
