@@ -13,7 +13,7 @@ import click
 from ..errors import InputError
 from .options import batch_option, json_option, runtime_of, runtime_options, sampling_of, sampling_options
 from .progress import count_bars
-from .terminal import console, escape, resumable, warn
+from .terminal import console, resumable, styled, warn
 
 if TYPE_CHECKING:
     from ..measure.extraction import Extraction
@@ -158,4 +158,4 @@ def _report(done: Extraction, model: str, out: Path, *, as_json: bool, quiet: bo
         f"  emobake chat --model {shlex.quote(model)} --vectors {name} --mix {shlex.quote(first)}=1",
         f"  emobake --model {shlex.quote(model)} --vectors {name} --mix {shlex.quote(first)}=1 --out ./steered",
     ):
-        console().print(escape(line), highlight=False)
+        console().print(styled(line))

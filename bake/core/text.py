@@ -10,6 +10,7 @@ import re
 
 # Control characters move a terminal's cursor and change its title; the marks of direction make a reader see another
 # text than the one that is there; halves of surrogate pairs cannot be encoded. Tab and newline are neither.
+_BREAK = re.compile("\\s*[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]\\s*")
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # An underline within a word, and a # within a line, are themselves: names and addresses stay readable.
 _MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)|^#|^[+-](?= )")
@@ -21,13 +22,13 @@ def printable(text: str) -> str:
 
 
 def one_line(text: object) -> str:
-    """`text` on one line, printable."""
-    return printable(" ".join(str(text).split()))
+    """`text` on one line, printable. What follows a line break could be taken for a line of ours."""
+    return printable(_BREAK.sub(" ", str(text)))
 
 
 def markdown(text: object) -> str:
     """`text` on one line, with Markdown and HTML escaped; also for a cell of a table."""
-    html = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    html = one_line(text).strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKDOWN.sub(lambda match: "\\" + match[0], html)
 
 

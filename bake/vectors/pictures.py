@@ -48,11 +48,15 @@ def save_figure(figure: Figure, out: Path) -> None:
         OutputError: it cannot be written.
     """
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
     suffix = out.suffix.lower()
+    # A name with two dollars is a name, and no formula, which may be wrong.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     try:
         # Without a salt, an SVG has random names in it.
-        with rc_context({"svg.hashsalt": "emobake"}):
+        with rc_context({"svg.hashsalt": "emobake", "text.parse_math": False}):
             figure.savefig(out, format=suffix[1:], dpi=130, metadata=_METADATA[suffix])
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror})") from None
