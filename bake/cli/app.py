@@ -17,7 +17,7 @@ from .chat import chat
 from .evaluate import eval_command
 from .options import carrying_options, hub_options, output_options, steering_options
 from .push import push
-from .terminal import printable, spelled
+from .terminal import echo, spelled
 from .tune import tune
 from .vectors import vectors
 from .verify import show_command, verify
@@ -104,5 +104,5 @@ def _message(error: EmobakeError) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"emobake: {printable(message)}", err=True)
+    echo("emobake: " + " ".join(message.split()), err=True)
     sys.exit(code)

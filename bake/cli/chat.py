@@ -21,7 +21,7 @@ from .options import (
     sampling_options,
     steering_options,
 )
-from .terminal import console, escape
+from .terminal import console, styled
 
 if TYPE_CHECKING:
     from ..actions.conversation import Conversation
@@ -64,7 +64,7 @@ def chat(greedy: bool, prompts: tuple[str, ...], as_json: bool, mix: str | None,
     interactive = not prompts and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     weights = parsed_mix(mix)
     if interactive:
-        console(stderr=True).print(f"Loading {escape(options['model'])} ...", style="dim", highlight=False)
+        console(stderr=True).print(styled((f"Loading {options['model']} ...", "dim")))
     sampling = sampling_of(options)
     if greedy:
         sampling = replace(sampling, temperature=0.0)

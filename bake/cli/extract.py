@@ -14,7 +14,7 @@ from ..core.names import emotion_name
 from ..errors import InputError
 from .options import batch_option, json_option, runtime_of, runtime_options, sampling_of, sampling_options
 from .progress import count_bars
-from .terminal import console, escape, resumable, warn
+from .terminal import console, resumable, styled, warn
 
 if TYPE_CHECKING:
     from ..measure.extraction import Extraction
@@ -98,6 +98,7 @@ def _questionnaire(
     contrast: Path | None,
     reuse_answers: Path | None,
 ) -> Questionnaire:
+    from ..core.limits import MAX_ANSWERS
     from ..measure.queries import EMOTIONAL, NEUTRAL, ask, parse_answers, parse_contrasts, parse_queries
     from ..measure.query_sets import open_queries
     from ..storage.files import read_small
@@ -109,11 +110,11 @@ def _questionnaire(
             raise click.UsageError(
                 "--contrast has texts of its own: --emotional-prompt and --neutral-prompt do nothing"
             )
-        found = parse_contrasts(read_small(contrast), str(contrast))
+        found = parse_contrasts(read_small(contrast, most=MAX_ANSWERS), str(contrast))
     else:
         prompts = _template(emotional_prompt, EMOTIONAL), _template(neutral_prompt, NEUTRAL)
         if reuse_answers is not None:
-            found = parse_answers(read_small(reuse_answers), str(reuse_answers), *prompts)
+            found = parse_answers(read_small(reuse_answers, most=MAX_ANSWERS), str(reuse_answers), *prompts)
         else:
             content, name = open_queries(queries)
             found = ask(parse_queries(content, name), content, Path(name).name, *prompts)
@@ -158,4 +159,4 @@ def _report(done: Extraction, model: str, out: Path, *, as_json: bool, quiet: bo
         f"  emobake chat --model {shlex.quote(model)} --vectors {name} --mix {shlex.quote(first)}=1",
         f"  emobake --model {shlex.quote(model)} --vectors {name} --mix {shlex.quote(first)}=1 --out ./steered",
     ):
-        console().print(escape(line), highlight=False)
+        console().print(styled(line))

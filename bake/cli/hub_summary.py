@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
 
-from .terminal import SHOWN, list_names
+from .terminal import SHOWN, list_names, styled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,16 +41,16 @@ def push_as_dict(pushed: Pushed) -> dict[str, Any]:
 def show_push(console: Console, pushed: Pushed, *, verbose: bool = False) -> None:
     """Print where a push went, or would go in a dry run, and how many bytes go which way."""
     changes = pushed.changes
-    console.print(Text(_headline(pushed), style="bold"))
+    console.print(styled((_headline(pushed), "bold")))
     table = Table.grid(padding=(0, 2))
-    table.add_row("branch", pushed.branch + (f", commit {pushed.commit[:12]}" if pushed.commit else ""))
+    table.add_row("branch", styled(pushed.branch + (f", commit {pushed.commit[:12]}" if pushed.commit else "")))
     groups = {title: [i for i in changes.items if i.action == action] for action, title in _ACTIONS.items()}
     for title, items in groups.items():
         if items:
             table.add_row(title, f"{_count(items)}, {sum(i.size for i in items) / 1e6:,.2f} MB")
     for title, paths in (("deleted", changes.deleted), ("left alone", changes.left_alone)):
         if paths:
-            table.add_row(title, Text(list_names(paths, verbose=verbose)))
+            table.add_row(title, styled(list_names(paths, verbose=verbose)))
     if changes.unchanged:
         table.add_row("there already", _count(changes.unchanged))
     if pushed.changed:
@@ -61,9 +60,9 @@ def show_push(console: Console, pushed: Pushed, *, verbose: bool = False) -> Non
         for items in groups.values():
             shown = items if verbose else items[:SHOWN]
             for item in shown:
-                console.print(Text(f"  {item.action:6} {item.name} ({item.size:,} bytes)"))
+                console.print(styled(f"  {item.action:6} {item.name} ({item.size:,} bytes)"))
             if len(shown) < len(items):
-                console.print(Text(f"  ... and {len(items) - len(shown)} more (-v names them)"))
+                console.print(styled(f"  ... and {len(items) - len(shown)} more (-v names them)"))
 
 
 def _headline(pushed: Pushed) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 
+from ..core.text import printable
+
 
 class Page:
     """Prints pieces of text; on a terminal, breaks lines between words instead of at the edge."""
@@ -40,8 +42,3 @@ class Page:
                 sys.stdout.write("\n")
             sys.stdout.write(self.space + part)
             self.column, self.space = self.column + length, ""
-
-
-def printable(text: str) -> str:
-    """`text` without control characters, by which a model could manipulate the terminal."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)

@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from ..core.progress import Advance, Progress, no_advance, no_progress
-from .terminal import console, count_bar
+from ..core.text import one_line
+from .terminal import bar_columns, console, count_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -24,9 +25,9 @@ def byte_bar(bars: ExitStack, *, silent: bool) -> Progress:
             return no_advance
         from rich.progress import DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-        columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        columns = (*bar_columns(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         bar = bars.enter_context(Progress(*columns, console=console(stderr=True), transient=True))
-        shown = bar.add_task(task, total=total, completed=done)
+        shown = bar.add_task(one_line(task), total=total, completed=done)
         return lambda amount: bar.advance(shown, amount)
 
     return start
@@ -41,7 +42,7 @@ def count_bars(bars: ExitStack, *, silent: bool) -> Progress:
     def start(task: str, done: int, total: int) -> Advance:
         if not shown:
             shown.append(bars.enter_context(count_bar()))
-        number = shown[0].add_task(task, total=total, completed=done)
+        number = shown[0].add_task(one_line(task), total=total, completed=done)
         return lambda amount: shown[0].advance(number, amount)
 
     return start

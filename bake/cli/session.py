@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ..actions import commands
+from ..core.text import one_line, printable
 from ..errors import EmobakeError, InputError, spell_arguments
-from .page import Page, printable
-from .terminal import chat_command, console, warn
+from .page import Page
+from .terminal import chat_command, console, echo, styled, warn
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,7 +61,7 @@ class Session:
                 self._obey(line)
             except EmobakeError as error:
                 text = spell_arguments(str(error), chat_command)
-                click.echo("emobake: " + " ".join(text.split()), err=True)
+                echo("emobake: " + " ".join(text.split()), err=True)
             except KeyboardInterrupt:
                 if not self.interactive:
                     raise
@@ -91,7 +92,7 @@ class Session:
         name, _, rest = line[1:].partition(" ")
         if name in commands.COMMANDS:
             for text in commands.COMMANDS[name](self.conversation, rest.strip()):
-                self._say(text)
+                self._say(one_line(text))
         elif name == "compare":
             self._compare(commands.check_compare(self.conversation, rest.strip()))
         elif name == "bake":
@@ -121,11 +122,10 @@ class Session:
             self._answer(question, keep=question is not None)
 
     def _compare_side_by_side(self, question: str | None) -> None:
-        from rich.console import Console
         from rich.live import Live
 
         texts, measures = ["", ""], ["", ""]
-        wide = Console()
+        wide = console(soft_wrap=False)
         # Not to the edge: the ^C that a terminal shows would begin a new line and upset the drawing.
         width = wide.width - 4
 
@@ -158,29 +158,29 @@ class Session:
         first, *rest = commands.describe_bake(self.conversation, result, out)
         self._say(first, "bold")
         for line in rest:
-            self._say(line)
+            self._say(one_line(line))
         self._say(next_commands(result, out)[0] + "\n")
 
     def _greet(self) -> None:
-        self._say(f"model     {self.conversation.live.name}")
-        self._say(f"vectors   {self.conversation.vectors.name}: {', '.join(self.conversation.vectors.emotions)}")
+        emotions = ", ".join(self.conversation.vectors.emotions)
+        self._say(one_line(f"model     {self.conversation.live.name}"))
+        self._say(one_line(f"vectors   {self.conversation.vectors.name}: {emotions}"))
         for line in commands.describe_weights(self.conversation):
             self._say(line)
         self._say("/help lists the commands, Ctrl-D leaves.\n", "dim")
 
     def _say(self, text: str, style: str = "") -> None:
-        self.console.print(text, style=style or None, markup=False, highlight=False)
+        self.console.print(text, style=style or None)
 
 
 def _two_columns(width: int, title: str, texts: list[str], measures: list[str]) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     both = Table(box=None, width=width, padding=(0, 4, 0, 0), header_style="bold")
     for heading in ("unsteered", title):
-        both.add_column(heading, ratio=1)
-    both.add_row(*(Text(text.strip()) for text in texts))
-    both.add_row(*(Text(measure, "dim") for measure in measures))
+        both.add_column(styled(heading), ratio=1)
+    both.add_row(*(text.strip() for text in texts))
+    both.add_row(*(styled((measure, "dim")) for measure in measures))
     return both
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
-from rich.text import Text
 
 from ..core.stacks import STACKS, Stack
 from .hub_summary import push_as_dict, show_push
-from .terminal import list_names, spelled
+from .terminal import list_names, spelled, styled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,24 +64,24 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
     """Print what was baked, the route, the stacks that load it, the files, and the next commands."""
     plan = result.plan
     done = "Planned" if result.out is None and _commit(result) is None else "Baked"
-    console.print(Text(f"{done}: {plan.steering.recipe}", style="bold"))
+    console.print(styled((f"{done}: {plan.steering.recipe}", "bold")))
     console.print(_facts(result))
     console.print("Stacks:")
     stacks = Table.grid(padding=(0, 2))
     for name in (name for name in STACKS if name in plan.stacks):
         support = plan.stacks[name]
-        stacks.add_row("  " + name, Text(_behaviour(support), style=_STYLES[support.status]))
+        stacks.add_row("  " + name, styled((_behaviour(support), _STYLES[support.status])))
     console.print(stacks)
     _show_left_out(console, plan, verbose=verbose)
     if verbose:
         for file in plan.files:
-            console.print(Text(f"  {file.action:9} {file.name}"))
+            console.print(styled(f"  {file.action:9} {file.name}"))
     if result.pushed is not None:
         show_push(console, result.pushed, verbose=verbose)
     if commands := next_commands(result, out_name):
         console.print("Next:")
         for command in commands:
-            console.print(Text("  " + command))
+            console.print(styled("  " + command))
 
 
 def next_commands(result: BakeResult, out_name: str) -> list[str]:
@@ -141,11 +140,11 @@ def _facts(result: BakeResult) -> Table:
     norms = [bias.norm for bias in plan.biases]
     steered, layers = len({b.layer for b in plan.biases if b.norm > 0}), len({b.layer for b in plan.biases})
     table = Table.grid(padding=(0, 2))
-    table.add_row("model", f"{result.model} ({plan.model_type})")
+    table.add_row("model", styled(f"{result.model} ({plan.model_type})"))
     table.add_row("layers", f"{steered} of {layers} steered, bias norms {min(norms):.3g} to {max(norms):.3g}")
     table.add_row("route", f"{plan.route}: {_ROUTES[plan.route]}")
     for change in plan.config_changes:
-        table.add_row("", f"{change.field}: {_value(change.old)} -> {_value(change.new)}")
+        table.add_row("", styled(f"{change.field}: {_value(change.old)} -> {_value(change.new)}"))
     if plan.route != "adapter":
         counts = f"{len(plan.added)} added, {len(plan.overwritten)} overwritten"
         table.add_row("tensors", f"{counts}, all others byte for byte")
@@ -165,7 +164,7 @@ def _show_left_out(console: Console, plan: BakePlan, *, verbose: bool) -> None:
     if reasons:
         console.print("Left out:")
     for reason, names in reasons.items():
-        console.print(Text(f"  {list_names(names, verbose=verbose)}: {reason}"))
+        console.print(styled(f"  {list_names(names, verbose=verbose)}: {reason}"))
 
 
 def _value(value: Any) -> str:

@@ -1,17 +1,26 @@
-"""Speaking with a terminal: consoles, warnings, bars, and the spelling of arguments as options."""
+"""Speaking with a terminal: consoles, lines, bars, and the spelling of arguments as options.
+
+All text leaves here, and no other module of this room makes text for rich or calls click.echo with anything but JSON:
+names, messages and fields of files are made printable, and nothing in them is markup.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
+import click
+
+from ..core.text import one_line, printable
 from ..errors import spell_arguments
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
+    from rich.text import Text
 
 _OPTIONS = {
     "emotional": "--emotional-prompt",
@@ -45,37 +54,51 @@ def spelled(text: str) -> str:
     return spell_arguments(text, option)
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr."""
-    from rich.console import Console
-
+def console(*, stderr: bool = False, soft_wrap: bool = True) -> Console:
+    """A console on stdout or stderr, which prints strings as they are: printable, and without markup."""
     # Off a terminal nothing is wrapped, so that a line can be found by its words.
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, soft_wrap=True, width=None if terminal else 500)
+    return _plain_console()(
+        stderr=stderr, soft_wrap=soft_wrap, width=None if terminal else 500, markup=False, emoji=False, highlight=False
+    )
 
 
-def escape(text: str) -> str:
-    """Escape `text` against rich's markup."""
-    from rich.markup import escape as escape_markup
+@cache
+def _plain_console() -> type[Console]:
+    from rich.console import Console
 
-    return escape_markup(text)
+    class PlainConsole(Console):
+        """A console whose strings, in tables too, are made printable."""
+
+        def render_str(self, text: str, **options: Any) -> Text:
+            """Make a text of rich of a string."""
+            return super().render_str(printable(text), **options)
+
+    return PlainConsole
 
 
-def printable(text: str) -> str:
-    """`text` on one line, with control characters (of a stranger's file, say) written out."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """One line of texts, each alone or with a style of rich."""
+    from rich.text import Text
+
+    return Text.assemble(*(one_line(part) if isinstance(part, str) else (one_line(part[0]), part[1]) for part in parts))
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print one line without a console, as programs read it."""
+    click.echo(one_line(text), err=err)
 
 
 def list_names(names: Sequence[str], *, verbose: bool) -> str:
     """Names in one line: all with `verbose`, else the first `SHOWN` and the number of the others."""
-    shown = names if verbose else names[:SHOWN]
+    shown = list(map(one_line, names if verbose else names[:SHOWN]))
     more = "" if len(shown) == len(names) else f" and {len(names) - len(shown)} more (-v names them)"
-    return ", ".join(map(printable, shown)) + more
+    return ", ".join(shown) + more
 
 
 def warn(text: str) -> None:
     """Print one line on stderr that cannot be missed."""
-    console(stderr=True).print(f"[bold yellow]Warning:[/] {escape(printable(spelled(text)))}", highlight=False)
+    console(stderr=True).print(styled(("Warning:", "bold yellow"), f" {spelled(text)}"))
 
 
 @contextlib.contextmanager
@@ -84,15 +107,20 @@ def resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        import click
-
-        click.echo("emobake: interrupted; finished work is kept, run again to continue", err=True)
+        echo("emobake: interrupted; finished work is kept, run again to continue", err=True)
         raise click.exceptions.Exit(130) from None
+
+
+def bar_columns() -> tuple[ProgressColumn, ProgressColumn]:
+    """The name of a task, and its bar."""
+    from rich.progress import BarColumn, TextColumn
+
+    return TextColumn("{task.description}", style="progress.description", markup=False), BarColumn()
 
 
 def count_bar() -> Progress:
     """A bar on stderr that counts finished items, with the time left; nothing is drawn off a terminal."""
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (*bar_columns(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console(stderr=True), transient=True, disable=not sys.stderr.isatty())

@@ -18,7 +18,7 @@ from .options import (
     runtime_options,
     steering_options,
 )
-from .terminal import console
+from .terminal import console, echo
 
 
 @click.command()
@@ -59,7 +59,7 @@ def tune(mix: str | None, scale: float, plot: Path | None, as_json: bool, quiet:
 
     def say(scale: float, kl: float) -> None:
         if not (quiet or as_json):
-            console(stderr=True).print(f"scale {scale:.4f}: KL {kl:.4f}", highlight=False)
+            console(stderr=True).print(f"scale {scale:.4f}: KL {kl:.4f}")
 
     model, vectors = model_and_vectors(options)
     runtime = runtime_of(options)
@@ -69,10 +69,10 @@ def tune(mix: str | None, scale: float, plot: Path | None, as_json: bool, quiet:
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
     elif quiet:
-        click.echo(f"{found.scale:g}")
+        echo(f"{found.scale:g}")
     else:
         of = "the base" if options["match"] is None else "last-position steering"
-        click.echo(f"KL from {of}: {found.kl_at_one:.4f} nats at scale 1, {found.kl:.4f} at scale {found.scale:g}")
+        echo(f"KL from {of}: {found.kl_at_one:.4f} nats at scale 1, {found.kl:.4f} at scale {found.scale:g}")
         if found.reference is not None:
-            click.echo(f"KL of last-position steering from the base: {found.reference:.4f}")
-        click.echo(f"Bake with --scale {found.scale:g}")
+            echo(f"KL of last-position steering from the base: {found.reference:.4f}")
+        echo(f"Bake with --scale {found.scale:g}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.vector_set import VectorSet
 from ..vectors.arithmetic import Description
-from .terminal import escape, spelled
+from .terminal import spelled, styled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,19 +22,19 @@ COLUMNS = 10
 
 def show_set(console: Console, vectors: VectorSet, description: Description) -> None:
     """Print what the set is, norms per layer, cosines, statistics, and problems."""
-    console.print(f"[bold]{escape(vectors.name)}[/]  {vectors.layers} layers x {vectors.hidden}", highlight=False)
+    console.print(styled((vectors.name, "bold"), f"  {vectors.layers} layers x {vectors.hidden}"))
     facts = {
         "acts at": vectors.site.replace("_", " "),
         "made from": vectors.base_model or "a model that it does not name",
         "source": vectors.source,
         "licence": vectors.license or "none recorded",
-    } | {key.replace("_", " "): " ".join(str(value).split()) for key, value in vectors.extraction.items()}
+    } | {key.replace("_", " "): str(value) for key, value in vectors.extraction.items()}
     for key, value in facts.items():
         if value:
-            console.print(f"  [dim]{escape(key)}:[/] {escape(value)}", highlight=False)
+            console.print(styled("  ", (f"{key}:", "dim"), f" {value}"))
     shown = vectors.emotions[:COLUMNS]
     if len(shown) < len(vectors.emotions):
-        console.print(f"The first {COLUMNS} of {len(vectors.emotions)} emotions; --json has all.", highlight=False)
+        console.print(f"The first {COLUMNS} of {len(vectors.emotions)} emotions; --json has all.")
     table = _table("Norms", ["layer", *shown, "shared"])
     for layer in range(vectors.layers):
         shared = description.shared[layer]
@@ -43,9 +43,9 @@ def show_set(console: Console, vectors: VectorSet, description: Description) -> 
     console.print(table)
     show_statistics(console, vectors, description)
     for problem in description.problems:
-        console.print(f"[bold yellow]Problem:[/] {escape(spelled(problem))}", highlight=False)
+        console.print(styled(("Problem:", "bold yellow"), f" {spelled(problem)}"))
     for line in description.advice:
-        console.print(f"[bold]Note:[/] {escape(spelled(line))}", highlight=False)
+        console.print(styled(("Note:", "bold"), f" {spelled(line)}"))
 
 
 def show_statistics(console: Console, vectors: VectorSet, description: Description) -> None:
@@ -56,17 +56,17 @@ def show_statistics(console: Console, vectors: VectorSet, description: Descripti
         for i, emotion in enumerate(shown):
             found = vectors.statistics.get(emotion)
             if found is None:
-                table.add_row(escape(emotion), "", "", "")
+                table.add_row(styled(emotion), "", "", "")
                 continue
             norms, errors = description.norms[i], np.array(found.standard_error)
             ratio = f"{(errors[norms > 0] / norms[norms > 0]).mean():.2f}" if norms.any() else ""
             cosine = "" if found.split_half_cosine is None else f"{found.split_half_cosine:.3f}"
-            table.add_row(escape(emotion), str(found.count), cosine, ratio)
+            table.add_row(styled(emotion), str(found.count), cosine, ratio)
         console.print(table)
     if len(shown) > 1:
         table = _table("Cosines", ["", *shown])
         for i, emotion in enumerate(shown):
-            table.add_row(escape(emotion), *(_cosine(x) for x in description.cosines[i, : len(shown)]))
+            table.add_row(styled(emotion), *(_cosine(x) for x in description.cosines[i, : len(shown)]))
         console.print(table)
 
 
@@ -79,7 +79,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
     for i, column in enumerate(columns):
-        table.add_column(escape(column), justify="left" if i == 0 else "right")
+        table.add_column(styled(column), justify="left" if i == 0 else "right")
     return table
 
 

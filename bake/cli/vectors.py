@@ -14,7 +14,7 @@ from ..core.sites import SITES
 from ..errors import InputError
 from .extract import extract
 from .options import json_option
-from .terminal import console, escape, warn
+from .terminal import console, echo, styled, warn
 
 if TYPE_CHECKING:
     from ..core.vector_set import VectorSet
@@ -64,7 +64,7 @@ def list_sets(as_json: bool) -> None:
     for e in entries:
         table.add_row(e.name, e.base_model, str(e.layers), str(e.hidden_size), e.license, where[e.name])
     console().print(table)
-    console().print("Any other model: emobake vectors extract --model MODEL --out NAME.safetensors", highlight=False)
+    console().print("Any other model: emobake vectors extract --model MODEL --out NAME.safetensors")
 
 
 @vectors.command()
@@ -87,7 +87,7 @@ def pull(name: str, out: Path | None, overwrite: bool) -> None:
     path = fetch(entry)
     if out is not None:
         write_set(open_vectors(path), out, overwrite=overwrite)
-    click.echo(str(out or path))
+    echo(str(out or path))
 
 
 @vectors.command()
@@ -113,7 +113,7 @@ def show(set_: str, plot: Path | None, as_json: bool) -> None:
     else:
         show_set(console(), found, description)
         if plot is not None:
-            console().print(f"Picture: {escape(str(plot))}", highlight=False)
+            console().print(styled(f"Picture: {plot}"))
 
 
 @vectors.command()
@@ -226,7 +226,7 @@ def push(
         warn("no licence is recorded, so others may not use the set; give --license, e.g. --license mit")
     target = HubTarget(repo_id, private=private or None, commit_message=commit_message)
     done = push_vectors(found, target, notice=warn)
-    click.echo(done.url if done.changed else f"{done.url} (already the same: nothing was uploaded)")
+    echo(done.url if done.changed else f"{done.url} (already the same: nothing was uploaded)")
 
 
 def extract_command(model: str) -> str:
@@ -247,7 +247,7 @@ def _write(found: VectorSet, out: Path, overwrite: bool, *, emotion: str = "") -
     from ..vectors.write import write_set
 
     for path in write_set(found, out, emotion=emotion, overwrite=overwrite):
-        click.echo(str(path))
+        echo(str(path))
 
 
 def _say_zero_layers(found: VectorSet) -> None:

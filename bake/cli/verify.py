@@ -10,7 +10,7 @@ import click
 
 from ..core.stacks import STACKS
 from .options import json_option
-from .terminal import console, escape, spelled
+from .terminal import console, spelled, styled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,11 +60,11 @@ def verify(base: str | None, revision: str | None, as_json: bool, quiet: bool, *
     if as_json:
         click.echo(json.dumps([check.as_dict() for check in checks], indent=2))
     else:
-        marks = {True: "[green]ok  [/]", False: "[bold red]FAIL[/]", None: "[dim]info[/]"}
+        marks = {True: ("ok  ", "green"), False: ("FAIL", "bold red"), None: ("info", "dim")}
         out_console = console()
         for check in checks:
             if not quiet or check.ok is False:
-                out_console.print(f"{marks[check.ok]} {escape(check.name)}: {escape(check.detail)}", highlight=False)
+                out_console.print(styled(marks[check.ok], f" {check.name}: {check.detail}"))
     if any(check.ok is False for check in checks):
         raise SystemExit(1)
 
@@ -90,24 +90,23 @@ def show_command(out: Path, as_json: bool) -> None:
 def _show_record(console: Console, record: Record) -> None:
     """Print what a record says: the weights, the base, the vectors, and how much each layer got."""
     from rich.table import Table
-    from rich.text import Text
 
     if record.adapters:
-        console.print(Text(f"Adapters: {', '.join(record.adapters)} (`emobake show` each)", style="bold"))
+        console.print(styled((f"Adapters: {', '.join(record.adapters)} (`emobake show` each)", "bold")))
         return
-    console.print(Text(f"Baked: {record.steering.recipe}", style="bold"))
+    console.print(styled((f"Baked: {record.steering.recipe}", "bold")))
     base, vectors = record.base, record.vectors
     table = Table.grid(padding=(0, 2))
     at = f"@{base.revision}" if base.revision else ""
-    table.add_row("base", Text(f"{base.model or 'not known'}{at} ({', '.join(w.name for w in base.weights)})"))
+    table.add_row("base", styled(f"{base.model or 'not known'}{at} ({', '.join(w.name for w in base.weights)})"))
     count = len(vectors.sha256)
     digests = f", {count} digest{'s' * (count != 1)}" if count else ""
-    table.add_row("vectors", Text(f"{vectors.name}, of the {vectors.site.replace('_', ' ')}{digests}"))
+    table.add_row("vectors", styled(f"{vectors.name}, of the {vectors.site.replace('_', ' ')}{digests}"))
     norms = {bias.layer: bias.norm for bias in record.biases}
     steered = [layer for layer, norm in norms.items() if norm]
     span = f"bias norms {min(norms.values()):.3g} to {max(norms.values()):.3g}" if norms else "no biases"
     table.add_row("layers", f"{len(steered)} of {len(norms)} steered, {span}")
-    table.add_row("made as", Text(" ".join(text[:40] for text in (record.form, record.model_type, record.version))))
+    table.add_row("made as", styled(" ".join(text[:40] for text in (record.form, record.model_type, record.version))))
     for number, earlier in enumerate(record.history):
-        table.add_row("" if number else "before", Text(earlier.steering.recipe))
+        table.add_row("" if number else "before", styled(earlier.steering.recipe))
     console.print(table)

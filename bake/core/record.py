@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 from .._version import __version__
 from ..errors import InputError
 from .biases import PlannedBias
+from .limits import MAX_LAYERS
 from .names import is_emotion_name, is_inside, is_plain
 from .sites import SITE, SITES, Site
 from .steering import Steering
 from .tensors import WeightFile
-from .vector_set import MAX_LAYERS, VectorSet
+from .vector_set import VectorSet
 
 RECORD_FILE = "emobake.json"
 _FORMS = ("checkpoint", "peft", "gguf")

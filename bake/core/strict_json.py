@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import BrokenFileError
+from .limits import MAX_JSON_GROUPS, MAX_JSON_VALUES
+
+# A text in JSON, whole or cut off; possessive, so that a stray quote costs no second look.
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
 def parse_json(data: bytes | str, file: str) -> Any:
     """Parse JSON; `file` names it in messages.
 
     Raises:
-        BrokenFileError: invalid JSON, nested too deep, a repeated key, or half a surrogate pair.
+        BrokenFileError: invalid JSON, nested too deep, too many values, a repeated key, or half a surrogate pair.
     """
+    _refuse_many(data, file)
     try:
         text = data if isinstance(data, str) else data.decode()
         value = json.loads(text, object_pairs_hook=_unique)
@@ -40,6 +46,21 @@ def parse_json_object(data: bytes | str, file: str) -> dict[str, Any]:
 def json_bytes(value: Mapping[str, Any]) -> bytes:
     """JSON indented by two, in UTF-8, with a final newline."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _refuse_many(data: bytes | str, file: str) -> None:
+    """Count the values before they are made: each takes a hundred times the two bytes of ``[]``."""
+    raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+    if _is_many(raw) and _is_many(_TEXT.sub(b"", raw)):
+        raise BrokenFileError(
+            f"{file}: holds more than {MAX_JSON_VALUES} values, or {MAX_JSON_GROUPS} lists and objects, too many for a "
+            "file of its kind"
+        )
+
+
+def _is_many(raw: bytes) -> bool:
+    groups = raw.count(b"[") + raw.count(b"{")
+    return groups > MAX_JSON_GROUPS or groups + raw.count(b",") > MAX_JSON_VALUES
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

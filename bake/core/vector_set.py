@@ -14,13 +14,25 @@ from typing import Any
 import numpy as np
 
 from ..errors import VectorError
+from .limits import MAX_HIDDEN, MAX_LAYERS, MAX_ROW_FLOATS
 from .names import EMOTION_RULE, is_emotion_name, is_plain
 from .sites import SITE, Site
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness")
 """The paper's emotions, in the order of `times`."""
 
-MAX_LAYERS = 1024
+
+def check_dimensions(name: str, layers: int, hidden: int, *, most: int = MAX_LAYERS) -> None:
+    """Refuse the dimensions of a set that no model has; `most` layers are too few for a file with further rows.
+
+    Raises:
+        VectorError: none, or too many; `name` is that of the file or of a part of it.
+    """
+    if not (0 < layers <= most and 0 < hidden <= MAX_HIDDEN and layers * hidden <= MAX_ROW_FLOATS):
+        raise VectorError(
+            f"{name}: gives {layers} layers x {hidden}; expected 1 to {most} layers, a hidden size of at most "
+            f"{MAX_HIDDEN}, and at most {MAX_ROW_FLOATS} numbers in all"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..core.biases import steering_rows
 from ..core.check import Check
+from ..core.limits import MAX_WIDTH
 from ..core.plan import Rows, Span
 from ..core.record import Record
 from ..core.tensors import FLOATS, TensorHeader, decode, encode
@@ -142,9 +143,9 @@ def added_rows(output: Output, base: StoredModel) -> dict[int, np.ndarray]:
         header = output.model.tensors.get(entry.tensor)
         if header is None:
             raise VerifyError(f"{output.model.name}: the record names {entry.tensor}, which no file holds")
-        value = decode(header, output.model.read(header))
+        value = decode(header, _read(output.model, header))
         old = None if entry.tensor in output.record.added else base.tensors.get(entry.tensor)
-        rows[entry.layer] = (value if old is None else value - decode(old, base.read(old))) * scale
+        rows[entry.layer] = (value if old is None else value - decode(old, _read(base, old))) * scale
     return rows
 
 
@@ -165,7 +166,7 @@ def _recorded(output: Output) -> Check:
         tensor = output.model.tensors.get(entry.tensor)
         if tensor is None:
             return Check(name, False, f"{entry.tensor} is missing: it would run UNSTEERED there")
-        if hashlib.sha256(output.model.read(tensor)).hexdigest() != entry.sha256:
+        if hashlib.sha256(_read(output.model, tensor)).hexdigest() != entry.sha256:
             return Check(name, False, f"{entry.tensor} is not what {output.record_name} records")
     return Check(name, True, f"{len(record.biases)} digests match {output.record_name}")
 
@@ -185,8 +186,8 @@ def _arithmetic(output: Output, base: StoredModel | None, vectors: VectorSet) ->
             old = None if base is None else base.tensors.get(entry.tensor)
             if base is None or old is None:
                 return Check(name, None, "existing biases were added to; give `base` to compute them again")
-            row = decode(old, base.read(old)) + row
-        if model.read(tensor) != encode(row, tensor.dtype):
+            row = decode(old, _read(base, old)) + row
+        if _read(model, tensor) != encode(row, tensor.dtype):
             return Check(name, False, f"{entry.tensor} is not existing bias + weighted vectors")
     return Check(name, True, f"{len(record.biases)} biases equal existing bias + weighted vectors, to the bit")
 
@@ -213,6 +214,17 @@ def _recorded_rows(output: Output, vectors: VectorSet) -> np.ndarray:
         branch_scale=record.branch_scale,
         force=True,
     )
+
+
+def _read(model: StoredModel, tensor: TensorHeader) -> bytes:
+    """Read a bias. A record names its tensor, which may be any other one.
+
+    Raises:
+        VerifyError: it has more bytes than any bias.
+    """
+    if tensor.size > 8 * MAX_WIDTH:
+        raise VerifyError(f"{model.name}: {tensor.name[:120]} has {tensor.size} bytes, so it is not a bias")
+    return model.read(tensor)
 
 
 def _same_bytes(piece: Span | Rows, base: StoredModel, tensor: TensorHeader, model: StoredModel) -> bool:

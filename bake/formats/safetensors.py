@@ -14,13 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from ..core.limits import MAX_HEADER, MAX_TENSORS
 from ..core.plan import Piece, piece_size
 from ..core.strict_json import parse_json_object
 from ..core.tensors import ReadAt, TensorHeader
 from ..errors import BrokenFileError
-
-MAX_HEADER = 100_000_000
-"""Bytes. The limit of the format's reference implementation."""
 
 # Bits per element; several of the newest dtypes are narrower than a byte.
 _BITS = {
@@ -57,6 +55,8 @@ def parse_header(file: str, size: int, read: ReadAt) -> tuple[TensorHeader, ...]
     metadata = entries.pop("__metadata__", None)
     if metadata is not None and not (isinstance(metadata, dict) and all(type(v) is str for v in metadata.values())):
         raise BrokenFileError(f"{file}: the header's __metadata__ is not a map of strings")
+    if len(entries) > MAX_TENSORS:
+        raise BrokenFileError(f"{file}: claims {len(entries)} tensors, more than any model has")
     tensors = sorted(
         (_entry(file, name, entry, base) for name, entry in entries.items()),
         key=lambda t: (t.start, t.end),
@@ -131,7 +131,9 @@ def _read_entries(file: str, size: int, read: ReadAt) -> tuple[dict[str, Any], i
     if size < 8:
         raise BrokenFileError(f"{file}: {size} bytes are too few for a safetensors file; fetch it again")
     length = int.from_bytes(read(0, 8), "little")
-    if length > MAX_HEADER or 8 + length > size:
+    if length > MAX_HEADER and 8 + length <= size:
+        raise BrokenFileError(f"{file}: has a header of {length} bytes, more than any model (at most {MAX_HEADER})")
+    if 8 + length > size:
         raise BrokenFileError(
             f"{file}: claims a header of {length} bytes in a file of {size}; truncated, or not safetensors"
         )

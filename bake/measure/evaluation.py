@@ -30,7 +30,7 @@ from .ledger import writing
 from .plots import plot_evaluation
 from .query_sets import Questions, Seen, extraction_queries, open_questions
 from .recorded_answers import read_results
-from .report import LAYERS, examples_of, markdown
+from .report import LAYERS, examples_of, write_report
 from .scorers.base import DEFAULT_CLASSIFIER, Scorer
 from .scorers.open import open_scorers
 from .stages import Findings, carry_out, results_of
@@ -334,7 +334,7 @@ def _write(findings: Findings, data: dict[str, Any], folder: Path, label: str) -
     }
     files = {
         REPORT: json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.md": markdown(data, examples_of(experiment.questions.texts, places, curves), tuple(figures)),
+        "report.md": write_report(data, examples_of(experiment.questions.texts, places, curves), tuple(figures)),
     }
     if data["answers"] == "generated":
         files |= {f"results/{path}": text for path, text in results_of(findings, label).items()}

@@ -261,6 +261,8 @@ def _json_or_lines(content: bytes, file: str) -> dict[str, Any] | list[Any]:
     except BrokenFileError:
         if not file.endswith((".jsonl", ".ndjson")):
             raise
+        if content.count(b"\n") > 2 * MAX_QUERIES:
+            raise BrokenFileError(f"{file}: holds more than {MAX_QUERIES} entries") from None
         lines = enumerate(content.split(b"\n"), 1)
         parsed = [parse_json(line, f"{file}, line {i}") for i, line in lines if line.strip()]
     if not isinstance(parsed, dict | list):

@@ -9,6 +9,7 @@ from importlib import resources
 from itertools import islice
 from pathlib import Path
 
+from ..core.limits import MAX_ANSWERS
 from ..errors import EmobakeError, InputError
 from ..storage.files import git_blob_id, read_small
 from ..vectors.fetch import pull_queries
@@ -59,7 +60,7 @@ def open_queries(given: str | None) -> tuple[bytes, str]:
     if given is None or (given == OWN and not Path(given).exists()):
         return _shipped("emotions.json"), "emotions.json"
     if Path(given).exists():
-        return read_small(Path(given)), given
+        return read_small(Path(given), most=MAX_ANSWERS), given
     entry = _registered(given)
     if entry is None or entry.groups:
         names = [entry.name for entry in registry().queries if not entry.groups]
@@ -77,7 +78,7 @@ def open_questions(given: str) -> Questions:
     """
     groups: dict[str, int] = {}
     if Path(given).exists():
-        content, name = read_small(Path(given)), Path(given).name
+        content, name = read_small(Path(given), most=MAX_ANSWERS), Path(given).name
         blob = git_blob_id(content)
         if entry := next((entry for entry in registry().queries if entry.file.blob == blob), None):
             name, groups = entry.name, dict(entry.groups)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal, get_args
 
+from ..core.limits import MAX_ANSWERS
 from ..core.strict_json import parse_json
 from ..errors import BrokenFileError, InputError
 from ..storage.files import read_small
@@ -77,7 +78,7 @@ def _read(file: Path, root: Path, count: int, sample: Sequence[int]) -> Recorded
         strength = float(parts[2])
     except ValueError:
         return None
-    answers = parse_json(read_small(file), str(file))
+    answers = parse_json(read_small(file, most=MAX_ANSWERS), str(file))
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise BrokenFileError(f"{file}: is not a list of answers")
     if len(answers) == count:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..core.text import code, markdown
 from .scorers.base import TOPIC
 from .summary import DEFINITIONS, target
 
@@ -20,14 +22,14 @@ Column = tuple[str, Callable[[Mapping[str, Any]], str]]
 """A title, and the cell of a point."""
 
 
-def markdown(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], pictures: Sequence[str] = ()) -> str:
+def write_report(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], pictures: Sequence[str] = ()) -> str:
     """Write the report: the queries, a table per direction, examples, and the meaning of the figures.
 
     `data` is the result of `summarize`, `examples` that of `examples_of`; `pictures` are names without suffix.
     """
     parts = [HEADING, _asked(data)]
-    parts += [f"> **Note.** {_line(warning)}." for warning in data["warnings"]]
-    parts += [f"> **{_line(one['name'])}** {_line(one['note'])}." for one in data["scorers"] if one["note"]]
+    parts += [f"> **Note.** {markdown(warning)}." for warning in data["warnings"]]
+    parts += [f"> **{markdown(one['name'])}** {markdown(one['note'])}." for one in data["scorers"] if one["note"]]
     if DOSE_RESPONSE in pictures:
         parts.append(f"![What was measured, by strength]({DOSE_RESPONSE}.png)")
     controls = {one["like"]: one for one in data["directions"] if one["control"]}
@@ -36,9 +38,9 @@ def markdown(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], pic
     for one in data["directions"]:
         if not one["control"]:
             control = controls.get(one["name"])
-            parts += [f"### {_line(one['name'])}", _table(data, one, control), verdict(data, one)]
+            parts += [f"### {markdown(one['name'])}", _table(data, one, control), verdict(data, one)]
             for group, count in others.items():
-                parts += [f"The {count} *{_line(group)}* queries:", _table(data, one, control, group)]
+                parts += [f"The {count} *{markdown(group)}* queries:", _table(data, one, control, group)]
     if data["layers"]:
         parts += ["### Dose by layer", _doses(data)]
         if LAYERS in pictures:
@@ -81,11 +83,17 @@ def examples_of(
 def _asked(data: Mapping[str, Any]) -> str:
     questions, sampling = data["questions"], data["sampling"]
     parts = [
-        f"{questions['count']} queries of `{_line(questions['name'])}`"
-        + (f" ({', '.join(f'{n} {group}' for group, n in questions['groups'].items())})" if questions["groups"] else "")
+        f"{questions['count']} queries of {code(questions['name'])}"
+        + (
+            f" ({', '.join(f'{n} {markdown(group)}' for group, n in questions['groups'].items())})"
+            if questions["groups"]
+            else ""
+        )
     ]
     if questions["shown"] != "all":
-        parts[0] += f"; the tables show the {questions['groups'][questions['shown']]} **{questions['shown']}** ones"
+        parts[0] += (
+            f"; the tables show the {questions['groups'][questions['shown']]} **{markdown(questions['shown'])}** ones"
+        )
         if questions["held_out"] is not None:
             parts[0] += ", which the vectors were not made from"
     if sampling is None:
@@ -98,9 +106,9 @@ def _asked(data: Mapping[str, Any]) -> str:
         )
         parts.append(f"answers of at most {sampling['max_new_tokens']} tokens, {drawn}, by {data['engine']}")
     if data.get("model"):
-        parts.append(f"base model `{_line(data['model'])}`")
+        parts.append(f"base model {code(data['model'])}")
     if data.get("vectors"):
-        parts.append(f"vectors `{_line(data['vectors'])}`")
+        parts.append(f"vectors {code(data['vectors'])}")
     return "; ".join(parts) + f". Made by `emobake eval` {data['emobake']}."
 
 
@@ -155,7 +163,7 @@ def _table(
 ) -> str:
     columns = columns_of(data, direction, control, group)
     lines = [
-        "| " + " | ".join(_line(name) for name, _ in columns) + " |",
+        "| " + " | ".join(markdown(name) for name, _ in columns) + " |",
         "| " + " | ".join("---:" for _ in columns) + " |",
     ]
     lines += ["| " + " | ".join(cell(point) for _, cell in columns) + " |" for point in direction["points"]]
@@ -168,8 +176,8 @@ def verdict(data: Mapping[str, Any], direction: Mapping[str, Any]) -> str:
     if found is None:
         return ""
     if found["strength"] is None:
-        return f"Best strength: none ({_line(found['why'])})."
-    return f"Best strength of these: **{found['strength']:g}** ({_line(found['why'])})."
+        return f"Best strength: none ({markdown(found['why'])})."
+    return f"Best strength of these: **{found['strength']:g}** ({markdown(found['why'])})."
 
 
 def _doses(data: Mapping[str, Any]) -> str:
@@ -182,7 +190,7 @@ def _doses(data: Mapping[str, Any]) -> str:
         if name in controls:  # Its norms are the same.
             continue
         cells = [_range(found.get(key)) for key in ("norm", "of_attention_output", "of_layer_output")]
-        lines.append(f"| {_line(name)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {markdown(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n\nSmallest to largest layer; the mean norm of what the base has there is 1."
 
 
@@ -192,10 +200,10 @@ def _range(values: Sequence[float | None] | None) -> str:
 
 
 def _example(example: Mapping[str, Any]) -> str:
-    lines = [f"**{_line(example['query'])}**"]
+    lines = [f"**{markdown(example['query'])}**"]
     for name, answers in example["answers"].items():
-        rows = [f"| {strength} | {_line(_excerpt(text))} |" for strength, text in answers.items()]
-        lines.append("\n".join([f"| {_line(name)} | |", "| ---: | --- |", *rows]))
+        rows = [f"| {strength} | {markdown(_excerpt(text))} |" for strength, text in answers.items()]
+        lines.append("\n".join([f"| {markdown(name)} | |", "| ---: | --- |", *rows]))
     return "\n\n".join(lines)
 
 
@@ -209,15 +217,9 @@ def _measured(data: Mapping[str, Any], name: str) -> bool:
     return any((point.get(name) if name in point else point["groups"]["all"][name]) is not None for point in points)
 
 
-def _line(text: object) -> str:
-    """A stranger's text for a table: on one line, with Markdown and HTML escaped."""
-    one = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]#|!~])", r"\\\1", one)
-
-
 def plain(text: str) -> str:
     """`text` of the report without its Markdown."""
-    return re.sub(r"\\(.)", r"\1", text.replace("**", ""))
+    return html.unescape(re.sub(r"\\(.)", r"\1", text.replace("**", "")))
 
 
 def _cell(value: float | None) -> str:

@@ -100,6 +100,8 @@ class LiveModel:
         try:
             text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
         except Exception as error:  # A template is a program of the checkpoint.
+            # transformers runs it, in Jinja's sandbox, as every stack that serves the model will: without limits on
+            # time. A hostile one hangs a chat, which its user can stop; no bake renders it in this process.
             raise InputError(f"{self.name}: its chat template fails ({_one_line(error)})") from None
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..core.limits import MAX_SMALL
 from ..core.strict_json import parse_json_object
 from ..core.tensors import ReadAt, WeightFile
 from ..errors import BrokenFileError, InputError, OutputError
 
-MAX_SMALL = 256 * 2**20
-"""Bytes. No known config, index or vector file comes near it; a larger one is refused unread."""
 _CHUNK = 2**22
 
 
@@ -167,8 +166,8 @@ def _cached_repository(folder: Path) -> Path | None:
     return folder.parent.parent if cached else None
 
 
-def read_small(path: Path, name: str | None = None) -> bytes:
-    """Read a whole file of at most `MAX_SMALL` bytes; `name` is its name in messages, by default `path`.
+def read_small(path: Path, name: str | None = None, *, most: int = MAX_SMALL) -> bytes:
+    """Read a whole file of at most `most` bytes; `name` is its name in messages, by default `path`.
 
     Raises:
         InputError: missing, unreadable or too large.
@@ -177,9 +176,12 @@ def read_small(path: Path, name: str | None = None) -> bytes:
     try:
         with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
-            if size > MAX_SMALL:
+            if size > most:
                 raise BrokenFileError(f"{name}: {size} bytes are too many for this kind of file")
-            return file.read()
+            content = file.read(most + 1)  # A file may grow.
+        if len(content) > most:
+            raise BrokenFileError(f"{name}: is larger than {most} bytes, too many for this kind of file")
+        return content
     except FileNotFoundError:
         raise InputError(f"{name}: not found") from None
     except OSError as error:

@@ -27,6 +27,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from ..core.text import one_line
+
 if TYPE_CHECKING:
     from tenacity import RetryCallState, Retrying
 
@@ -161,4 +163,5 @@ def reason(error: BaseException) -> str:
     token = get_token()
     if token:
         text = text.replace(token, "(token)")
-    return re.sub(r"\bhf_\w{8,}", "(token)", re.sub(r"((?:https?://|url: /)[^\s?]*)\?\S*", r"\1", text))[:200]
+    text = re.sub(r"((?:https?://|url: /)[^\s?]*)\?\S*", r"\1", text)
+    return one_line(re.sub(r"\bhf_\w{8,}", "(token)", text))[:200]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,10 +44,10 @@ def describe(vectors: VectorSet) -> Description:
     norms = np.linalg.norm(rows, axis=2)
     with np.errstate(invalid="ignore", divide="ignore"):
         units = rows / norms[:, :, None]
-        by_layer = np.einsum("elh,flh->efl", units, units)
+        # Layer by layer: all at once, a thousand emotions take gigabytes.
+        by_layer = (units[:, layer] @ units[:, layer].T for layer in range(vectors.layers))
+        cosines, layer_cosines = _cosines(by_layer, len(rows))
         shared = np.square(rows.mean(axis=0)).sum(axis=1) / np.square(norms).mean(axis=0)
-    pairs = np.triu_indices(len(rows), 1)
-    cosines, layer_cosines = _mean(by_layer, 2), _mean(by_layer[pairs], 0)
     problems = tuple(_problems(vectors, norms, cosines))
     return Description(norms, cosines, layer_cosines, shared, problems, tuple(_advice(vectors, shared)))
 
@@ -95,12 +95,18 @@ def add_mix(vectors: VectorSet, name: str, mix: Mapping[str, float], *, only: bo
     )
 
 
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean of the values that are not NaN; NaN if there are none."""
-    there = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        mean: np.ndarray = np.where(there, values, 0).sum(axis=axis) / there.sum(axis=axis)
-    return mean
+def _cosines(by_layer: Iterable[np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean cosines over the layers, ``[count, count]``, and over the pairs, ``[layers]``, of those that are not NaN."""
+    total, known = np.zeros((count, count)), np.zeros((count, count))
+    means = []
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for cosines in by_layer:
+            there = ~np.isnan(cosines)
+            values = np.where(there, cosines, 0)
+            total += values
+            known += there
+            means.append(np.triu(values, 1).sum() / np.float64(np.triu(there, 1).sum()))
+        return total / known, np.array(means)
 
 
 def _problems(vectors: VectorSet, norms: np.ndarray, cosines: np.ndarray) -> list[str]:

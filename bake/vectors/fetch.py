@@ -9,15 +9,13 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
+from ..core.limits import MAX_SMALL
 from ..errors import BrokenFileError, EmobakeError, HubError, InputError, OutputError, VectorError
 from ..storage.files import git_blob_id, read_small
 from ..storage.publish import write_file
 from .formats.published import parse_published
 from .registry import PublishedFile, RegisteredSet, registry
 from .write import write_set
-
-MAX_DOWNLOAD = 256 * 2**20
-"""Bytes of one published file; the largest known has 6 MB."""
 
 
 def cache_folder() -> Path:
@@ -106,8 +104,8 @@ def _fetch(file: PublishedFile) -> bytes:
                 content.clear()
                 for chunk in chunks:
                     content += chunk
-                    if len(content) > MAX_DOWNLOAD:
-                        raise BrokenFileError(f"{name}: is larger than {MAX_DOWNLOAD} bytes; not what was published")
+                    if len(content) > MAX_SMALL:
+                        raise BrokenFileError(f"{name}: is larger than {MAX_SMALL} bytes; not what was published")
     except EmobakeError:
         raise
     except Exception as error:  # From the HTTP library.

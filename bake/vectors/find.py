@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from ..core.vector_set import VectorSet, require_site
 from ..errors import InputError, NoVectorsError
-from ..formats.checkpoint.card import card_metadata
-from ..storage.files import cached_id, leads_out, read_small
+from ..formats.front_matter import read_front_matter, read_start
+from ..storage.files import cached_id, leads_out, read_at
 from ..storage.model_name import ModelName
 from .fetch import pull
 from .open import open_vectors
@@ -162,12 +162,12 @@ def model_ids(model: ModelName, gguf: GgufModel | None = None) -> tuple[str, ...
         return _distinct([model.name, *_bases(card_text(model.name, model.revision))])
     card = model.path / "README.md"
     is_own = card.is_file() and not leads_out(card, model.path)
-    text = read_small(card).decode("utf-8", "replace") if is_own else ""
+    text = read_start(read_at(card)) if is_own else ""
     return _distinct([model.base_model or cached_id(model.path)[0], *_bases(text)])
 
 
 def _bases(card: str) -> list[str]:
-    base = card_metadata(card).get("base_model")
+    base = read_front_matter(card).values.get("base_model")
     return [name for name in (base if isinstance(base, list) else [base]) if isinstance(name, str)]
 
 

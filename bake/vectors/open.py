@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..core.limits import MAX_VECTORS
 from ..core.vector_set import VectorSet
 from ..errors import BrokenFileError, InputError
 from ..storage.files import read_at, read_small, sha256_of
 from .formats import FORMS, form_of
-from .formats.found import MAX_BYTES, complete
+from .formats.found import complete
 from .formats.published import parse_published, published_files
 from .formats.single_file import parse_single_file
 
@@ -50,12 +51,12 @@ def open_vectors(
 
 def _open_file(path: Path, emotions: Iterable[str] | None, site: str, first_row: int | None) -> VectorSet:
     size = path.stat().st_size
+    if size > MAX_VECTORS:
+        raise BrokenFileError(f"{path}: {size} bytes are too many for a set of vectors")
     if path.suffix.lower() == ".safetensors" and not site and first_row is None:
         return parse_single_file(path.name, size, read_at(path), emotions, sha256_of(path))
     form = form_of(path)
     if form is None:
         known = ", ".join(suffix for form in FORMS for suffix in form.suffixes)
         raise InputError(f"{path}: is no known form of vectors; give {known}, or a folder of JSON files as published")
-    if size > MAX_BYTES:
-        raise BrokenFileError(f"{path}: {size} bytes are too many for a set of vectors")
     return complete(path, form.read(path), emotions, site=site, first_row=first_row)

@@ -50,10 +50,14 @@ def new_figure(**options: Any) -> Figure:
 def picture(figure: Figure, suffix: str) -> bytes:
     """Draw a figure as ``.png`` or ``.svg``; the same figure gives the same bytes."""
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
     content = io.BytesIO()
+    # A name with two dollars is a name, and no formula, which may be wrong.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     # Without a salt, an SVG has random names in it.
-    with rc_context({"svg.hashsalt": "emobake"}):
+    with rc_context({"svg.hashsalt": "emobake", "text.parse_math": False}):
         figure.savefig(content, format=suffix[1:], dpi=130, metadata=_METADATA[suffix])
     return content.getvalue()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from ..core.plan import CARD_FILE, new_file
 from ..core.progress import Notice, no_notice
 from ..core.sites import SITE, Site
+from ..core.text import markdown, one_line
 from ..core.vector_set import VectorSet
 from ..formats.checkpoint.card import CITATION, PAPER
+from ..formats.front_matter import write_front_matter
 from .formats.single_file import to_single_file
 
 if TYPE_CHECKING:
@@ -49,20 +52,21 @@ def push_vectors(vectors: VectorSet, target: str | HubTarget, *, notice: Notice 
 
 def vector_card(vectors: VectorSet, repo_id: str) -> str:
     """Write README.md, with Hub metadata in front."""
-    from huggingface_hub import ModelCardData
-
     base = vectors.base_model
-    data = ModelCardData(
+    metadata = write_front_matter(
         base_model=base or None,
         license=vectors.license or None,
         library_name="emobake",
         tags=["emotion-vectors", "steering-vectors", "emobake"],
     )
-    model = f"[{base}](https://huggingface.co/{base})" if base else f"a model of {vectors.layers} layers"
+    model = (
+        f"[{markdown(base)}](https://huggingface.co/{quote(base)})" if base else f"a model of {vectors.layers} layers"
+    )
+    emotions = ", ".join(f"**{markdown(emotion)}**" for emotion in vectors.emotions)
     parts = [
-        f"---\n{data.to_yaml()}\n---",
-        f"# Emotion vectors for {base.rpartition('/')[2] or f'{vectors.layers} layers x {vectors.hidden}'}",
-        f"One vector per layer for each of {', '.join(f'**{emotion}**' for emotion in vectors.emotions)}, for {model}: "
+        metadata,
+        f"# Emotion vectors for {markdown(base.rpartition('/')[2]) or f'{vectors.layers} layers x {vectors.hidden}'}",
+        f"One vector per layer for each of {emotions}, for {model}: "
         f"`{FILE}`, float32 `[{vectors.layers}, {vectors.hidden}]` each. They are added to {_SITES[vectors.site]} "
         f"([arXiv 2502.04075]({PAPER})).",
         *_usage(vectors, repo_id),
@@ -77,7 +81,7 @@ def vector_card(vectors: VectorSet, repo_id: str) -> str:
 def _usage(vectors: VectorSet, repo_id: str) -> list[str]:
     if vectors.site != SITE:
         return []
-    mix, name = shlex.quote(f"{vectors.emotions[0]}=1"), shlex.quote(vectors.base_model or "MODEL")
+    mix, name = shlex.quote(f"{vectors.emotions[0]}=1"), shlex.quote(one_line(vectors.base_model or "MODEL"))
     return [
         "## How to use them",
         f"```sh\npip install emobake\nemobake --model {name} --vectors {repo_id} --mix {mix} --out ./steered\n"
@@ -89,9 +93,9 @@ def _usage(vectors: VectorSet, repo_id: str) -> list[str]:
 def _origin(vectors: VectorSet) -> list[str]:
     if not vectors.source and not vectors.extraction:
         return []
-    parts = ["## Where they come from", *([vectors.source] if vectors.source else [])]
+    parts = ["## Where they come from", *([markdown(vectors.source)] if vectors.source else [])]
     if vectors.extraction:
-        rows = [f"| {key} | {_cell(value)} |" for key, value in vectors.extraction.items()]
+        rows = [f"| {markdown(key)} | {markdown(value)} |" for key, value in vectors.extraction.items()]
         parts.append("\n".join(["| | |", "| --- | --- |", *rows]))
     return parts
 
@@ -100,11 +104,7 @@ def _statistics(vectors: VectorSet) -> list[str]:
     if not vectors.statistics:
         return []
     rows = [
-        f"| {emotion} | {s.count} | {'' if s.split_half_cosine is None else f'{s.split_half_cosine:.3f}'} |"
+        f"| {markdown(emotion)} | {s.count} | {'' if s.split_half_cosine is None else f'{s.split_half_cosine:.3f}'} |"
         for emotion, s in vectors.statistics.items()
     ]
     return ["\n".join(["| emotion | queries | split-half cosine |", "| --- | --- | --- |", *rows])]
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")

@@ -9,7 +9,7 @@ from emobake.measure.engines import EvaluationSettings
 from emobake.measure.experiment import Direction, Experiment, Variant
 from emobake.measure.plots import plot_evaluation
 from emobake.measure.query_sets import Questions
-from emobake.measure.report import examples_of, markdown
+from emobake.measure.report import examples_of, write_report
 from emobake.measure.scorers.lexicon import Lexicon
 from emobake.measure.stages import Findings
 from emobake.measure.summary import best, summarize
@@ -113,7 +113,7 @@ def test_the_more_believable_scorer_decides(data):
 def test_the_report_reads(findings, data):
     texts = findings.experiment.questions.texts
     examples = examples_of(texts, [1], {"joy": [(0.0, TEXTS["@0"]), (2.0, TEXTS["joy@2"])]})
-    report = markdown(data, examples, ("dose_response",))
+    report = write_report(data, examples, ("dose_response",))
     assert report.startswith("## Evaluation\n") and report.endswith(".\n")
     table = next(line for line in report.splitlines() if line.startswith("| 2 |"))
     assert "0.8" in table and "100.0%" in table and "2.5" in table
@@ -124,16 +124,16 @@ def test_the_report_reads(findings, data):
 
 
 def test_a_judges_topic_stands_in_the_table(findings, data):
-    assert "topic, reader" not in markdown(data, [])
+    assert "topic, reader" not in write_report(data, [])
     for answers in findings.scores["reader"].values():
         for one in answers:
             one["topic"] = 77.0
-    report = markdown(summarize(findings, [Lexicon(), Named()], EvaluationSettings(Sampling(8, temperature=0))), [])
+    report = write_report(summarize(findings, [Lexicon(), Named()], EvaluationSettings(Sampling(8, temperature=0))), [])
     assert "topic, reader (probability)" in report and "| 77 |" in report
 
 
 def test_a_weak_measure_is_called_weak_wherever_it_stands(data):
-    report = markdown(data, [])
+    report = write_report(data, [])
     for line in report.splitlines():
         if "lexicon" in line and line.startswith(("|", ">")):
             assert "weak" in line, line

@@ -102,7 +102,7 @@ def test_endless_content_is_cut_off(server, monkeypatch):
     file = find_by_name(QWEN).files["joy"]
     server.raw[f"{file.repository}/{file.commit}/{file.path}"] = b"x" * 100_001
     monkeypatch.setenv("EMOBAKE_RAW_ENDPOINT", server.url)
-    monkeypatch.setattr(fetch, "MAX_DOWNLOAD", 100_000)
+    monkeypatch.setattr(fetch, "MAX_SMALL", 100_000)
     with pytest.raises(BrokenFileError, match="larger than 100000"):
         fetch._fetch(file)
 
@@ -251,5 +251,5 @@ def test_a_card_says_how_good_the_vectors_are():
     )
     card = vector_card(made, "me/x")
     assert "| joy | 40 | 0.910 |" in card and "| fear | 2 |  |" in card
-    assert "| emotional_prompt | a \\| b &lt;i>{query} |" in card
+    assert "| emotional_prompt | a \\| b &lt;i&gt;{query} |" in card
     assert "2502.04075" in card

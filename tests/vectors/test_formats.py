@@ -221,7 +221,10 @@ def test_safetensors_of_others(tmp_path):
         ({"joy": ROWS}, "not [layers, hidden]"),
         ({"joy": ROWS[3][0]}, "not [layers, hidden]"),
         ({"joy": ROWS[3][:0]}, "not [layers, hidden]"),
-        ({"joy": np.zeros((2000, 2), np.float32)}, "not [layers, hidden]"),
+        ({"joy": np.zeros((2000, 2), np.float32)}, "gives 2000 layers"),
+        ({"joy": np.zeros((1000, 65_536), bool)}, "at most 16777216 numbers"),
+        ({"joy": np.zeros((2, 65_537), np.float32)}, "hidden size of at most 65536"),
+        ({f"e{i}": ROWS[3] for i in range(1025)}, "at most 1024 emotions"),
         ({"joy": np.ones((2, 2), np.int64)}, "not floats"),
         ({"joy": np.full((2, 2), np.nan, np.float32)}, "NaN"),
         ({"joy": np.full((2, 2), 1e300)}, "float32 cannot hold"),
@@ -267,12 +270,12 @@ def test_hostile_archives(tmp_path, monkeypatch):
         for _ in range(2):
             archive.writestr("joy.npy", _npy(ROWS[3]))
     refused(file, "occurs twice", **SAID)
-    monkeypatch.setattr("emobake.vectors.formats.npz.MAX_BYTES", 100_000)
+    monkeypatch.setattr("emobake.vectors.formats.npz.MAX_ANY_EXPANSION", 100_000)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("joy.npy", _npy(np.zeros((1000, 100), np.float32)))
     assert file.stat().st_size < 10_000
     refused(file, "unpacks to 400128 bytes", **SAID)
-    monkeypatch.setattr("emobake.vectors.open.MAX_BYTES", 100_000)
+    monkeypatch.setattr("emobake.vectors.open.MAX_VECTORS", 100_000)
     file.write_bytes(b"x" * 100_001)
     refused(file, "too many", **SAID)
 
@@ -316,7 +319,9 @@ def test_tensors_of_pytorch(tmp_path):
         ({"joy": tensors[3].to_sparse()}, "not a plain tensor"),
         ({"joy": torch.ones(2, 2, device="meta")}, "not a plain tensor"),
         ({"joy": torch.ones(2, 2, dtype=torch.int64)}, "not floats"),
-        ({"joy": torch.ones(1, 1).expand(1000, 10**8)}, "not floats [layers, hidden]"),
+        ({"joy": torch.ones(1, 1).expand(1000, 10**8)}, "claim 400000000000 bytes"),
+        ({"joy": torch.ones(1, 1).expand(1000, 10**4)}, "claim 40000000 bytes"),
+        ({f"joy {i}": torch.ones(100).expand(100, 100) for i in range(100)}, "claim 4000000 bytes"),
         ({"emotions": ["joy"], "vectors": torch.ones(2, 3, 4)}, "1 emotions, but vectors of shape [2, 3, 4]"),
         ({"emotions": "joy", "vectors": torch.ones(1, 3, 4)}, "not a list of names"),
         ({0: tensors[0], 1: tensors[1]}, "a dict from emotion"),

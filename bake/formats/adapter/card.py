@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from ..._version import __version__
 from ...core.plan import REPO_PLACEHOLDER, BakePlan
+from ...core.text import markdown
 from ..checkpoint.card import (
     CITATION,
     PAPER,
@@ -15,6 +16,7 @@ from ..checkpoint.card import (
     card_header,
     card_text,
     licence_section,
+    quoted,
     title,
 )
 from ..checkpoint.model import Checkpoint
@@ -50,7 +52,10 @@ def adapters_card(adapters: Mapping[str, BakePlan], checkpoint: Checkpoint) -> s
         *(f'model.load_adapter("{REPO_PLACEHOLDER}", subfolder="{name}", adapter_name="{name}")' for name in others),
         f'model.set_adapter("{others[-1] if others else first}")',
     ]
-    rows = [f"| [{name}]({quote(name)}) | {adapter.steering.recipe} |" for name, adapter in adapters.items()]
+    rows = [
+        f"| [{markdown(name)}]({quote(name)}) | {markdown(adapter.steering.recipe)} |"
+        for name, adapter in adapters.items()
+    ]
     parts = [
         card_header(plan, checkpoint, library="peft", relation="adapter"),
         f"# {title(plan)}: an adapter per emotion",
@@ -69,4 +74,4 @@ def adapters_card(adapters: Mapping[str, BakePlan], checkpoint: Checkpoint) -> s
 
 
 def _load_base(plan: BakePlan) -> str:
-    return f'base = AutoModelForCausalLM.from_pretrained("{plan.record.base.model or "BASE"}")'
+    return f"base = AutoModelForCausalLM.from_pretrained({quoted(plan.record.base.model or 'BASE')})"

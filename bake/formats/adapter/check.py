@@ -10,7 +10,8 @@ from typing import Any
 from ...core.check import Check
 from ...core.record import RECORD_FILE, Record
 from ...core.tensors import TensorHeader
-from ...storage.files import read_at, read_json, read_small
+from ...errors import InputError
+from ...storage.files import read_at, read_json
 from ..check import StoredModel
 from ..safetensors import parse_header
 from .plan import CONFIG_FILE, WEIGHTS_FILE
@@ -37,8 +38,9 @@ def open_adapter(folder: Path) -> Adapter:
         InputError: a file is missing; BrokenFileError: a file is malformed.
     """
     file = folder / WEIGHTS_FILE
-    size = len(read_small(file))
-    headers = parse_header(str(file), size, read_at(file))
+    if not file.is_file():
+        raise InputError(f"{file}: not found")
+    headers = parse_header(str(file), file.stat().st_size, read_at(file))
     tensors = {header.name: replace(header, file=WEIGHTS_FILE) for header in headers}
     return Adapter(str(folder), folder, read_json(folder / CONFIG_FILE), tensors)
 

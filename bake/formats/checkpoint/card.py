@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +13,8 @@ from ...core.record import RecordedVectors
 from ...core.side_files import is_licence
 from ...core.sites import SITE, Site
 from ...core.stacks import STACKS
+from ...core.text import code, markdown
+from ..front_matter import write_front_matter
 from .model import Checkpoint
 
 PAPER = "https://arxiv.org/abs/2502.04075"
@@ -63,7 +65,7 @@ def model_card(plan: BakePlan, checkpoint: Checkpoint) -> str:
 
 def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, kind: str, how: str, loading: str) -> str:
     """Write a card: `metadata` in front, `how` the bias got there, and the commands for `loading` the result."""
-    vectors, recipe = plan.record.vectors, plan.steering.recipe
+    vectors, recipe = plan.record.vectors, markdown(plan.steering.recipe)
     earlier = " The base was itself baked before; `emobake.json` has the history." if plan.record.earlier else ""
     verb = "are" if _of_the_paper(vectors) else "is"
     parts = [
@@ -73,7 +75,7 @@ def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, kind: st
         "no code are needed to use it.",
         "## How it was made",
         f"[emobake](https://pypi.org/project/emobake/) {__version__} added the weighted sum of the vectors "
-        f"(set `{vectors.name}`) to the bias of {_PROJECTIONS[vectors.site]} in {_where(plan)}{how}{earlier} "
+        f"(set {code(vectors.name)}) to the bias of {_PROJECTIONS[vectors.site]} in {_where(plan)}{how}{earlier} "
         "`emobake.json` records the weights, the digests of the inputs and every bias.",
         *([f"**Position caveat.** {POSITION_NOTE}"] if _of_the_paper(vectors) else []),
         "## How to load it",
@@ -88,11 +90,9 @@ def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, kind: st
 
 def card_header(plan: BakePlan, checkpoint: Checkpoint, *, library: str, relation: str) -> str:
     """Write the YAML block: licence, languages and gating are those of the base's card."""
-    from huggingface_hub import ModelCardData
-
-    base, base_model = card_metadata(checkpoint.card), plan.record.base.model
+    base, base_model = checkpoint.front_matter.values, plan.record.base.model
     inherited = {key: base[key] for key, kind in _INHERITED.items() if isinstance(base.get(key), kind)}
-    data = ModelCardData(
+    return write_front_matter(
         base_model=base_model or None,
         base_model_relation=relation if base_model or relation == "adapter" else None,
         library_name=library,
@@ -101,34 +101,39 @@ def card_header(plan: BakePlan, checkpoint: Checkpoint, *, library: str, relatio
         widget=_widget(checkpoint, base.get("widget")),
         **inherited,
     )
-    return f"---\n{data.to_yaml()}\n---"
 
 
 def base_link(plan: BakePlan) -> str:
     """A link to the base."""
     base_model = plan.record.base.model
-    return f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "a local checkpoint"
+    if not base_model:
+        return "a local checkpoint"
+    return f"[{markdown(base_model)}](https://huggingface.co/{quote(base_model)})"
 
 
 def title(plan: BakePlan) -> str:
-    """The base's short name."""
-    return plan.record.base.model.rpartition("/")[2] or plan.model_type
+    """The base's short name, in Markdown."""
+    return markdown(plan.record.base.model.rpartition("/")[2] or plan.model_type)
+
+
+def quoted(name: str) -> str:
+    """A string of Python, for the code of a card."""
+    return json.dumps(name, ensure_ascii=not name.isprintable())
 
 
 def licence_section(plan: BakePlan, checkpoint: Checkpoint) -> list[str]:
     """Heading and text on the base's licence; empty if none is known."""
-    base = card_metadata(checkpoint.card)
+    base = checkpoint.front_matter.values
     files = [file.name for file in plan.files if file.action == "carry" and is_licence(file.name)]
     name = next((base[key] for key in ("license_name", "license") if isinstance(base.get(key), str)), "")
     if not name and not files:
         return []
     link = base.get("license_link")
-    name = " ".join(name.split()).replace("`", "")
     linked = isinstance(link, str) and re.fullmatch(r"https://[\w./?=&%#~-]+", link)
-    named = f"[{name}]({link})" if linked else f"`{name}`"
+    named = f"[{markdown(name)}]({link})" if linked else code(name)
     text = f"The licence of the base{f', {named},' if name else ''} holds for this model as well"
     if files:
-        text += f"; see {', '.join(f'[{file}]({quote(file)})' for file in files)}"
+        text += f"; see {', '.join(f'[{markdown(file)}]({quote(file)})' for file in files)}"
     text += "."
     if any(key.startswith("extra_gated") for key in base):
         text += " The base is given to those who accept its conditions; they stand in this card's metadata, too."
@@ -145,20 +150,6 @@ def with_report(card: str, report: str, folder: str) -> str:
     return f"{before}\n\n{report.rstrip()}\n" + (f"\n{after}" if after else "")
 
 
-def card_metadata(card: str) -> Mapping[str, Any]:
-    """Read the YAML mapping in front of a model card; empty if there is none or it is not valid."""
-    import yaml
-
-    block = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", card, re.DOTALL)
-    if block is None or len(block[1]) > 100_000:
-        return {}
-    try:
-        value = yaml.safe_load(block[1])
-    except Exception:  # A card is a stranger's text, and yaml raises more than its own errors for strange tags.
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _of_the_paper(vectors: RecordedVectors) -> bool:
     """True if the set acts where the paper's vectors do; sets of the layer output are made in other ways."""
     return vectors.site == SITE
@@ -170,7 +161,7 @@ def _what(vectors: RecordedVectors) -> str:
             "the emotion vectors of *Controllable Emotion Generation with Emotion Vectors* "
             f"([arXiv 2502.04075]({PAPER}))"
         )
-    return f"a steering vector of the layers' output ({vectors.source or vectors.name})"
+    return f"a steering vector of the layers' output ({markdown(vectors.source or vectors.name)})"
 
 
 def _where(plan: BakePlan) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...core.limits import MAX_HIDDEN, MAX_LAYERS
 from ...core.tensors import TensorHeader, WeightFile
 from ...core.vector_set import ModelShape
 from ...errors import BrokenFileError
 from ...storage.files import Stamps
+from ..front_matter import FrontMatter, read_front_matter
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +39,18 @@ class Checkpoint:
     revision: str = ""
     """Commit on the Hub, if the checkpoint came from there."""
     card: str = ""
-    """Text of README.md."""
+    """Text of README.md; of a long one, the beginning."""
     record: Mapping[str, Any] | None = None
     """JSON of ``emobake.json``, if the checkpoint was baked before."""
     folder: Path | None = None
     """Folder of its files; None for a commit on the Hub."""
     stamps: Stamps = field(default_factory=Stamps)
     """Stamps of its files from before they were read; empty for a commit on the Hub."""
+
+    @cached_property
+    def front_matter(self) -> FrontMatter:
+        """Metadata of the card."""
+        return read_front_matter(self.card)
 
     @property
     def num_hidden_layers(self) -> int:
@@ -66,6 +74,9 @@ _SYNONYMS = {
 }
 
 
+_MOST = {"num_hidden_layers": MAX_LAYERS, "hidden_size": MAX_HIDDEN}
+
+
 def config_dimension(config: Mapping[str, Any], name: str, field: str) -> int:
     """Read ``num_hidden_layers`` or ``hidden_size`` of a config, under any of its known names.
 
@@ -75,7 +86,9 @@ def config_dimension(config: Mapping[str, Any], name: str, field: str) -> int:
     for key in _SYNONYMS[field]:
         value = config.get(key)
         if value is not None:
-            if type(value) is not int or value <= 0:
-                raise BrokenFileError(f"{name}/config.json: {key} is {value!r}, not a positive number")
+            if type(value) is not int or not 0 < value <= _MOST[field]:
+                raise BrokenFileError(
+                    f"{name}/config.json: {key} is {value!r:.60}, not a positive number of at most {_MOST[field]}"
+                )
             return value
     raise BrokenFileError(f"{name}/config.json: has no {field}")

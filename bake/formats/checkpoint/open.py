@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...core.limits import MAX_TENSORS
 from ...core.names import is_plain
 from ...core.side_files import INDEX, REPLACED, SINGLE, is_carried, is_licence, is_ours
 from ...core.strict_json import parse_json_object
@@ -32,6 +33,7 @@ from ...storage.files import (
     sha256_of,
 )
 from ...storage.model_name import ModelName
+from ..front_matter import read_start
 from ..safetensors import parse_header
 from .model import Checkpoint
 
@@ -213,7 +215,7 @@ def open_checkpoint(
         index_metadata=metadata,
         repo_id=files.repo_id,
         revision=files.revision,
-        card=files.small("README.md").decode("utf-8", "replace") if "README.md" in files.sizes else "",
+        card=read_start(files.read_at("README.md")) if "README.md" in files.sizes else "",
         record=files.json("emobake.json"),
     )
 
@@ -266,6 +268,8 @@ def _read_weights(
     weights = tuple(map(files.weight, names))
     tensors: dict[str, TensorHeader] = {}
     for headers in spread(lambda name: _headers(files, name), names):
+        if len(tensors) + len(headers) > MAX_TENSORS:
+            raise BrokenFileError(f"{files.name}: claims more than {MAX_TENSORS} tensors, more than any model has")
         for header in headers:
             if not is_plain(header.name):
                 raise BrokenFileError(f"{files.name}/{header.file}: {header.name[:120]!r} has control characters")

@@ -113,6 +113,11 @@ def base_warnings(checkpoint: Checkpoint, vectors: VectorSet) -> Iterable[str]:
         yield "the weights are quantised: only stacks that load the base load the result"
     if "auto_map" in checkpoint.config:
         yield "the checkpoint's own code is left out: stacks use their own class for this architecture"
+    if problem := checkpoint.front_matter.problem:
+        yield (
+            f"the metadata of the base's README.md {problem}, so its licence, languages and conditions of access are "
+            "not handed on; look there before you share the result"
+        )
 
 
 def left_out(checkpoint: Checkpoint) -> tuple[LeftOut, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeGuard
 
+from ...core.limits import MAX_WIDTH
 from ...core.tensors import FLOATS
 from ...errors import BrokenFileError
 from .families import Family
@@ -76,11 +77,11 @@ def output_width(checkpoint: Checkpoint, family: Family, module: str) -> int:
     tensors = checkpoint.tensors
     weight = tensors.get(f"{module}.weight") or tensors.get(f"{module}.weight_packed")
     if weight is not None and len(weight.shape) == 2 and 1 not in weight.shape:
-        return weight.shape[1 if family.conv1d else 0]
+        return _checked(checkpoint, module, weight.shape[1 if family.conv1d else 0])
     # GPTQ and AWQ: one scale per group and output.
     scales = tensors.get(f"{module}.scales")
     if scales is not None and len(scales.shape) == 2:
-        return scales.shape[1]
+        return _checked(checkpoint, module, scales.shape[1])
     # bitsandbytes stores 4-bit weights as one flat column; the config has to tell.
     heads = checkpoint.config.get("num_attention_heads")
     kv_heads = checkpoint.config.get("num_key_value_heads") or heads
@@ -102,7 +103,7 @@ def input_width(checkpoint: Checkpoint, family: Family, module: str) -> int:
     """
     weight = checkpoint.tensors.get(f"{module}.weight")
     if weight is not None and len(weight.shape) == 2 and weight.dtype in (*FLOATS, *_UNPACKED):
-        return weight.shape[0 if family.conv1d else 1]
+        return _checked(checkpoint, module, weight.shape[0 if family.conv1d else 1])
     heads, head_dim = checkpoint.config.get("num_attention_heads"), _head_dim(checkpoint, "v_head_dim", "head_dim")
     if module.endswith("down_proj"):
         heads, head_dim = 1, checkpoint.config.get("intermediate_size")
@@ -126,7 +127,14 @@ def branch_scale(checkpoint: Checkpoint, family: Family) -> float:
 
 
 def _is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 < value < 2**20
+    return type(value) is int and 0 < value <= MAX_WIDTH
+
+
+def _checked(checkpoint: Checkpoint, module: str, width: int) -> int:
+    """`width`, which a header claims: with a zero beside it, it takes no bytes of the file."""
+    if not _is_count(width):
+        raise BrokenFileError(f"{checkpoint.name}: {module} claims a width of {width}, not 1 to {MAX_WIDTH}")
+    return width
 
 
 def _head_dim(checkpoint: Checkpoint, *names: str) -> Any:

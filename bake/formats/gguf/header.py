@@ -17,13 +17,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from ...core.limits import MAX_GGUF_FIELDS, MAX_GGUF_HEADER, MAX_TENSORS
 from ...core.packages import require
 from ...core.tensors import ReadAt, TensorHeader
 from ...errors import BrokenFileError
 
 MAGIC = b"GGUF"
-MAX_HEADER = 96 * 2**20
-"""Bytes. The largest known vocabulary (Gemma's 262,000 tokens) takes 15 MB."""
 DEFAULT_ALIGNMENT = 32
 _MAX_ALIGNMENT = 2**20
 _MAX_NAME = 64  # GGML_MAX_NAME, with the byte that ends it.
@@ -88,17 +87,18 @@ class GgufHeader:
         field = self.by_key.get(key)
         return field.data[8:].decode("utf-8", "replace") if field is not None and field.kind == _STRING else ""
 
-    def texts(self, key: str) -> list[str]:
-        """A list of texts; empty if there is none, or something else."""
+    def text_of(self, key: str, number: int) -> str:
+        """One text of a list, counted from 0; empty if there is none, or something else."""
         field = self.by_key.get(key)
         if field is None or field.kind != _ARRAY or int.from_bytes(field.data[:4], "little") != _STRING:
-            return []
-        found, position = [], 12
-        while position < len(field.data):
-            end = position + 8 + int.from_bytes(field.data[position : position + 8], "little")
-            found.append(field.data[position + 8 : end].decode("utf-8", "replace"))
-            position = end
-        return found
+            return ""
+        if not 0 <= number < int.from_bytes(field.data[4:12], "little"):
+            return ""
+        position = 12
+        for _ in range(number):
+            position += 8 + int.from_bytes(field.data[position : position + 8], "little")
+        end = position + 8 + int.from_bytes(field.data[position : position + 8], "little")
+        return field.data[position + 8 : end].decode("utf-8", "replace")
 
     def number(self, key: str) -> int | float | None:
         """A number or truth value of the metadata; None if there is none, or something else."""
@@ -150,7 +150,8 @@ def parse_gguf(file: str, size: int, read: ReadAt) -> GgufHeader:
         raise BrokenFileError(f"{file}: is GGUF version {version}, and 2 and 3 are known; convert it again")
     tensor_count, field_count = cursor.scalar("Q"), cursor.scalar("Q")
     # Each entry takes some bytes: at least 13 in the metadata, 29 for a tensor.
-    if 29 * tensor_count + 13 * field_count > min(size, MAX_HEADER):
+    too_many = tensor_count > MAX_TENSORS or field_count > MAX_GGUF_FIELDS
+    if too_many or 29 * tensor_count + 13 * field_count > min(size, MAX_GGUF_HEADER):
         raise cursor.broken(f"claims {tensor_count} tensors and {field_count} fields in {size} bytes")
     fields = tuple(_field(cursor) for _ in range(field_count))
     if len({field.key for field in fields}) != len(fields):
@@ -195,7 +196,7 @@ def uint32_field(key: str, value: int) -> Field:
 
 
 class _Cursor:
-    """Reads a header in order, a chunk at a time; refuses to go beyond the file or `MAX_HEADER`."""
+    """Reads a header in order, a chunk at a time; refuses to go beyond the file or `MAX_GGUF_HEADER`."""
 
     def __init__(self, file: str, size: int, read: ReadAt) -> None:
         self.file, self.size, self.read = file, size, read
@@ -210,10 +211,10 @@ class _Cursor:
         start, end = self.position, self.position + count
         if end > self.size:
             raise self.broken(f"ends within its header, at byte {self.size}")
-        if end > MAX_HEADER:
-            raise self.broken(f"has a header of more than {MAX_HEADER} bytes")
+        if end > MAX_GGUF_HEADER:
+            raise self.broken(f"has a header of more than {MAX_GGUF_HEADER} bytes")
         if end > len(self.data):
-            wanted = min(max(end, 2 * len(self.data), _CHUNK), self.size, MAX_HEADER)
+            wanted = min(max(end, 2 * len(self.data), _CHUNK), self.size, MAX_GGUF_HEADER)
             self.data += self.read(len(self.data), wanted - len(self.data))
             if end > len(self.data):
                 raise self.broken("ends within its header")

@@ -9,6 +9,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from ...core.limits import MAX_GGUF_HEADER, MAX_HIDDEN, MAX_LAYERS, MAX_TENSORS, MAX_WIDTH
 from ...core.names import is_plain
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
@@ -62,23 +63,25 @@ class GgufModel:
     @property
     def num_hidden_layers(self) -> int:
         """``<architecture>.block_count``; BrokenFileError if the file does not say."""
-        return self.dimension("block_count")
+        return self.dimension("block_count", MAX_LAYERS)
 
     @property
     def hidden_size(self) -> int:
         """``<architecture>.embedding_length``; BrokenFileError if the file does not say."""
-        return self.dimension("embedding_length")
+        return self.dimension("embedding_length", MAX_HIDDEN)
 
     @property
     def shape(self) -> ModelShape:
         """Both, with the name."""
         return ModelShape(self.name, self.num_hidden_layers, self.hidden_size)
 
-    def dimension(self, key: str) -> int:
-        """A positive whole number under the architecture's `key`; BrokenFileError if there is none."""
+    def dimension(self, key: str, most: int = MAX_WIDTH) -> int:
+        """A positive number of at most `most` under the architecture's `key`; BrokenFileError if there is none."""
         value = self.header.number(f"{self.architecture}.{key}")
-        if type(value) is not int or not 0 < value < 2**31:
-            raise BrokenFileError(f"{self.name}: {self.architecture}.{key} is {value!r}, not a positive number")
+        if type(value) is not int or not 0 < value <= most:
+            raise BrokenFileError(
+                f"{self.name}: {self.architecture}.{key} is {value!r}, not a positive number of at most {most}"
+            )
         return value
 
     def read(self, tensor: TensorHeader) -> bytes:
@@ -146,6 +149,7 @@ def _rest_of_set(path: Path, first: GgufHeader) -> list[GgufHeader]:
     if first.number("split.no") != 0 or SPLIT.fullmatch(path.name) is None:
         raise InputError(f"{path}: is one of {count} files; give the first, {split_path(path, 1, count).name}")
     files = []
+    tensors, metadata = len(first.tensors), sum(len(field.data) for field in first.fields)
     for number in range(2, count + 1):
         # A link is followed, wherever it leads: only what parses as this file of the set is taken from there.
         part = split_path(path, number, count)
@@ -154,5 +158,9 @@ def _rest_of_set(path: Path, first: GgufHeader) -> list[GgufHeader]:
         header = read_header(part)
         if header.number("split.no") != number - 1 or header.number("split.count") != count:
             raise BrokenFileError(f"{part}: does not say that it is file {number} of {count}; fetch it again")
+        tensors += len(header.tensors)
+        metadata += sum(len(field.data) for field in header.fields)
+        if tensors > MAX_TENSORS or metadata > 4 * MAX_GGUF_HEADER:
+            raise BrokenFileError(f"{part}: the set has more tensors or metadata up to here than any model")
         files.append(header)
     return files

@@ -1,25 +1,31 @@
 """Modelfiles for Ollama: the chat template in Ollama's language (Go's text/template), and the parameters.
 
 GGUF files hold their template in Jinja, which Ollama does not run. Nearly all templates write each message between two
-fixed texts that depend on its role. These texts are found by rendering, put into a Go template, and compared with the
-Jinja on further conversations. A template that does more is left to Ollama, which knows many by their text.
+fixed texts that depend on its role. These texts are found by rendering (in a process of its own, within limits), put
+into a Go template, and compared with the Jinja on further conversations. A template that does more is left to Ollama,
+which knows many by their text.
 Format: https://docs.ollama.com/modelfile.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...core.packages import require
+from ...core.text import one_line, printable
 from .header import GgufHeader
 
 MODELFILE_START = "# Made by emobake"
 """Beginning of each Modelfile of ours."""
-_MARK = "\u2039{}\u203a"
 _ROLES = ("system", "user", "assistant")
 _LONGEST = 200_000
+_SECONDS = 30
+"""Time for a template; the limit of its process on computing is shorter, but not every system has it."""
 # general.sampling.* of newer converters -> Ollama's name
 _SAMPLING = {
     "temp": "temperature",
@@ -59,8 +65,8 @@ def write_modelfile(header: GgufHeader, gguf: str, recipe: str) -> tuple[str, li
     """
     notes = []
     # On one line: a name in the metadata must not become a directive.
-    title = " ".join(header.text("general.name").split()) or gguf
-    lines = [f"{MODELFILE_START}: {title}, steered: {recipe}", f"FROM ./{gguf}", ""]
+    title = one_line(header.text("general.name") or gguf)
+    lines = [f"{MODELFILE_START}: {title}, steered: {one_line(recipe)}", f"FROM ./{gguf}", ""]
     template = read_template(header)
     if template is None:
         notes.append("the Modelfile has no TEMPLATE: Ollama takes the one that it knows for this model, or none")
@@ -77,7 +83,7 @@ def write_modelfile(header: GgufHeader, gguf: str, recipe: str) -> tuple[str, li
         if value is not None:
             lines.append(f"PARAMETER {name} {value:g}")
     if licence := header.text("general.license"):
-        lines += ["", f'LICENSE """{licence}"""'] if '"""' not in licence else []
+        lines += ["", f'LICENSE """{printable(licence)}"""'] if '"""' not in licence and licence[-1] != '"' else []
     return "\n".join(lines) + "\n", notes
 
 
@@ -112,33 +118,46 @@ def go_template(template: Template) -> str:
 
 def _token(header: GgufHeader, name: str) -> str:
     number = header.number(f"tokenizer.ggml.{name}_token_id")
-    tokens = header.texts("tokenizer.ggml.tokens") if type(number) is int else []
-    return tokens[number] if type(number) is int and 0 <= number < len(tokens) else ""
+    return header.text_of("tokenizer.ggml.tokens", number) if type(number) is int else ""
 
 
 def _probe(source: str, tokens: Mapping[str, str], bos: str) -> Template | None:
-    jinja2 = require("jinja2", extra="gguf", purpose="`modelfile`")
-    sandbox = require("jinja2.sandbox", extra="gguf", purpose="`modelfile`")
-    environment = sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-
-    def fail(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def render(messages: Sequence[Message], *, generation: bool = True) -> str:
-        text: str = compiled.render(messages=messages, add_generation_prompt=generation, tools=None, **tokens)
-        return text.removeprefix(bos)
-
+    asked = [*_PROBES, *((trial, True) for trial in _TRIALS)]
+    rendered = [None if text is None else text.removeprefix(bos) for text in _render(source, tokens, asked)]
     try:
-        environment.globals["raise_exception"] = fail
-        compiled = environment.from_string(source)
-        found = _find(render)
-        if any('"""' in text or "{{" in text for text in _texts(found)):
-            return None
-        return found if all(found.render(trial) == render(trial) for trial in _trials(found)) else None
-    except Exception:  # A stranger's template: whatever it raises, it cannot be put into other words.
+        found = _find(rendered[: len(_PROBES)])
+    except ValueError:
         return None
+    if any('"""' in text or "{{" in text or text != printable(text) for text in _texts(found)):
+        return None
+    if found.system.endswith('"'):  # It could not be told from the end of the three that close it.
+        return None
+    pairs = zip(_TRIALS, rendered[len(_PROBES) :], strict=True)
+    same = all(found.render(t) == text for t, text in pairs if "system" in found.around or t[0]["role"] != "system")
+    return found if same else None
+
+
+def _render(
+    source: str, tokens: Mapping[str, str], asked: Sequence[tuple[Sequence[Message], bool]]
+) -> list[str | None]:
+    """Render conversations, each with or without the text before an answer; None for one that cannot be rendered.
+
+    Raises:
+        MissingPackageError: the jinja2 package is not installed.
+    """
+    require("jinja2", extra="gguf", purpose="`modelfile`")
+    program = Path(__file__).with_name("render_templates.py")
+    given = json.dumps({"template": source, "tokens": tokens, "conversations": asked})
+    try:
+        # -P: the folder of the program is no place to import from.
+        done = subprocess.run(
+            [sys.executable, "-P", str(program)],
+            input=given.encode(), capture_output=True, timeout=_SECONDS, check=True,
+        )  # fmt: skip
+        texts: list[str | None] = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return [None] * len(asked)
+    return texts
 
 
 def _texts(template: Template) -> list[str]:
@@ -150,35 +169,42 @@ def _texts(template: Template) -> list[str]:
     ]
 
 
-def _trials(template: Template) -> list[list[Message]]:
-    """Conversations on which the two templates are compared."""
-    trials = [
-        _conversation("user"),
-        _conversation("user", "assistant", "user"),
-        _conversation("user", "assistant", "user", "assistant", "user"),
-    ]
-    if "system" in template.around:
-        trials += [_conversation("system", *(m["role"] for m in trial)) for trial in trials]
-    return trials
-
-
 def _conversation(*roles: str) -> list[Message]:
     return [{"role": role, "content": f"the {number}th word of the {role}"} for number, role in enumerate(roles)]
 
 
-def _find(render: Callable[..., str]) -> Template:
-    """Find the texts around each role by rendering a few conversations; ValueError if they cannot be told."""
-    user, answer, again = (
-        {"role": role, "content": _MARK.format(i)} for i, role in enumerate(("user", "assistant", "user"))
-    )
-    start, rest = _cut(render([user, answer, again]), user)
-    between, rest = _cut(rest, answer)
-    after, end = _cut(rest, again)
+_USER, _ANSWER, _AGAIN, _SYSTEM = (
+    {"role": role, "content": f"\u2039{i}\u203a"} for i, role in enumerate(("user", "assistant", "user", "system"))
+)
+_PROBES: tuple[tuple[Sequence[Message], bool], ...] = (
+    ([_USER, _ANSWER, _AGAIN], True),
+    ([_USER, _ANSWER], False),
+    ([_USER], False),
+    ([_SYSTEM, _USER], True),
+)
+"""Conversations by which the texts around each role are found, without and with the text before an answer."""
+_WITHOUT_SYSTEM = [
+    _conversation("user"),
+    _conversation("user", "assistant", "user"),
+    _conversation("user", "assistant", "user", "assistant", "user"),
+]
+_TRIALS = [*_WITHOUT_SYSTEM, *(_conversation("system", *(m["role"] for m in trial)) for trial in _WITHOUT_SYSTEM)]
+"""Conversations on which the two templates are compared."""
+
+
+def _find(rendered: Sequence[str | None]) -> Template:
+    """Find the texts around each role in the rendered `_PROBES`; ValueError if they cannot be told."""
+    talk, closed, asked, systematic = rendered
+    if talk is None or closed is None or asked is None:
+        raise ValueError("a conversation cannot be rendered")
+    start, rest = _cut(talk, _USER)
+    between, rest = _cut(rest, _ANSWER)
+    after, end = _cut(rest, _AGAIN)
     # `after` ends the answer and begins a question; `start` begins a conversation and a question.
-    closed = _cut(render([user, answer], generation=False), answer)[1]
-    answer_end = next(text for text in (closed, closed.rstrip(), "") if after.startswith(text))
+    ending = _cut(closed, _ANSWER)[1]
+    answer_end = next(text for text in (ending, ending.rstrip(), "") if after.startswith(text))
     question = after[len(answer_end) :]
-    question_end = _cut(render([user], generation=False), user)[1]
+    question_end = _cut(asked, _USER)[1]
     begin = _without(start, "", question)
     around = {
         "user": (question, question_end),
@@ -186,11 +212,10 @@ def _find(render: Callable[..., str]) -> Template:
     }
     generation = _without(end, question_end, "")
     try:
-        system = {"role": "system", "content": _MARK.format("system")}
-        head, rest = _cut(render([system, user]), system)
-    except Exception:  # Most templates without the role raise.
+        head, rest = _cut(systematic or "", _SYSTEM)
+    except ValueError:  # Most templates without the role raise.
         return Template(begin, around, generation)
-    tail = _without(_cut(rest, user)[0], "", question)
+    tail = _without(_cut(rest, _USER)[0], "", question)
     assumed = ""
     if len(begin) > len(head + tail) and begin.startswith(head) and begin.endswith(tail):
         assumed, begin = _without(begin, head, tail), ""

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..._version import __version__
 from ...core.biases import Home, PlannedBias, origin_warnings, plan_bias, plan_biases, steering_rows, strength_warnings
+from ...core.limits import MAX_WIDTH
 from ...core.plan import BakePlan, ConfigChange, Piece, PlannedFile, RouteName, Rows, Span
 from ...core.record import Record, RecordedBase, RecordedBias, RecordedVectors, history_of
 from ...core.sites import Site
@@ -170,6 +171,8 @@ def _homes(model: GgufModel, row: GgufArchitecture, site: Site) -> list[Home]:
         if weight is None:
             continue
         width = row_count(weight)
+        if width > MAX_WIDTH:
+            raise BrokenFileError(f"{model.name}: {weight.name} has {width} outputs, more than any model")
         if bias is None and row.sites[site] == "required":
             raise BrokenFileError(f"{model.name}: lacks {module}.bias, which llama.cpp wants of {row.name} files")
         if bias is None:

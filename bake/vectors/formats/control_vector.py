@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ...core.limits import MAX_LAYERS
 from ...core.packages import require
 from ...core.tensors import TensorHeader, decode
-from ...core.vector_set import MAX_LAYERS, VectorSet
+from ...core.vector_set import VectorSet, check_dimensions
 from ...errors import VectorError
 from ...storage.files import read_at
 from .found import Found
@@ -38,6 +39,7 @@ def read_control_vector(path: Path) -> Found:
         layer = _layer(path, tensor)
         if layer in directions:
             raise VectorError(f"{path}: direction.{layer} occurs twice in it")
+        check_dimensions(f"{path}: {tensor.name}", layer + 1, tensor.shape[0])
         directions[layer] = decode(tensor, read(tensor.start, tensor.size))
     if not directions:
         raise VectorError(f"{path}: holds no direction.N")

@@ -12,17 +12,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ...core.limits import MAX_EMOTIONS, MAX_LAYERS
 from ...core.names import EMOTION_RULE, emotion_name, is_emotion_name
 from ...core.tensors import FLOATS
-from ...core.vector_set import MAX_LAYERS, VectorSet
+from ...core.vector_set import VectorSet, check_dimensions
 from ...errors import VectorError
 from ...storage.files import sha256_of
 from .metadata import in_order, with_metadata
 
 T = TypeVar("T")
-
-MAX_BYTES = 2**31
-"""Limit for a file and for the content of a compressed one. 171 emotions for a model of 27B are a tenth of it."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,11 @@ def complete(
     tables = _checked(path, found.tables, emotions)
     start = _decide(path, "the layer of its first row", "first_row", found.first_row, first_row)
     acts = _decide(path, "where its vectors act", "site", found.site or None, site or None)
-    rows = np.stack(list(tables.values()))
-    if start < 0:
-        rows = rows[:, -start:]
-    elif start > 0:
+    count, hidden = next(iter(tables.values())).shape
+    check_dimensions(str(path), count + start, hidden)
+    rows = np.stack([table[max(0, -start) :] for table in tables.values()])
+    if start > 0:
         rows = np.pad(rows, ((0, 0), (start, 0), (0, 0)))
-    if not 0 < rows.shape[1] <= MAX_LAYERS:
-        raise VectorError(f"{path}: gives {rows.shape[1]} layers; expected 1 to {MAX_LAYERS}")
     digests = {path.name: sha256_of(path)}
     vectors = VectorSet(tuple(tables), rows, path.name, digests, acts, source=found.source, open_ended=found.open_ended)
     return with_metadata(vectors, {**found.metadata, "site": acts}) if found.metadata else vectors
@@ -111,6 +107,8 @@ def _decide(path: Path, what: str, argument: str, said: Any, given: Any) -> Any:
 
 def _checked(path: Path, tables: Mapping[str, np.ndarray], wanted: Iterable[str] | None) -> dict[str, np.ndarray]:
     """The wanted tables as float32, under valid names of emotions, all of one shape."""
+    if len(tables) > MAX_EMOTIONS:
+        raise VectorError(f"{path}: holds {len(tables)} tables; expected at most {MAX_EMOTIONS} emotions")
     named = by_emotion(str(path), tables)
     chosen = in_order(named) if wanted is None else list(dict.fromkeys(wanted))
     missing = [name for name in chosen if name not in named]
@@ -121,8 +119,9 @@ def _checked(path: Path, tables: Mapping[str, np.ndarray], wanted: Iterable[str]
 
 
 def _floats(path: Path, name: str, table: np.ndarray, shape: tuple[int, ...], first: str) -> np.ndarray:
-    if table.ndim != 2 or 0 in table.shape or table.shape[0] > MAX_LAYERS + 1:
+    if table.ndim != 2 or 0 in table.shape:
         raise VectorError(f"{path}: {name!r} has shape {list(table.shape)}, not [layers, hidden]")
+    check_dimensions(f"{path}: {name!r}", *table.shape, most=MAX_LAYERS + 1)
     if table.shape != shape:
         raise VectorError(f"{path}: {name!r} is {list(table.shape)}, but {first!r} is {list(shape)}")
     if table.dtype not in FLOATS.values():

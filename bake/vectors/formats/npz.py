@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import lzma
 import math
 import zipfile
 import zlib
@@ -13,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ...core.limits import MAX_ANY_EXPANSION, MAX_EMOTIONS, MAX_EXPANSION, MAX_VECTORS
 from ...core.strict_json import parse_json_object
 from ...core.vector_set import VectorSet
 from ...errors import BrokenFileError, VectorError
-from .found import MAX_BYTES, Found, reason
+from .found import Found, reason
 from .metadata import FORMAT, to_metadata
 
 _METADATA = "__metadata__"
@@ -58,21 +58,32 @@ def write_npz(vectors: VectorSet, emotion: str) -> bytes:
 
 
 def unpack(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Unpack a zip archive whose content is at most `MAX_BYTES`: name and content of each member.
+    """Unpack a zip archive of at most `MAX_VECTORS` bytes: name and content of each member.
 
     Raises:
-        BrokenFileError: damaged, or too large.
+        BrokenFileError: damaged, too large, or much larger than its file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-            if size > MAX_BYTES:
-                raise BrokenFileError(f"{path}: unpacks to {size} bytes, too many for a set of vectors")
-            for member in archive.infolist():
+            members = archive.infolist()
+            size, most = sum(member.file_size for member in members), max_content(path.stat().st_size)
+            if size > most or len(members) > 8 * MAX_EMOTIONS:
+                raise BrokenFileError(
+                    f"{path}: unpacks to {size} bytes in {len(members)} members, too many for a set of vectors in a "
+                    "file of its size"
+                )
+            for member in members:
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise BrokenFileError(f"{path}: is compressed in another way than numpy does; save it again")
                 yield member.filename, archive.read(member)
-    # NotImplementedError: an unknown compression; RuntimeError: encrypted.
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, ValueError, EOFError) as error:
+    # NotImplementedError: an unknown version; RuntimeError: encrypted.
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError) as error:
         raise BrokenFileError(f"{path}: is not a whole archive ({reason(error)}); fetch it again") from None
+
+
+def max_content(size: int) -> int:
+    """Bytes that an archive of `size` bytes may unpack to."""
+    return min(MAX_VECTORS, max(MAX_ANY_EXPANSION, MAX_EXPANSION * size))
 
 
 def _parse_npy(path: Path, name: str, data: bytes) -> np.ndarray:

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ...core.limits import MAX_EMOTIONS, MAX_LAYERS
 from ...core.names import emotion_name
 from ...core.sites import SITE
 from ...core.strict_json import parse_json_object
-from ...core.vector_set import MAX_LAYERS, VectorSet, require_site
+from ...core.vector_set import VectorSet, check_dimensions, require_site
 from ...errors import VectorError
 from .metadata import in_order
 
@@ -42,6 +43,8 @@ def published_files(names: Iterable[str], wanted: Iterable[str] | None, folder: 
         if len(files) > 1:
             raise VectorError(f"{folder}: {' and '.join(files)} both claim {emotion!r}; keep one of them")
         chosen[emotion] = files[0]
+    if len(chosen) > MAX_EMOTIONS:
+        raise VectorError(f"{folder}: holds {len(chosen)} emotions; expected at most {MAX_EMOTIONS}")
     return chosen
 
 
@@ -85,8 +88,9 @@ def to_published(vectors: VectorSet, prefix: str) -> dict[str, bytes]:
 
 
 def _table(file: str, content: bytes) -> np.ndarray:
-    table = parse_json_object(content, file)
-    layers = len(table)
+    keys = content.count(b":")  # Numbers have none.
+    table = parse_json_object(content, file) if keys <= MAX_LAYERS else {}
+    layers = len(table) or keys
     if not 0 < layers <= MAX_LAYERS:
         raise VectorError(f"{file}: has {layers} layers; expected 1 to {MAX_LAYERS}")
     rows: list[np.ndarray] = []
@@ -98,6 +102,7 @@ def _table(file: str, content: bytes) -> np.ndarray:
             row = row[0]
         if not isinstance(row, list) or not row or not all(type(x) in (int, float) for x in row):
             raise VectorError(f"{file}: layer {layer} is not a list of numbers")
+        check_dimensions(f"{file}: layer {layer}", layers, len(row))
         try:
             with np.errstate(over="ignore"):
                 rows.append(np.array(row, np.float64).astype(np.float32))

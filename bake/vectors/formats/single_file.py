@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ...core.limits import MAX_EMOTIONS
 from ...core.tensors import ReadAt, decode, encode
-from ...core.vector_set import MAX_LAYERS, VectorSet
+from ...core.vector_set import VectorSet, check_dimensions
 from ...errors import VectorError
 from ...formats.safetensors import NewTensor, parse_header, parse_metadata, serialize_bytes
 from ...storage.files import read_at
@@ -42,12 +43,17 @@ def parse_single_file(name: str, size: int, read: ReadAt, wanted: Iterable[str] 
             f"(it has {', '.join(headers) or 'none'}); name others with `mix`"
         )
     shape = headers[emotions[0]].shape
-    if len(shape) != 2 or 0 in shape or shape[0] > MAX_LAYERS:
-        raise VectorError(f"{name}: {emotions[0]!r} has shape {list(shape)}, not [layers, hidden]")
-    rows = np.empty((len(emotions), *shape), np.float32)
-    for i, header in enumerate(headers[emotion] for emotion in emotions):
+    if len(shape) != 2 or 0 in shape or len(emotions) > MAX_EMOTIONS:
+        raise VectorError(
+            f"{name}: {emotions[0]!r} has shape {list(shape)}, not [layers, hidden], or there are more than "
+            f"{MAX_EMOTIONS} emotions"
+        )
+    check_dimensions(f"{name}: {emotions[0]!r}", *shape)
+    for header in (headers[emotion] for emotion in emotions):
         if header.dtype != "F32" or header.shape != shape:
             raise VectorError(f"{name}: {header.name!r} is {header.dtype} {list(header.shape)}, not F32 {list(shape)}")
+    rows = np.empty((len(emotions), *shape), np.float32)
+    for i, header in enumerate(headers[emotion] for emotion in emotions):
         rows[i] = decode(header, read(header.start, header.size))
         if not np.isfinite(rows[i]).all():
             raise VectorError(f"{name}: {header.name!r} has a NaN or infinity; the file is damaged, fetch it again")

@@ -8,7 +8,7 @@ from support.headers import CONFIG, ROWS, checkpoint
 from emobake import Record, Steering, VectorSet, make_plan
 from emobake.core.steering import steering
 from emobake.formats.adapter.plan import make_adapter_plan
-from emobake.formats.checkpoint.card import card_metadata
+from emobake.formats.front_matter import read_front_matter
 
 VECTORS = VectorSet(("joy",), ROWS, "ev", {"m_joy.json": "0" * 64})
 BASE_CARD = (
@@ -72,4 +72,4 @@ def test_history_is_a_flat_list_oldest_first():
     "card", ["", "# no front matter", "---\n- a list\n---\n", "---\n: [\n---\n", "---\nunfinished: x\n"]
 )
 def test_cards_without_usable_metadata(card):
-    assert card_metadata(card) == {}
+    assert read_front_matter(card).values == {}

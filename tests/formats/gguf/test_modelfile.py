@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import resource
+import time
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +128,48 @@ def test_a_template_that_does_more_is_left_to_ollama(template):
     assert read_template(header(template)) is None
     text, notes = write_modelfile(header(template), "m.gguf", "1 x joy")
     assert "TEMPLATE" not in text and len(notes) == 1 and "no TEMPLATE" in notes[0]
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+NUMBERS = "{% set n = namespace(x=3) %}{% for a in range(9999) %}{% set n.x = n.x ** 9 %}{% endfor %}"
+DOUBLES = "{% set n = namespace(x='a') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
+FLOODS = {
+    "loop": LOOP,
+    "product": "{{ 'a' * 10 ** 9 }}",
+    "list": "{{ [0] * 10 ** 10 }}",
+    "filter": "{{ 'a'|center(10 ** 10) }}",
+    "format": "{{ '%9999999999d' % 1 }}",
+    "power": NUMBERS,
+    "double": DOUBLES,
+    "output": "{% for a in range(99999) %}{% for b in range(99999) %}aaaaaaaa{% endfor %}{% endfor %}",
+    "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "nested": "{% if a %}" * 2000 + "{% endif %}" * 2000,
+    "brackets": "{{ " + "(" * 5000 + ")" * 5000 + " }}",
+    "replace": "{{ ('a' * 9999)|replace('a', 'a' * 9999)|replace('a', 'a' * 9999) }}",
+}
+
+
+@pytest.mark.parametrize("template", FLOODS.values(), ids=FLOODS)
+def test_a_template_cannot_hang_or_flood(template):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begun = time.monotonic()
+    assert read_template(header(template)) is None
+    assert time.monotonic() - begun < 30, "5 seconds of computing, on a machine with much to do"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes, in this process"
+
+
+def test_a_template_that_waits_is_given_up(monkeypatch):
+    monkeypatch.setattr("emobake.formats.gguf.modelfile._SECONDS", 0.01)
+    assert read_template(header(CHATML)) is None
+
+
+def test_quotes_and_control_characters_stay_out_of_the_modelfile():
+    for system in ('a "quote"', "a \x1b[31m b"):
+        assert read_template(header(CHATML.replace("You are tiny.", system))) is None
+    text, _ = write_modelfile(header("", **{"general.license": "MIT \x1b[31m"}), "m.gguf", "1 x joy")
+    assert 'LICENSE """MIT \\x1b[31m"""' in text
+    text, _ = write_modelfile(header("", **{"general.license": 'the "MIT"'}), "m.gguf", "1 x joy")
+    assert "LICENSE" not in text
 
 
 def test_a_name_cannot_become_a_directive():

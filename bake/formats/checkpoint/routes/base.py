@@ -142,9 +142,9 @@ def read_bias(checkpoint: Checkpoint, header: TensorHeader, width: int) -> np.nd
     Raises:
         BrokenFileError: another shape, no floats, a NaN or infinity.
     """
+    if header.shape != (width,):
+        raise BrokenFileError(f"{header.file}: {header.name} has shape {list(header.shape)}, not [{width}]")
     values = decode(header, checkpoint.read(header))
-    if values.shape != (width,):
-        raise BrokenFileError(f"{header.file}: {header.name} has shape {list(values.shape)}, not [{width}]")
     if not np.isfinite(values).all():
         raise BrokenFileError(f"{header.file}: {header.name} has a NaN or infinity")
     return values
