@@ -24,6 +24,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from ..errors import without_secrets
+
 if TYPE_CHECKING:
     from tenacity import RetryCallState, Retrying
 
@@ -123,7 +125,7 @@ def reason(error: BaseException) -> str:
     """An error in one short line, without URL signatures and without tokens."""
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
     text = re.sub(r"For more information check: \S+ ?", "", " ".join(str(cause).split())) or type(cause).__name__
-    token = get_token()
+    token = get_token()  # The environment's, or that of `hf auth login`.
     if token:
         text = text.replace(token, "(token)")
-    return re.sub(r"\bhf_\w{8,}", "(token)", re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", text))[:200]
+    return without_secrets(text)[:200]
