@@ -19,7 +19,7 @@ from ..storage.hub.contents import Item, addressed
 from ..storage.hub.snapshot import Snapshot, find_snapshot
 from ..storage.hub.target import HubTarget, parse_target, settle
 from ..storage.model_name import is_gguf
-from .verify import verify
+from .verify import verify_alone
 
 _REPORT = "evaluation"
 """Folder in the repository for the pictures and figures of a report."""
@@ -57,7 +57,7 @@ def push(
         raise InputError(f"{folder}: a GGUF file goes to the Hub by `hf upload {parsed.repo_id} {folder}`")
     with reading():
         record = read_record(folder)
-        for check in verify(folder):
+        for check in verify_alone(folder):
             if check.ok is False:
                 raise InputError(f"{folder}: {check.name}: {check.detail}; nothing was uploaded. Bake it again")
         files = tuple(_files(folder))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.packages import require
+from ...core.spelling import did_you_mean
 from ...core.tensors import TensorHeader, decode
 from ...core.vector_set import MAX_LAYERS, VectorSet
 from ...errors import VectorError
@@ -68,7 +69,8 @@ def write_control_vector(vectors: VectorSet, emotion: str) -> bytes:
     if not emotion and len(vectors.emotions) > 1:
         raise VectorError(f"{vectors.name}: a .gguf holds one emotion; choose one of {', '.join(vectors.emotions)}")
     if emotion and emotion not in vectors.emotions:
-        raise VectorError(f"{vectors.name}: has no vectors for {emotion} (it has {', '.join(vectors.emotions)})")
+        like = did_you_mean(emotion, vectors.emotions)
+        raise VectorError(f"{vectors.name}: has no vectors for {emotion} (it has {', '.join(vectors.emotions)}){like}")
     rows = vectors.rows[vectors.emotions.index(emotion) if emotion else 0]
     if rows[0].any():
         raise VectorError(

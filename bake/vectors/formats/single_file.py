@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...core.spelling import did_you_mean
 from ...core.tensors import ReadAt, decode, encode
 from ...core.vector_set import MAX_LAYERS, VectorSet
 from ...errors import VectorError
@@ -38,7 +39,8 @@ def parse_single_file(name: str, size: int, read: ReadAt, wanted: Iterable[str] 
     if missing or not emotions:
         raise VectorError(
             f"{name}: has no vectors{' for ' * bool(missing)}{', '.join(missing)} "
-            f"(it has {', '.join(headers) or 'none'}); name others with `mix`"
+            f"(it has {', '.join(headers) or 'none'})"
+            f"{did_you_mean(missing[0] if missing else '', headers) or '; name others with `mix`'}"
         )
     shape = headers[emotions[0]].shape
     if len(shape) != 2 or 0 in shape or shape[0] > MAX_LAYERS:
