@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .scorers.base import TOPIC
-from .summary import DEFINITIONS, target
+from .summary import target
 
 HEADING = "## Evaluation"
 DOSE_RESPONSE, LAYERS = "dose_response", "layers"
@@ -46,7 +46,10 @@ def markdown(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], pic
     if examples:
         parts += ["### Examples", *(_example(one) for one in examples)]
     names = [name for name in _TITLES if _measured(data, name)]
-    parts += ["### What the figures mean", "\n".join(f"- **{_TITLES[name]}**: {DEFINITIONS[name]}." for name in names)]
+    parts += [
+        "### What the figures mean",
+        "\n".join(f"- **{_TITLES[name]}**: {data['definitions'][name]}." for name in names),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

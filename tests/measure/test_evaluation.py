@@ -308,6 +308,34 @@ def test_an_interrupt_keeps_what_was_done(words, tmp_path):
     assert (out / ".partial" / "answers-0.jsonl").exists()
 
 
+def test_a_limit_limits_everything(cli, words, tmp_path):
+    ran = cli(*words, "--limit", 2, "--out", tmp_path / "r").ok()
+    assert "2 of the 4 queries and 2 of the 32 everyday prompts" in " ".join(ran.err.split())
+    data, text = report(tmp_path / "r"), (tmp_path / "r" / "report.md").read_text()
+    assert data["questions"]["count"] == 2 and "answers to 2 everyday prompts" in data["definitions"]["kl"]
+    assert "a quick look at 2 of the 4 queries" in text and "answers to 2 everyday prompts" in text
+    assert data["directions"][0]["points"][0]["kl"] > 0
+
+
+def test_a_model_without_a_chat_template_is_named_in_the_report(tiny_chat, tiny_vectors, asked, tmp_path):
+    shutil.copytree(tiny_chat, tmp_path / "plain")
+    (tmp_path / "plain" / "chat_template.jinja").unlink()
+    edit_json(tmp_path / "plain" / "tokenizer_config.json", chat_template=None)
+    data = evaluate(
+        tmp_path / "plain",
+        tmp_path / "r",
+        tiny_vectors,
+        emotions=["joy"],
+        strengths=[1],
+        questions=asked,
+        limit=1,
+        scorers=["lexicon"],
+        control=False,
+        settings=EvaluationSettings(Sampling(2, temperature=0)),
+    )
+    assert any("has no chat template" in warning for warning in data["warnings"])
+
+
 def test_the_summary_on_the_terminal(cli, words, tmp_path):
     ran = cli(*words, "--out", tmp_path / "r", "--no-control").ok()
     assert "joy (words per 100, weak)" in ran.out and "random" not in ran.out and "weak measure" in ran.out

@@ -69,6 +69,24 @@ def test_on_the_command_line(cli, tiny_chat, tiny_vectors, budget, tmp_path):
     assert found["scale"] == budget.scale and (tmp_path / "curve.svg").read_bytes().startswith(b"<?xml")
 
 
+def test_a_quick_look(cli, tiny_chat, tiny_vectors):
+    told = []
+
+    def progress(task, done, total):
+        told.append((task, total))
+        return told.append
+
+    quick = tune(tiny_chat, tiny_vectors, mix={"joy": 1}, target_kl=0.05, limit=3, runtime=BATCH, progress=progress)
+    assert quick.prompts == 3 and told == [("answers to compare", 3), 3], "progress comes before the first scale"
+    words = ("tune", "--model", tiny_chat, "--vectors", tiny_vectors, "--mix", "joy=1", "--target-kl", 0.05)
+    ran = cli(*words, "--limit", 3).ok()
+    assert f"Bake with --scale {quick.scale:g}" in ran.out and "the figures are of 3 of the 32 prompts" in ran.err
+    assert ran.err.startswith("3 prompts are answered"), "something is said at once, on a terminal and off it"
+    ran = cli(*words, "--limit", 3, "-q").ok()
+    assert ran.out == f"{quick.scale:g}\n" and ran.err.startswith("Warning")
+    assert json.loads(cli(*words, "--limit", 99, "--json").ok().out)["prompts"] == 32
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
