@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..core.stacks import STACKS, Stack
 from .hub_summary import push_as_dict, show_push
-from .terminal import list_names, spelled
+from .terminal import list_names, show_command, spelled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +81,7 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
     if commands := next_commands(result, out_name):
         console.print("Next:")
         for command in commands:
-            console.print(Text("  " + command))
+            show_command(console, "  " + command)
 
 
 def next_commands(result: BakeResult, out_name: str) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import spell_arguments
+from ..errors import spell_arguments, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,12 +46,34 @@ def spelled(text: str) -> str:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr."""
+    """A console on stdout or stderr; on a terminal it breaks lines between words."""
     from rich.console import Console
 
     # Off a terminal nothing is wrapped, so that a line can be found by its words.
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, soft_wrap=True, width=None if terminal else 500)
+    return Console(stderr=stderr, soft_wrap=not terminal, width=None if terminal else 500)
+
+
+def show_command(to: Console, command: str) -> None:
+    """Print a command, or another line to be copied: in one piece, however long."""
+    to.print(command, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_rows(to: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; if its words do not fit side by side, each row as a block of lines."""
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    table = Table(*titles, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    if Measurement.get(to, to.options.update(max_width=10_000), table).minimum <= to.width:
+        to.print(table)
+        return
+    for first, *rest in rows:
+        to.print(escape(first), style="bold", highlight=False)
+        for title, cell in zip(titles[1:], rest, strict=True):
+            to.print(f"  [dim]{escape(title)}{':' * bool(title)}[/] {escape(cell)}", highlight=False)
 
 
 def escape(text: str) -> str:
@@ -70,7 +92,7 @@ def list_names(names: Sequence[str], *, verbose: bool) -> str:
 
 def warn(text: str) -> None:
     """Print one line on stderr that cannot be missed."""
-    console(stderr=True).print(f"[bold yellow]Warning:[/] {escape(spelled(text))}", highlight=False)
+    console(stderr=True).print(f"[bold yellow]Warning:[/] {escape(without_secrets(spelled(text)))}", highlight=False)
 
 
 @contextlib.contextmanager
