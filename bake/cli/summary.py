@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ..core.stacks import STACKS, Stack
 from .hub_summary import push_as_dict, show_push
-from .terminal import list_names, show_command, spelled
+from .terminal import escape, list_names, show_command, show_indented, spelled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -164,7 +164,7 @@ def _show_left_out(console: Console, plan: BakePlan, *, verbose: bool) -> None:
     if reasons:
         console.print("Left out:")
     for reason, names in reasons.items():
-        console.print(Text(f"  {list_names(names, verbose=verbose)}: {reason}"))
+        show_indented(console, escape(f"{list_names(names, verbose=verbose)}: {reason}"))
 
 
 def _value(value: Any) -> str:

@@ -59,6 +59,16 @@ def show_command(to: Console, command: str) -> None:
     to.print(command, markup=False, highlight=False, soft_wrap=True)
 
 
+def show_indented(to: Console, text: str) -> None:
+    """Print `text`, which may have markup, two columns to the right, in all of its lines."""
+    from rich.padding import Padding
+
+    if to.soft_wrap:  # One line, however long.
+        to.print(f"  {text}", highlight=False)
+    else:
+        to.print(Padding(text, (0, 0, 0, 2), expand=False), highlight=False)
+
+
 def show_rows(to: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; if its words do not fit side by side, each row as a block of lines."""
     from rich.measure import Measurement
@@ -73,7 +83,7 @@ def show_rows(to: Console, titles: Sequence[str], rows: Sequence[Sequence[str]])
     for first, *rest in rows:
         to.print(escape(first), style="bold", highlight=False)
         for title, cell in zip(titles[1:], rest, strict=True):
-            to.print(f"  [dim]{escape(title)}{':' * bool(title)}[/] {escape(cell)}", highlight=False)
+            show_indented(to, f"[dim]{escape(title)}:[/] {escape(cell)}")
 
 
 def escape(text: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.vector_set import VectorSet
 from ..vectors.arithmetic import Description
-from .terminal import escape, spelled
+from .terminal import escape, show_indented, spelled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +32,7 @@ def show_set(console: Console, vectors: VectorSet, description: Description) -> 
     } | {key.replace("_", " "): " ".join(str(value).split()) for key, value in vectors.extraction.items()}
     for key, value in facts.items():
         if value:
-            console.print(f"  [dim]{escape(key)}:[/] {escape(value)}", highlight=False)
+            show_indented(console, f"[dim]{escape(key)}:[/] {escape(value)}")
     shown = _fitting(console, vectors)
     if len(shown) < len(vectors.emotions):
         console.print(f"The first {len(shown)} of {len(vectors.emotions)} emotions; --json has all.", highlight=False)

@@ -50,10 +50,22 @@ MOVED = (409, 412)
 
 
 def quiet_library(*, always: bool = False) -> None:
-    """Silence progress bars and retry logs of huggingface_hub when stderr is not a terminal, or `always`."""
+    """Silence progress bars and retry logs of huggingface_hub when stderr is not a terminal, or `always`.
+
+    Its logs show no secrets in any case.
+    """
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        if _without_secrets not in handler.filters:
+            handler.addFilter(_without_secrets)
     if always or not sys.stderr.isatty():
         disable_progress_bars()
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Cut secrets out of a line of a log."""
+    record.msg, record.args = without_secrets(record.getMessage()), ()
+    return True
 
 
 def retrying(

@@ -99,7 +99,9 @@ def test_a_bake(width, base, vectors, tmp_path):
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     show(console, result, "./out")
     told, _, following = console.file.getvalue().partition("Next:\n")
-    assert max(map(len, told.splitlines())) <= width + len("modeling_custom.py")
+    assert max(len(line) for line in told.splitlines() if not line.startswith("model ")) <= width
+    left_out = told.partition("Left out:\n")[2].splitlines()
+    assert left_out and all(line.startswith("  ") for line in left_out)
     assert {"attention_bias:", "pytorch_model.bin,", "transformers", "overwritten,"} <= words_of(told.splitlines())
     assert f"  emobake verify ./out --base {base} --stack transformers" in following.splitlines(), "in one piece"
 

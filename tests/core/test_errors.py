@@ -49,6 +49,29 @@ def test_nor_does_the_command_line(debug):
     assert ("Traceback" in ran.err) == bool(debug)
 
 
+def test_nor_do_logs_and_addresses(monkeypatch, capsys):
+    import logging
+    from types import SimpleNamespace
+
+    from emobake import HubTarget
+    from emobake.storage.http import quiet_library
+    from emobake.storage.hub import repository
+
+    log, written = logging.getLogger("huggingface_hub"), []
+    level, handler = log.level, logging.Handler()
+    handler.emit = lambda record: written.append(record.getMessage())
+    log.addHandler(handler)
+    quiet_library()
+    quiet_library()
+    log.setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub.utils").warning("thrown while requesting %s", "https://me:s3cret@host/x?key=1")
+    log.setLevel(level)
+    log.removeHandler(handler)
+    assert written == ["thrown while requesting https://host/x"]
+    monkeypatch.setattr(repository, "api", lambda: SimpleNamespace(endpoint="https://me:s3cret@host"))
+    assert repository.Repository(HubTarget("me/x"), None).url == "https://host/me/x"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -115,3 +115,17 @@ def test_a_record_of_several_sets_is_read_back(base, files):
     record = emobake.bake(base, files, mix={"happy": 1}, dry_run=True).plan.record
     assert Record.from_json(json.loads(json.dumps(record.to_json())), "f") == record
     assert [one.name for one in record.vectors.origins] == [path.name for path in files]
+
+
+def test_held_out_queries_are_those_of_no_set():
+    """Queries of one set that are not known make all of them unknown."""
+    from emobake.measure.evaluation import _seen
+    from emobake.measure.query_sets import comparable, open_questions
+
+    shipped = find_vectors("smollm2-135m-instruct")
+    own, everyday = open_questions("emobake"), open_questions("everyday")
+    renamed = emobake.VectorSet(("calm",), shipped.rows[:1], name="calm", extraction=shipped.extraction)
+    known = _seen(merge_sets([shipped, renamed]), (), everyday)
+    assert known.texts == {comparable(text) for text in own.texts}
+    unknown = emobake.VectorSet(("calm",), shipped.rows[:1], name="calm")
+    assert _seen(merge_sets([shipped, unknown]), (), everyday).texts is None
