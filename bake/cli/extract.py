@@ -83,7 +83,9 @@ def extract(
     sampling, runtime = sampling_of(options), runtime_of(options)
     with resumable(), ExitStack() as bars:
         progress = count_bars(bars, silent=quiet or as_json)
-        done = run(name, out, questionnaire, sampling=sampling, runtime=runtime, progress=progress, **options)
+        done = run(
+            name, out, questionnaire, sampling=sampling, runtime=runtime, progress=progress, notice=warn, **options
+        )
     _report(done, model, out, as_json=as_json, quiet=quiet)
 
 

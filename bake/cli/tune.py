@@ -81,7 +81,9 @@ def tune(mix: tuple[str, ...], scale: float, plot: Path | None, as_json: bool, q
         )
     with ExitStack() as bars:
         progress = count_bars(bars, silent=quiet or as_json)
-        found = search(model, vectors, mix=parsed_mix(mix), runtime=runtime, tried=say, progress=progress, **options)
+        found = search(
+            model, vectors, mix=parsed_mix(mix), runtime=runtime, tried=say, progress=progress, notice=warn, **options
+        )
     if found.prompts < PROMPTS:
         warn(f"the figures are of {found.prompts} of the {PROMPTS} prompts; another run without `limit` may differ")
     if plot is not None:

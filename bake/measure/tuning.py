@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from ..core.packages import require
-from ..core.progress import Advance, Progress, no_progress
+from ..core.progress import Advance, Notice, Progress, no_notice, no_progress
 from ..core.steering import steering, weighted_sum
 from ..errors import InputError, ModelError
 from ..models.likelihood import SteeredModel, answer_logits, batches, divergences
@@ -65,6 +65,7 @@ def tune(
     runtime: Runtime | None = None,
     tried: Tried = lambda scale, kl: None,
     progress: Progress = no_progress,
+    notice: Notice = no_notice,
 ) -> Tuned:
     """Find the `scale` for `emobake.bake` by a search between 0 and `max_scale`.
 
@@ -86,6 +87,7 @@ def tune(
         runtime: how the model runs.
         tried: told of every scale that was tried.
         progress: told of the answers to the prompts, which come before the first scale.
+        notice: told of what the user must not miss, such as a model without a chat template.
 
     Raises:
         InputError: (exit code 2) bad input.
@@ -104,6 +106,8 @@ def tune(
         raise InputError("all weights are zero, there is nothing to tune; set some with `times` or `mix`")
     runtime = runtime or Runtime()
     live, found = open_steered(model, vectors, accept=lambda found: weighted_sum(found, weights), runtime=runtime)
+    if live.note:
+        notice(live.note)
     count = neutral_count(limit)
     advance = progress("answers to compare", 0, count)
     curve = _Curve(live, weighted_sum(found, weights), match, runtime.batch_size, tried, count, advance)

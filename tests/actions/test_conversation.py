@@ -124,6 +124,10 @@ def test_a_model_without_a_chat_template_is_named(cli, tiny_chat, tiny_vectors, 
     ran = cli("chat", "--model", folder, *words).ok()
     assert f"Warning: {folder} has no chat template" in ran.err
     assert cli("chat", "--model", tiny_chat, *words).ok().err == ""
+    found = ("--vectors", tiny_vectors, "--mix", "joy=1", "--target-kl", 0.05, "--limit", 1, "-q")
+    assert "has no chat template" in cli("tune", "--model", folder, *found).ok().err
+    made = ("--out", tmp_path / "v.safetensors", "--limit", 1, "--max-new-tokens", 2, "-q")
+    assert "has no chat template" in cli("vectors", "extract", "--model", folder, *made).ok().err
 
 
 def test_sampling_with_a_seed_repeats_itself(smollm2):
