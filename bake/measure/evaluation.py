@@ -335,7 +335,7 @@ def _limited(experiment: Experiment, plan: _Plan, live: LiveModel | None) -> Exp
         parts.append(f"{neutral} of the {PROMPTS} everyday prompts for KL and the norms")
     if not parts:
         return experiment
-    warning = f"a quick look at {' and '.join(parts)}; all of them give steadier figures"
+    warning = f"a quick look at {' and '.join(parts)}; a whole run gives steadier figures"
     return replace(experiment, neutral=neutral, warnings=(*experiment.warnings, warning))
 
 
