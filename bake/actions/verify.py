@@ -215,7 +215,7 @@ def _run(
     record = found.record
     form = "gguf" if record.form == "gguf" else "checkpoint"
     if stack not in STACKS:
-        raise InputError(f"unknown stack {stack!r}{did_you_mean(stack, STACKS)}: choose from {', '.join(STACKS)}")
+        raise InputError(f"unknown stack {stack!r}: choose from {', '.join(STACKS)}{did_you_mean(stack, STACKS)}")
     if form not in STACKS[stack].loads:
         loading = next(name for name, known in STACKS.items() if form in known.loads)
         yield Check(stack, False, f"is not for GGUF files; `stack` {loading} is")

@@ -109,7 +109,7 @@ class Session:
         else:
             like = did_you_mean(name, (*CHAT_COMMANDS, "quit")).replace("mean ", "mean /")
             raise InputError(
-                f"/{name}: no such command{like}; /help lists them (for a question, put a space before the /)"
+                f"/{name}: no such command; /help lists them (for a question, put a space before the /){like}"
             )
 
     def _answer(self, question: str | None, *, plain: bool = False, keep: bool = True) -> Answer:

@@ -83,7 +83,7 @@ def pull(name: str, out: Path | None, overwrite: bool) -> None:
     entry = find_by_name(name) or find_by_model([name])
     if entry is None:
         like = did_you_mean(name, (*set_names(), *models_with_sets()))
-        raise InputError(f"{name}: no set has that name or is for that model{like}; `emobake vectors list` shows all")
+        raise InputError(f"{name}: no set has that name or is for that model; `emobake vectors list` shows all{like}")
     path = fetch(entry)
     if out is not None:
         write_set(open_vectors(path), out, overwrite=overwrite)

@@ -124,5 +124,5 @@ def parse_targets(targets: Iterable[str]) -> tuple[str, ...]:
     unknown = sorted(wanted - set(STACKS))
     if unknown:
         like = did_you_mean(unknown[0], STACKS)
-        raise InputError(f"`targets`: unknown stack {unknown[0]!r}{like}; known are {', '.join(STACKS)}")
+        raise InputError(f"`targets`: unknown stack {unknown[0]!r}; known are {', '.join(STACKS)}{like}")
     return tuple(stack for stack in STACKS if stack in wanted)

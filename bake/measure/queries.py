@@ -76,7 +76,7 @@ class Questionnaire:
         if missing:
             like = did_you_mean(missing[0], self.emotions)
             raise InputError(
-                f"no queries for {', '.join(missing)}{like}; there are some for {', '.join(self.emotions)}"
+                f"no queries for {', '.join(missing)}; there are some for {', '.join(self.emotions)}{like}"
             )
         kept = tuple(contrast for contrast in self.contrasts if contrast.emotion in wanted)
         return Questionnaire(kept, {**self.record, "emotions": wanted})

@@ -149,7 +149,7 @@ def _texts(lists: Iterable[Sequence[str]]) -> frozenset[str]:
 
 def _no_queries(given: str, names: list[str]) -> InputError:
     like = did_you_mean(given, names)
-    return InputError(f"{given}: no such file of queries{like}; sets by name are {', '.join(names)}")
+    return InputError(f"{given}: no such file of queries; sets by name are {', '.join(names)}{like}")
 
 
 def _registered(name: str) -> RegisteredQueries | None:

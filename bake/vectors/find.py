@@ -161,8 +161,8 @@ def find_vectors(
         return replace(open_vectors(file, emotions), name=repo_id)
     names = set_names()
     raise InputError(
-        f"{name}: no such vector set{did_you_mean(name, names)}; give a file, a folder of JSON files, a Hub repository "
-        f"(owner/name), or one of {', '.join(names)}"
+        f"{name}: no such vector set; give a file, a folder of JSON files, a Hub repository "
+        f"(owner/name), or one of {', '.join(names)}{did_you_mean(name, names)}"
     )
 
 
