@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from emobake.errors import ModelError
+from emobake.errors import InputError, ModelError
 from emobake.measure.tuning import tune
 from emobake.models.loading import Runtime
 
@@ -57,6 +57,11 @@ def test_last_position_steering_is_matched_best(tiny_chat, tiny_vectors):
     assert (np.diff(scales) > 0).all() and scales[0] > 0
 
 
+def test_weights_that_are_zero(tiny_chat, tiny_vectors):
+    with pytest.raises(InputError, match="all weights are zero"):
+        tune(tiny_chat, tiny_vectors, mix={"joy": 0}, target_kl=1)
+
+
 def test_a_budget_out_of_reach(tiny_chat, tiny_vectors):
     with pytest.raises(ModelError, match=r"at scale 0\.01 the KL is .* raise `max_scale`"):
         tune(tiny_chat, tiny_vectors, mix={"joy": 1}, target_kl=5.0, max_scale=0.01, runtime=BATCH)
@@ -95,7 +100,7 @@ def test_a_quick_look(cli, tiny_chat, tiny_vectors):
         (("--target-kl", 1, "--scale", 2), "--scale is the result of this command"),
         (("--target-kl", 1, "--plot", "curve.jpg"), ".png or .svg"),
         (("--target-kl", "inf"), "above 0"),
-        (("--target-kl", 1, "--mix", "joy=0"), "all weights are zero"),
+        (("--target-kl", 1, "--mix", "joy=0"), "'joy' is given twice"),
         (("--target-kl", 1, "--vectors", "./none"), "no such vector set"),
     ],
 )
