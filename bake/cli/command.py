@@ -146,5 +146,5 @@ def are_numbers(word: str) -> bool:
 
 
 def _is_missing(numbers: Sequence[str], count: int, word: str) -> bool:
-    """True if `word` stands where one of `count` numbers is missing."""
-    return sum(len(one.split(",")) for one in numbers) < count and not word.startswith("-")
+    """True if `word` stands where a number is missing: the first, or one of `count`."""
+    return sum(len(one.split(",")) for one in numbers) < max(count, 1) and not word.startswith("-")

@@ -119,4 +119,4 @@ def test_numbers_with_commas_are_numbers_too(cli, base, vectors):
 def test_strengths_are_numbers(cli):
     words = ("eval", "--model", "x", "--out", "y")
     cli(*words, "--strengths").one_line("--strengths takes numbers")
-    cli(*words, "--strengths", "a").one_line("--strengths takes numbers")
+    cli(*words, "--strengths", "a").one_line("--strengths takes numbers", "'a' is not a number")
