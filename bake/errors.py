@@ -18,16 +18,33 @@ that failed, such as `overwrite`; `spell_arguments` writes it as the caller type
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 
 _ARGUMENT = re.compile(r"`([a-z][a-z_]*)`")
+_SECRETS = {"HF_TOKEN": "(token)", "HUGGING_FACE_HUB_TOKEN": "(token)", "OPENAI_API_KEY": "(key)"}
+"""Environment variables whose values are never shown -> the word in their place."""
+
+
+def without_secrets(text: str) -> str:
+    """`text` without passwords and queries in addresses, and without tokens and keys."""
+    text = re.sub(r"\b([a-z][a-z0-9+.-]*://)[^\s/]*@", r"\1", text, flags=re.IGNORECASE)
+    text = re.sub(r"\b(https?://[^\s?]*)\?[^\s)\]}>,;'\"]*", r"\1", text, flags=re.IGNORECASE)
+    for name, word in _SECRETS.items():
+        value = os.environ.get(name, "")
+        if len(value) > 3:  # A shorter one is none, and may occur in any word.
+            text = text.replace(value, word)
+    return re.sub(r"\bsk-[\w-]{8,}", "(key)", re.sub(r"\bhf_\w{8,}", "(token)", text))
 
 
 class EmobakeError(Exception):
-    """Base class of the errors above."""
+    """Base class of the errors above; a message never shows a password, a token or a key."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_secrets(message))
 
 
 class OutputError(EmobakeError):

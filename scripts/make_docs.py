@@ -26,7 +26,26 @@ CLI = """\
 Made by `scripts/make_docs.py` from the commands; `emobake --help` and `emobake COMMAND --help` print the same.
 
 Results go to stdout; warnings, progress and errors go to stderr. Exit codes: 0; 1 for a run that failed; 2 for input
-that cannot be used; 130 after Ctrl-C. An error is one line; `--debug` adds a traceback.
+that cannot be used; 130 after Ctrl-C. An error is one line; `--debug` adds a traceback. Passwords and queries in
+addresses, tokens and keys are never printed.
+
+`emobake --model ...` is short for `emobake bake --model ...`. Options follow their command: in front of another command
+they are refused. `--mix`, `--vectors`, `--scorer`, `--stack` and `--prompt` may be given more than once and then count
+together; any other option is given once.
+
+## Completion
+
+A shell completes commands, options, names of sets, emotions and files after one of these lines in its startup file:
+
+```
+eval "$(_EMOBAKE_COMPLETE=bash_source emobake)"          # ~/.bashrc (bash 4.4 or later)
+eval "$(_EMOBAKE_COMPLETE=zsh_source emobake)"           # ~/.zshrc
+_EMOBAKE_COMPLETE=fish_source emobake | source           # ~/.config/fish/completions/emobake.fish
+```
+
+`--mix` is completed with the emotions of the sets in `--vectors`, if they are on this machine, or else with the
+paper's five. Nothing is fetched for a completion. In bash, which takes `=` for the end of a word, only the first
+emotion of a mix is completed; give `--mix` again for the next.
 """
 
 FAMILIES = """\

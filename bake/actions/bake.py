@@ -11,10 +11,10 @@ from ..core.outputs import Folder, GgufFile, parse_output
 from ..core.progress import Notice, Progress, no_notice, no_progress
 from ..core.stacks import parse_targets
 from ..core.steering import Steering, steering
-from ..core.vector_set import EMOTIONS, VectorSet
+from ..core.vector_set import EMOTIONS
 from ..errors import InputError
 from ..storage.model_name import ModelName
-from ..vectors.find import SetOpener, VectorSource
+from ..vectors.find import SetOpener, Vectors, VectorSource
 from .bake_checkpoint import bake_checkpoint
 from .request import BakeFormat, BakeRequest, BakeResult
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def bake(
     model: str | os.PathLike[str] | ModelName,
-    vectors: str | os.PathLike[str] | VectorSet | VectorSource | None = None,
+    vectors: Vectors | VectorSource | None = None,
     times: Iterable[float] | None = None,
     out: str | os.PathLike[str] | Folder | GgufFile | None = None,
     *,
@@ -112,6 +112,8 @@ def _recipes(
 
 
 def _parse_push(push: str | HubTarget) -> HubTarget:
-    from ..storage.hub.target import parse_target
+    from ..storage.hub.target import HubTarget, parse_target
 
+    if not isinstance(push, str | HubTarget):
+        raise InputError(f"`push` takes owner/name or a HubTarget, not {push!r}")
     return parse_target(push)

@@ -20,7 +20,6 @@ from ..models.stacks.run_llama_cpp import NotInstalledError, convert, find_conve
 from ..storage.files import reading, sha256_of
 from ..storage.local import check_files, write_files
 from ..storage.publish import parents, staging
-from ..vectors.find import model_ids
 from .bake_checkpoint import bake_checkpoint
 from .request import BakeRequest, BakeResult
 
@@ -84,7 +83,7 @@ def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
         check_files(out, _recognisers(targets, out), model.paths)
     plan = make_gguf_plan(
         model,
-        request.sets.open(request.emotions, lambda: model_ids(request.model, model)),
+        request.sets.open(request.emotions, model),
         request.recipe,
         names=[path.name for path in targets],
         base_model=request.model.base_model,

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from ..models.loading import LiveModel, Runtime
 from ..models.sampling import Sampling, generate
 from ..models.steered import open_steered
 from ..storage.model_name import ModelName
-from ..vectors.find import VectorSource
+from ..vectors.find import Vectors, VectorSource
 
 if TYPE_CHECKING:
     from .request import BakeResult
@@ -68,6 +69,8 @@ class Conversation:
         self.sampling = sampling
         self.model = model or ModelName.parse(live.name, base_model=live.base_model)
         self.turns: list[Turn] = []
+        self._plain: list[Turn] = []
+        """The same questions with unsteered answers, as far as a comparison has needed them."""
         self.steer(weights)
 
     def steer(self, weights: Steering) -> None:
@@ -91,26 +94,54 @@ class Conversation:
     def answer(
         self, question: str | None, hear: Hear = lambda piece: None, *, plain: bool = False, keep: bool = True
     ) -> Answer:
-        """Answer `question`, or the last one again if it is None; with `plain`, without steering.
+        """Answer `question`, or the last one again if it is None.
 
-        With `keep`, question and answer join the conversation, even if the answer was interrupted. Ctrl-C ends an
-        answer, not the call.
+        With `keep`, question and answer join the conversation, even if the answer was interrupted. With `plain` the
+        answer is unsteered, and so is the history that it continues: earlier questions are answered anew without
+        steering, once each, and are not heard; the conversation stays as it is. Ctrl-C ends an answer, not the call.
 
         Raises:
             InputError: nothing was asked yet, or the conversation does not fit the template or the context.
             ModelError: the model failed. The conversation stays as it was.
         """
-        if question is not None:
-            before, asked = self.turns, _encodable(question)
-        elif self.turns:
-            *before, (asked, _) = self.turns
-        else:
-            raise InputError("nothing was asked yet")
-        ids = self._prompt(before, asked)
-        said = self._generate(ids, {} if plain else self.rows, hear)
+        before, asked = self._asked(question)
+        if plain:
+            return self._answer_plain([earlier for earlier, _ in before], asked, hear)
+        said = self._generate(self._prompt(before, asked), self.rows, hear)
         if keep and said.text:
             self.turns = [*before, (asked, said.text)]
         return said
+
+    def behind(self, question: str | None) -> int:
+        """Number of earlier questions that are to be answered unsteered before `question` can be."""
+        earlier = [asked for asked, _ in self._asked(question)[0]]
+        return len(earlier) - len(self._known(earlier))
+
+    def _asked(self, question: str | None) -> tuple[list[Turn], str]:
+        """The turns before a question, and its text; None is the last one again."""
+        if question is not None:
+            return self.turns, _encodable(question)
+        if not self.turns:
+            raise InputError("nothing was asked yet")
+        return self.turns[:-1], self.turns[-1][0]
+
+    def _answer_plain(self, earlier: Sequence[str], asked: str, hear: Hear) -> Answer:
+        """Answer `asked` without steering, after the model's own unsteered answers to the `earlier` questions."""
+        known = self._known(earlier)
+        for question in earlier[len(known) :]:
+            said = self._generate(self._prompt(known, question), {}, lambda piece: None)
+            if said.interrupted:
+                return said
+            known = self._plain = [*known, (question, said.text)]
+        said = self._generate(self._prompt(known, asked), {}, hear)
+        if not said.interrupted:
+            self._plain = [*known, (asked, said.text)]
+        return said
+
+    def _known(self, earlier: Sequence[str]) -> list[Turn]:
+        """The unsteered turns that answer the first of these questions."""
+        pairs = zip(self._plain, earlier, strict=False)
+        return [turn for turn, _ in takewhile(lambda pair: pair[0][0] == pair[1], pairs)]
 
     def bake(self, out: str | os.PathLike[str]) -> BakeResult:
         """Write a checkpoint with the current weights; see `emobake.bake`.
@@ -188,7 +219,7 @@ class Conversation:
 
 def open_conversation(
     model: str | os.PathLike[str] | ModelName,
-    vectors: str | os.PathLike[str] | VectorSet | VectorSource | None = None,
+    vectors: Vectors | VectorSource | None = None,
     times: Iterable[float] | None = None,
     *,
     mix: Mapping[str, float] | None = None,

@@ -20,7 +20,7 @@ from ..storage.hub.contents import Item, addressed
 from ..storage.hub.snapshot import Snapshot, find_snapshot
 from ..storage.hub.target import HubTarget, parse_target, settle
 from ..storage.model_name import is_gguf
-from .verify import verify
+from .verify import verify_alone
 
 _REPORT = "evaluation"
 """Folder in the repository for the pictures and figures of a report."""
@@ -60,7 +60,7 @@ def push(
         record = read_record(folder)
         files = tuple(_files(folder))
         stamps = Stamps.of(folder / name for name in files)
-        for check in verify(folder):
+        for check in verify_alone(folder):
             if check.ok is False:
                 raise InputError(f"{folder}: {check.name}: {check.detail}; nothing was uploaded. Bake it again")
         section, pictures = ("", []) if report is None else _report(Path(report), record)

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.arguments import as_list
 from ..core.check import Check
 from ..core.record import RECORD_FILE, Record
+from ..core.spelling import did_you_mean
 from ..core.stacks import STACKS
 from ..core.vector_set import VectorSet
-from ..errors import InputError
+from ..errors import EmobakeError, InputError
 from ..formats.check import Output, StoredModel, added_rows, check_bytes, run_checks
 from ..formats.checkpoint.check import CheckpointOutput
 from ..formats.checkpoint.model import Checkpoint
@@ -19,14 +21,14 @@ from ..formats.checkpoint.open import open_base, open_remote_base
 from ..formats.output import open_output, read_record
 from ..storage.files import reading
 from ..storage.model_name import ModelName, is_offline
-from ..vectors.find import find_vectors
+from ..vectors.find import Vectors, find_vectors, is_named_set
 
 
 def verify(
     out: str | os.PathLike[str],
     *,
     base: str | os.PathLike[str] | ModelName | None = None,
-    vectors: str | os.PathLike[str] | VectorSet | None = None,
+    vectors: Vectors | None = None,
     stack: Iterable[str] = (),
     python: str | None = None,
     max_new_tokens: int = 60,
@@ -43,7 +45,8 @@ def verify(
     Args:
         out: a folder, a GGUF file, or ``owner/name`` on the Hub, perhaps with ``@revision``.
         base: the unsteered base.
-        vectors: the set that was baked, as for `emobake.bake`.
+        vectors: the set that was baked, as for `emobake.bake`; default: the one that the record names, if it has a
+            name in the registry or on the Hub.
         stack: names of `emobake.core.stacks.STACKS`; needs `base`.
         python: interpreter of the environment that has the stack; default: this one. Not for transformers.
         max_new_tokens: tokens to generate per prompt.
@@ -51,24 +54,44 @@ def verify(
     Raises:
         InputError: `out` is no output of emobake, or `base` or `vectors` cannot be opened.
     """
-    stacks = tuple(dict.fromkeys(stack))
+    stacks = tuple(dict.fromkeys(as_list("stack", stack, "['transformers']")))
+    return _verify(ModelName.parse(out), base, vectors, stacks, python, max_new_tokens)
+
+
+def verify_alone(out: str | os.PathLike[str]) -> list[Check]:
+    """Check an output as `verify` does without a base, and without looking for its vectors."""
+    return _verify(ModelName.parse(out), None, None, (), None, 0, by_record=False)
+
+
+def _verify(
+    out: ModelName,
+    base: str | os.PathLike[str] | ModelName | None,
+    vectors: Vectors | None,
+    stacks: tuple[str, ...],
+    python: str | None,
+    max_new_tokens: int,
+    *,
+    by_record: bool = True,
+) -> list[Check]:
     with reading():
-        found = _locate(ModelName.parse(out), whole=bool(stacks))
+        found = _locate(out, whole=bool(stacks))
         origin = None if base is None else _Origin.open(ModelName.parse(base), found)
     if found.record.adapters:
         return [
             Check(f"{name}: {check.name}", check.ok, check.detail)
             for name in found.record.adapters
-            for check in verify(
-                Path(found.place) / name,
-                base=base,
-                vectors=vectors,
-                stack=stacks,
-                python=python,
-                max_new_tokens=max_new_tokens,
+            for check in _verify(
+                ModelName.parse(Path(found.place) / name),
+                base,
+                vectors,
+                stacks,
+                python,
+                max_new_tokens,
+                by_record=by_record,
             )
         ]
-    return _checks(found, origin, _vector_set(vectors, found), stacks, python, max_new_tokens)
+    named = _named(vectors, found) if by_record or vectors is not None else _Named(None)
+    return _checks(found, origin, named, stacks, python, max_new_tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,16 +155,37 @@ def _locate(out: ModelName, *, whole: bool) -> _Found:
     return _Found(out.name, Record.from_json(checkpoint.record or {}, f"{out.name}/{RECORD_FILE}"), checkpoint)
 
 
-def _vector_set(vectors: str | os.PathLike[str] | VectorSet | None, found: _Found) -> VectorSet | None:
-    if vectors is None or isinstance(vectors, VectorSet):
-        return vectors
-    return find_vectors(vectors, [name for name, _ in found.record.steering.weights], model=str(found.place))
+@dataclass(frozen=True, eq=False)
+class _Named:
+    """The vectors that were baked; or the reason why they are not at hand."""
+
+    vectors: VectorSet | None
+    reason: str = ""
+
+
+def _named(vectors: Vectors | None, found: _Found) -> _Named:
+    """Open the vectors that the user names, or else those that the record names."""
+    emotions = [name for name, _ in found.record.steering.weights]
+    if vectors is not None:
+        return _Named(find_vectors(vectors, emotions, model=str(found.place)))
+    origins = found.record.vectors.origins
+    unknown = [one.name for one in origins if not is_named_set(one.name)]
+    if unknown:
+        return _Named(None, f"the record names {unknown[0]!r}, which is no set with a name; give `vectors`")
+    try:
+        opened = find_vectors([one.name for one in origins], emotions)
+    except EmobakeError as error:
+        return _Named(None, f"the set that the record names cannot be opened ({error}); give `vectors`")
+    digests = found.record.vectors.sha256
+    if any(digests.get(file) != digest for file, digest in opened.sha256.items()):
+        return _Named(None, f"{opened.name} is not what it was when it was baked; give `vectors` as they were then")
+    return _Named(opened)
 
 
 def _checks(
     found: _Found,
     origin: _Origin | None,
-    vectors: VectorSet | None,
+    named: _Named,
     stacks: tuple[str, ...],
     python: str | None,
     max_new_tokens: int,
@@ -150,7 +194,7 @@ def _checks(
     no_base = _Origin(None).reason if origin is None else origin.reason
 
     def by_bytes() -> Iterator[Check]:
-        yield from check_bytes(found.open(), base, vectors, no_base=no_base)
+        yield from check_bytes(found.open(), base, named.vectors, no_base=no_base, no_vectors=named.reason)
 
     steps: list[Callable[[], Iterator[Check]]] = [by_bytes]
     for stack in stacks:
@@ -171,7 +215,7 @@ def _run(
     record = found.record
     form = "gguf" if record.form == "gguf" else "checkpoint"
     if stack not in STACKS:
-        raise InputError(f"unknown stack {stack!r}: choose from {', '.join(STACKS)}")
+        raise InputError(f"unknown stack {stack!r}: choose from {', '.join(STACKS)}{did_you_mean(stack, STACKS)}")
     if form not in STACKS[stack].loads:
         loading = next(name for name, known in STACKS.items() if form in known.loads)
         yield Check(stack, False, f"is not for GGUF files; `stack` {loading} is")

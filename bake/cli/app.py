@@ -6,16 +6,16 @@ Nothing but this room prints.
 from __future__ import annotations
 
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from .._version import __version__
-from ..errors import EmobakeError, NoVectorsError
-from .bake import run_bake
+from ..errors import EmobakeError, NoVectorsError, without_secrets
+from .bake import bake
 from .chat import chat
+from .command import ShortForm
 from .evaluate import eval_command
-from .options import carrying_options, hub_options, output_options, steering_options
 from .push import push
 from .terminal import echo, spelled
 from .tune import tune
@@ -36,36 +36,21 @@ Examples:
 
 
 @click.group(
-    invoke_without_command=True,
+    cls=ShortForm,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option(
-    "--model", metavar="PATH|ID", help="Model to steer: a checkpoint's folder, a model id on the Hub, or a GGUF file."
-)
-@steering_options
-@output_options
-@hub_options
-@carrying_options
-@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
-@click.option("-v", "--verbose", is_flag=True, help="Name every file.")
-@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
 @click.version_option(__version__, prog_name="emobake")
-@click.pass_context
-def cli(ctx: click.Context, /, debug: bool, **options: Any) -> None:
-    """Bake emotion vectors into a model's weights.
+def cli() -> None:
+    """Bake emotion vectors into a model's weights, so that every stack serves it steered, without hooks.
 
-    Writes a standalone checkpoint whose attention output biases hold the weighted vectors (arXiv 2502.04075), so that
-    transformers, vLLM, llama.cpp and mlx-lm serve it steered without hooks.
+    `emobake bake` may be left out: `emobake --model ...` is short for `emobake bake --model ...`, and
+    `emobake bake --help` lists its options.
     """
-    ctx.obj = {"debug": debug}
-    if ctx.invoked_subcommand is None:
-        run_bake(**options)
 
 
-for _command in (chat, push, eval_command, show_command, tune, vectors, verify):
+for _command in (bake, chat, push, eval_command, show_command, tune, vectors, verify):
     cli.add_command(_command)
 
 
@@ -74,11 +59,11 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     try:
-        sys.exit(cli.main(arguments, prog_name="emobake", standalone_mode=False) or 0)
+        # Taken out, so that it may stand anywhere on the line.
+        words = [word for word in arguments if word != "--debug"]
+        sys.exit(cli.main(words, prog_name="emobake", standalone_mode=False) or 0)
     except EmobakeError as error:
-        if debug:
-            raise
-        _fail(_message(error), error.exit_code)
+        _fail(_message(error), error.exit_code, debug=debug)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.Abort:
@@ -88,9 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, BrokenPipeError):
         _fail("interrupted; nothing was kept", 130)
     except Exception as error:
-        if debug:
-            raise
-        _fail(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)", 1)
+        _fail(f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)", 1, debug=debug)
 
 
 def _message(error: EmobakeError) -> str:
@@ -103,6 +86,10 @@ def _message(error: EmobakeError) -> str:
     return text
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    echo("emobake: " + " ".join(message.split()), err=True)
+def _fail(message: str, code: int, *, debug: bool = False) -> NoReturn:
+    if debug:
+        import traceback
+
+        click.echo(without_secrets(traceback.format_exc()), err=True, nl=False)
+    echo("emobake: " + without_secrets(message), err=True)
     sys.exit(code)

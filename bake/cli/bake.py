@@ -1,4 +1,4 @@
-"""``emobake --model ...``: from options to a bake, and its summary."""
+"""``emobake bake``: from options to a bake, and its summary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ import click
 from ..core.outputs import Folder, GgufFile
 from ..errors import InputError, OutputError
 from ..storage.model_name import ModelName, is_gguf
-from .options import model_and_vectors, parsed_mix
+from .command import Command
+from .options import (
+    carrying_options,
+    hub_options,
+    model_and_vectors,
+    model_option,
+    output_options,
+    parsed_mix,
+    steering_options,
+)
 from .progress import byte_bar
 from .terminal import console, spelled, warn
 
@@ -23,11 +32,25 @@ if TYPE_CHECKING:
     from ..storage.hub.target import HubTarget
 
 
-def run_bake(*, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
-    """Bake, and print the summary."""
+@click.command(cls=Command)
+@model_option("Model to steer: a checkpoint's folder, a model id on the Hub, or a GGUF file.")
+@steering_options
+@output_options
+@hub_options
+@carrying_options
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Name every file.")
+def bake(as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+    """Bake emotion vectors into a model, and write a standalone copy of it.
+
+    The attention output biases of the copy hold the weighted vectors (arXiv 2502.04075), so that transformers, vLLM,
+    llama.cpp and mlx-lm serve it steered without hooks. The word `bake` may be left out.
+    """
     if options["model"] is None:
         raise click.UsageError("give --model, a checkpoint's folder or Hub id (emobake --help shows examples)")
-    from ..actions.bake import bake
+    from ..actions.bake import bake as run
 
     push = _push(options)
     model, vectors = model_and_vectors(options)
@@ -39,7 +62,7 @@ def run_bake(*, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> No
         quiet_library(always=True)
     targets, mix = options.pop("targets"), options.pop("mix")
     with ExitStack() as bars:
-        result = bake(
+        result = run(
             model,
             vectors,
             out=out,

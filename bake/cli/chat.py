@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OutputError
+from .command import Command
 from .options import (
     model_and_vectors,
+    model_option,
     parsed_mix,
     runtime_of,
     runtime_options,
@@ -21,14 +23,14 @@ from .options import (
     sampling_options,
     steering_options,
 )
-from .terminal import console, styled
+from .terminal import console, styled, warn
 
 if TYPE_CHECKING:
     from ..actions.conversation import Conversation
 
 
-@click.command()
-@click.option("--model", metavar="PATH|ID", required=True, help="Model to talk to: a folder, or a model id on the Hub.")
+@click.command(cls=Command)
+@model_option("Model to talk to: a folder, or a model id on the Hub.", required=True)
 @steering_options
 @click.option(
     "--scope",
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     help="Ask this, print the answer and leave. Given more than once: one conversation.",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --prompt: print the answers as JSON.")
-def chat(greedy: bool, prompts: tuple[str, ...], as_json: bool, mix: str | None, **options: Any) -> None:
+def chat(greedy: bool, prompts: tuple[str, ...], as_json: bool, mix: tuple[str, ...], **options: Any) -> None:
     """Talk to a model that is steered while it runs, and change its mood between answers.
 
     It begins unsteered without --times and --mix. Nothing is written. /help lists the commands that can be typed
@@ -71,6 +73,8 @@ def chat(greedy: bool, prompts: tuple[str, ...], as_json: bool, mix: str | None,
     model, vectors = model_and_vectors(options)
     runtime = runtime_of(options)
     conversation = open_conversation(model, vectors, mix=weights, sampling=sampling, runtime=runtime, **options)
+    if conversation.live.note:
+        warn(conversation.live.note)
     try:
         if as_json:
             click.echo(json.dumps([_asked(conversation, prompt) for prompt in prompts], indent=2))

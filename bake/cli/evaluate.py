@@ -10,10 +10,14 @@ from typing import Any
 import click
 
 from ..errors import InputError
+from . import completion
+from .command import Command, Numbers
 from .options import (
     batch_option,
     json_option,
     model_and_vectors,
+    model_option,
+    named_sets,
     parsed_mix,
     runtime_of,
     runtime_options,
@@ -25,49 +29,23 @@ from .progress import count_bars
 from .terminal import console, resumable, warn
 
 
-class NumbersCommand(click.Command):
-    """A command whose ``--strengths`` takes numbers until something else comes, as ``--times`` takes five."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join the numbers into one word, because click wants one."""
-        if "--strengths" in args:
-            begin = args.index("--strengths") + 1
-            end = begin
-            while end < len(args) and _is_number(args[end]):
-                end += 1
-            if end > begin:
-                args = [*args[: begin - 1], f"--strengths={','.join(args[begin:end])}", *args[end:]]
-        return super().parse_args(ctx, args)
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
-def _strengths(_context: click.Context, _option: click.Parameter, value: str) -> list[float]:
-    words = value.replace(",", " ").split()
-    if not all(map(_is_number, words)):
-        raise click.BadParameter(f"{value!r} is not a list of numbers such as -1 0 1 2 4")
-    return list(map(float, words))
-
-
-@click.command("eval", cls=NumbersCommand)
+@click.command("eval", cls=Command)
 @click.argument("checkpoints", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--model", metavar="PATH|ID", help="The unsteered base: a folder, or a model id on the Hub.")
+@model_option("The unsteered base: a folder, or a model id on the Hub.")
 @steering_options
 @click.option(
-    "--emotions", metavar="NAME,...", default="", help="Each on its own, instead of --times or --mix; base: their mean."
+    "--emotions",
+    metavar="NAME,...",
+    default="",
+    shell_complete=completion.emotions,
+    help="Each on its own, instead of --times or --mix; base: their mean.",
 )
 @click.option(
     "--strengths",
+    type=Numbers("numbers, such as -1 0 1 2 4"),
     metavar="X ...",
     default="-1,0,1,2,4",
     show_default=True,
-    callback=_strengths,
     help="Factors at which the vectors are added.",
 )
 @click.option(
@@ -85,7 +63,12 @@ def _strengths(_context: click.Context, _option: click.Parameter, value: str) ->
     help="The questions: JSON or JSONL; emotionquery+, the paper's 400, which are fetched; or everyday, 60 that are "
     "shipped with emobake.",
 )
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only N queries of each part of the set.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only N queries of each part of the set, and N of the 32 everyday prompts for KL.",
+)
 @click.option(
     "--scorer",
     "scorers",
@@ -163,7 +146,7 @@ def _evaluate(options: dict[str, Any], **common: Any) -> dict[str, Any] | None:
     from ..measure.evaluation import evaluate, evaluate_answers, evaluate_checkpoints
 
     checkpoints, answers = options.pop("checkpoints"), options.pop("answers")
-    mix = parsed_mix(options.pop("mix") or None)
+    mix = parsed_mix(options.pop("mix"))
     emotions = [name for name in options.pop("emotions").split(",") if name.strip()]
     steered = options["times"] is not None or mix is not None or bool(emotions)
     if sum(map(bool, (checkpoints, answers is not None, steered))) != 1:
@@ -171,11 +154,12 @@ def _evaluate(options: dict[str, Any], **common: Any) -> dict[str, Any] | None:
     if steered:
         if options["model"] is None:
             raise InputError("no model: give `model`")
-        model, vectors = model_and_vectors(options)
-        return evaluate(model, vectors=vectors, mix=mix, emotions=emotions, **common, **options)
+        model, source = model_and_vectors(options)
+        return evaluate(model, vectors=source, mix=mix, emotions=emotions, **common, **options)
     base = None
     if options["model"] is not None:
-        base, _ = model_and_vectors({**options, "vectors": None})
+        base, _ = model_and_vectors({**options, "vectors": ()})
+    vectors = named_sets(options["vectors"])
     if checkpoints:
-        return evaluate_checkpoints(checkpoints, model=base, vectors=options["vectors"], **common)
-    return evaluate_answers(answers, model=base, vectors=options["vectors"], **common)
+        return evaluate_checkpoints(checkpoints, model=base, vectors=vectors, **common)
+    return evaluate_answers(answers, model=base, vectors=vectors, **common)

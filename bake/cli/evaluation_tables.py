@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ..measure.report import columns_of, plain, verdict
+from ..measure.report import Column, columns_of, plain, verdict
 from .terminal import styled
 
 
 def show_evaluation(console: Console, data: Mapping[str, Any], out: str) -> None:
-    """Print a table per direction, the recommended strengths, and the place of the report."""
+    """Print each direction, with a row per measure and a column per strength; then best strengths, and the report."""
     controls = {one["like"]: one for one in data["directions"] if one["control"]}
     for one in (one for one in data["directions"] if not one["control"]):
-        columns = columns_of(data, one, controls.get(one["name"]))
-        table = Table(title=styled(one["name"]), title_justify="left", box=None, pad_edge=False, title_style="bold")
-        for name, _ in columns:
-            table.add_column(styled(name), justify="right")
-        for point in one["points"]:
-            table.add_row(*(styled(cell(point)) for _, cell in columns))
-        console.print(table)
+        for table in _tables(console, one["name"], columns_of(data, one, controls.get(one["name"])), one["points"]):
+            console.print(table)
         console.print(styled(plain(verdict(data, one))))
     for one in data["scorers"]:
         if one["note"]:
             console.print(styled((f"{one['name']}:", "bold yellow"), f" {one['note']}"))
     console.print(styled(f"Report: {out}"))
+
+
+def _tables(
+    console: Console, title: str, measures: Sequence[Column], points: Sequence[Mapping[str, Any]]
+) -> Iterator[Table]:
+    """The measures of a direction: one table, or several if the strengths do not fit side by side."""
+    cells = [[cell(point) for point in points] for _, cell in measures]
+    width = max(len(text) for row in cells for text in row) + 2
+    names = [name for name, _ in measures]
+    longest = max(len(word) for name in names for word in name.split())
+    # Names get the room that the strengths leave, but no word of them is broken.
+    first = min(max(map(len, names)), max(longest, console.width - len(points) * width))
+    count = max(1, (console.width - first) // width)
+    for start in range(0, len(points), count):
+        table = Table(
+            title=styled(title), title_justify="left", box=None, pad_edge=False, title_style="bold", header_style="bold"
+        )
+        table.add_column(styled(measures[0][0]), width=first)
+        for text in cells[0][start : start + count]:
+            table.add_column(styled(text), justify="right", min_width=width - 2)
+        for (name, _), row in zip(measures[1:], cells[1:], strict=True):
+            table.add_row(styled(name), *map(styled, row[start : start + count]))
+        yield table

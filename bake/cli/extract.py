@@ -12,17 +12,19 @@ import click
 
 from ..core.names import emotion_name
 from ..errors import InputError
-from .options import batch_option, json_option, runtime_of, runtime_options, sampling_of, sampling_options
+from . import completion
+from .command import Command
+from .options import batch_option, json_option, model_option, runtime_of, runtime_options, sampling_of, sampling_options
 from .progress import count_bars
-from .terminal import console, resumable, styled, warn
+from .terminal import console, resumable, show_command, warn
 
 if TYPE_CHECKING:
     from ..measure.extraction import Extraction
     from ..measure.queries import Questionnaire
 
 
-@click.command()
-@click.option("--model", metavar="PATH|ID", required=True, help="Model to make vectors for: a folder, or a Hub id.")
+@click.command(cls=Command)
+@model_option("Model to make vectors for: a folder, or a Hub id.", required=True)
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub model.")
 @click.option("--base-model", metavar="ID", default="", help="Hub id to record when --model is a folder.")
 @click.option(
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     help="Queries per emotion, JSON or JSONL; or emotionquery, the paper's 500, which are fetched. "
     "Default: 240 that are shipped with emobake.",
 )
-@click.option("--emotions", metavar="NAME,...", help="Only these emotions.")
+@click.option("--emotions", metavar="NAME,...", shell_complete=completion.emotions, help="Only these emotions.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N queries of each emotion.")
 @click.option(
     "--emotional-prompt",
@@ -82,7 +84,9 @@ def extract(
     sampling, runtime = sampling_of(options), runtime_of(options)
     with resumable(), ExitStack() as bars:
         progress = count_bars(bars, silent=quiet or as_json)
-        done = run(name, out, questionnaire, sampling=sampling, runtime=runtime, progress=progress, **options)
+        done = run(
+            name, out, questionnaire, sampling=sampling, runtime=runtime, progress=progress, notice=warn, **options
+        )
     _report(done, model, out, as_json=as_json, quiet=quiet)
 
 
@@ -159,4 +163,4 @@ def _report(done: Extraction, model: str, out: Path, *, as_json: bool, quiet: bo
         f"  emobake chat --model {shlex.quote(model)} --vectors {name} --mix {shlex.quote(first)}=1",
         f"  emobake --model {shlex.quote(model)} --vectors {name} --mix {shlex.quote(first)}=1 --out ./steered",
     ):
-        console().print(styled(line))
+        show_command(console(), line)

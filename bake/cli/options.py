@@ -10,6 +10,8 @@ import click
 from ..core.outputs import LINK_MODES, OUTTYPES
 from ..core.sites import SITES
 from ..core.stacks import STACKS
+from . import completion
+from .command import Numbers
 
 if TYPE_CHECKING:
     from ..models.loading import Runtime
@@ -31,6 +33,11 @@ def _together(*options: Decorator) -> Decorator:
     return add
 
 
+def model_option(help: str, *, required: bool = False) -> Decorator:
+    """The option that names the model."""
+    return click.option("--model", metavar="PATH|ID", required=required, shell_complete=completion.models, help=help)
+
+
 steering_options = _together(
     click.option(
         "--revision",
@@ -40,13 +47,16 @@ steering_options = _together(
     click.option(
         "--vectors",
         metavar="SET",
+        multiple=True,
+        shell_complete=completion.sets,
         help="Emotion vectors: a file or folder, a name that `emobake vectors list` shows, or a Hub repository. "
-        "Default: the set published for the model.",
+        "Given more than once: the emotions of all of them. Default: the set published for the model.",
     ),
     click.option(
         "--vectors-for",
         metavar="ID",
         default="",
+        shell_complete=completion.known_models,
         help="Use the set published for this model, e.g. for a fine-tune of it.",
     ),
     click.option(
@@ -55,15 +65,26 @@ steering_options = _together(
         callback=lambda _context, _option, value: value or "",
         help="Where the vectors act, for a file that does not say it; a file that says otherwise is refused.",
     ),
-    click.option("--base-model", metavar="ID", default="", help="Hub id of the base when --model is a folder."),
+    click.option(
+        "--base-model",
+        metavar="ID",
+        default="",
+        shell_complete=completion.known_models,
+        help="Hub id of the base when --model is a folder.",
+    ),
     click.option(
         "--times",
-        nargs=5,
-        type=float,
+        type=Numbers("five numbers, for anger, disgust, fear, joy and sadness in this order", 5),
         metavar="A D F J S",
         help="Weights of anger, disgust, fear, joy, sadness; any real numbers.",
     ),
-    click.option("--mix", metavar="NAME=X,...", help="Weights by name, e.g. joy=0.5,anger=-1. Instead of --times."),
+    click.option(
+        "--mix",
+        metavar="NAME=X,...",
+        multiple=True,
+        shell_complete=completion.weights,
+        help="Weights by name, e.g. joy=0.5,anger=-1, instead of --times. Given more than once: all together.",
+    ),
     click.option("--scale", type=float, default=1.0, metavar="X", help="Factor for all weights."),
     click.option("--layers", metavar="LIST", help="Layers to steer, e.g. 8-27 or 0,4-6; the others get nothing."),
 )
@@ -78,15 +99,20 @@ def model_and_vectors(options: dict[str, Any]) -> tuple[ModelName, VectorSource]
     model = ModelName.parse(
         options.pop("model"), revision=options.pop("revision"), base_model=options.pop("base_model")
     )
-    source = VectorSource(options.pop("vectors"), options.pop("vectors_for"), options.pop("site"))
+    source = VectorSource(named_sets(options.pop("vectors")), options.pop("vectors_for"), options.pop("site"))
     return model, VectorSource.parse(source)
 
 
-def parsed_mix(mix: str | None) -> dict[str, float] | None:
+def named_sets(names: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    """The value of ``--vectors`` as the library takes it."""
+    return names if len(names) > 1 else names[0] if names else None
+
+
+def parsed_mix(mix: tuple[str, ...]) -> dict[str, float] | None:
     """The value of ``--mix``."""
     from ..core.steering import parse_mix
 
-    return None if mix is None else parse_mix(mix)
+    return parse_mix(",".join(mix)) if mix else None
 
 
 output_options = _together(

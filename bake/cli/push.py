@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
+from .command import Command
 from .options import hub_options, json_option
 from .terminal import console, warn
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo_id", metavar="REPO[@BRANCH]")
 @click.option("--revision", metavar="BRANCH", help="The branch to push to; created if missing. Default: main.")

@@ -11,28 +11,36 @@ from typing import TYPE_CHECKING
 import click
 
 from ..actions import commands
+from ..core.spelling import did_you_mean
 from ..core.text import one_line, printable
 from ..errors import EmobakeError, InputError, spell_arguments
 from .page import Page
-from .terminal import chat_command, console, echo, styled, warn
+from .terminal import CHAT_COMMANDS, chat_command, console, echo, show_command, styled, warn
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ..actions.conversation import Answer, Conversation
 
-_HELP = """\
-/times A D F J S       weights of anger, disgust, fear, joy and sadness
-/mix joy=1,anger=-0.5  weights by name
-/scale X               factor for all weights
-/scope every|last      add the vectors at every position, as a baked checkpoint does,
-                       or at the last of each forward pass, as the paper's code does
-/compare [QUESTION]    answer without and with the vectors (the last question again)
-/bake OUT              write a checkpoint with the current weights
-/show                  weights, scope, sampling, model and vectors
-/reset                 forget the conversation; earlier answers colour later ones
-/quit                  leave; so do /exit and Ctrl-D
-Ctrl-C stops an answer. A question that begins with / needs a space before it."""
+_HELP = (
+    ("/times A D F J S", "weights of anger, disgust, fear, joy and sadness"),
+    ("/mix joy=1,anger=-0.5", "weights by name"),
+    ("/scale X", "factor for all weights"),
+    (
+        "/scope every|last",
+        "add the vectors at every position, as a baked checkpoint does, or at the last of each forward pass, as the "
+        "paper's code does",
+    ),
+    (
+        "/compare [QUESTION]",
+        "answer without and with the vectors (the last question again), each after its own earlier answers",
+    ),
+    ("/bake OUT", "write a checkpoint with the current weights"),
+    ("/show", "weights, scope, sampling, model and vectors"),
+    ("/reset", "forget the conversation; earlier answers colour later ones"),
+    ("/quit", "leave; so do /exit and Ctrl-D"),
+)
+"""Commands, and what they do."""
 
 _WIDE = 100
 """Columns from which on two answers go side by side."""
@@ -98,9 +106,12 @@ class Session:
         elif name == "bake":
             self._bake(rest.strip())
         elif name == "help":
-            self._say(_HELP)
+            self._help()
         else:
-            raise InputError(f"/{name}: no such command; /help lists them (for a question, put a space before the /)")
+            like = did_you_mean(name, (*CHAT_COMMANDS, "quit")).replace("mean ", "mean /")
+            raise InputError(
+                f"/{name}: no such command; /help lists them (for a question, put a space before the /){like}"
+            )
 
     def _answer(self, question: str | None, *, plain: bool = False, keep: bool = True) -> Answer:
         page = Page(shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
@@ -113,6 +124,9 @@ class Session:
         return answer
 
     def _compare(self, question: str | None) -> None:
+        behind = self.conversation.behind(question)
+        if self.interactive and behind:
+            self._say(f"First the earlier questions without the vectors ({behind}) ...", "dim")
         if self.interactive and self.console.width >= _WIDE:
             self._compare_side_by_side(question)
             return
@@ -125,7 +139,7 @@ class Session:
         from rich.live import Live
 
         texts, measures = ["", ""], ["", ""]
-        wide = console(soft_wrap=False)
+        wide = console()
         # Not to the edge: the ^C that a terminal shows would begin a new line and upset the drawing.
         width = wide.width - 4
 
@@ -159,7 +173,16 @@ class Session:
         self._say(first, "bold")
         for line in rest:
             self._say(one_line(line))
-        self._say(next_commands(result, out)[0] + "\n")
+        show_command(self.console, next_commands(result, out)[0] + "\n")
+
+    def _help(self) -> None:
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        for command, meaning in _HELP:
+            table.add_row(command, meaning)
+        self.console.print(table)
+        self._say("Ctrl-C stops an answer. A question that begins with / needs a space before it.")
 
     def _greet(self) -> None:
         emotions = ", ".join(self.conversation.vectors.emotions)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..core.stacks import STACKS, Stack
 from .hub_summary import push_as_dict, show_push
-from .terminal import list_names, spelled, styled
+from .terminal import list_names, show_command, show_indented, spelled, styled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +81,7 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
     if commands := next_commands(result, out_name):
         console.print("Next:")
         for command in commands:
-            console.print(styled("  " + command))
+            show_command(console, "  " + command)
 
 
 def next_commands(result: BakeResult, out_name: str) -> list[str]:
@@ -164,7 +164,7 @@ def _show_left_out(console: Console, plan: BakePlan, *, verbose: bool) -> None:
     if reasons:
         console.print("Left out:")
     for reason, names in reasons.items():
-        console.print(styled(f"  {list_names(names, verbose=verbose)}: {reason}"))
+        show_indented(console, f"{list_names(names, verbose=verbose)}: {reason}")
 
 
 def _value(value: Any) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.text import one_line, printable
-from ..errors import spell_arguments
+from ..errors import spell_arguments, without_secrets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,13 +54,53 @@ def spelled(text: str) -> str:
     return spell_arguments(text, option)
 
 
-def console(*, stderr: bool = False, soft_wrap: bool = True) -> Console:
-    """A console on stdout or stderr, which prints strings as they are: printable, and without markup."""
+def console(*, stderr: bool = False) -> Console:
+    """A console on stdout or stderr, which prints strings as they are: printable, and without markup.
+
+    On a terminal it breaks lines between words.
+    """
     # Off a terminal nothing is wrapped, so that a line can be found by its words.
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return _plain_console()(
-        stderr=stderr, soft_wrap=soft_wrap, width=None if terminal else 500, markup=False, emoji=False, highlight=False
+        stderr=stderr,
+        soft_wrap=not terminal,
+        width=None if terminal else 500,
+        markup=False,
+        emoji=False,
+        highlight=False,
     )
+
+
+def show_command(to: Console, command: str) -> None:
+    """Print a command, or another line to be copied: in one piece, however long."""
+    to.print(command, soft_wrap=True)
+
+
+def show_indented(to: Console, *parts: str | tuple[str, str]) -> None:
+    """Print a line of texts as `styled` makes it, two columns to the right, in all of its lines."""
+    from rich.padding import Padding
+
+    if to.soft_wrap:  # One line, however long.
+        to.print(styled("  ", *parts))
+    else:
+        to.print(Padding(styled(*parts), (0, 0, 0, 2), expand=False))
+
+
+def show_rows(to: Console, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; if its words do not fit side by side, each row as a block of lines."""
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    table = Table(*titles, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*map(styled, row))
+    if Measurement.get(to, to.options.update(max_width=10_000), table).minimum <= to.width:
+        to.print(table)
+        return
+    for first, *rest in rows:
+        to.print(styled((first, "bold")))
+        for title, cell in zip(titles[1:], rest, strict=True):
+            show_indented(to, (f"{title}:", "dim"), f" {cell}")
 
 
 @cache
@@ -98,7 +138,7 @@ def list_names(names: Sequence[str], *, verbose: bool) -> str:
 
 def warn(text: str) -> None:
     """Print one line on stderr that cannot be missed."""
-    console(stderr=True).print(styled(("Warning:", "bold yellow"), f" {spelled(text)}"))
+    console(stderr=True).print(styled(("Warning:", "bold yellow"), f" {without_secrets(spelled(text))}"))
 
 
 @contextlib.contextmanager

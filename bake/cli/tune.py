@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .command import Command
 from .options import (
     batch_option,
     json_option,
     model_and_vectors,
+    model_option,
     parsed_mix,
     runtime_of,
     runtime_options,
     steering_options,
 )
-from .terminal import console, echo
+from .progress import count_bars
+from .terminal import console, echo, warn
 
 
-@click.command()
-@click.option("--model", metavar="PATH|ID", required=True, help="Model to steer: a folder, or a model id on the Hub.")
+@click.command(cls=Command)
+@model_option("Model to steer: a folder, or a model id on the Hub.", required=True)
 @steering_options
 @click.option(
     "--target-kl",
@@ -40,14 +44,21 @@ from .terminal import console, echo
     "--max-scale", type=click.FloatRange(0, min_open=True), default=8.0, show_default=True, help="End of the search."
 )
 @click.option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only N of the 32 prompts on which the models are compared: quicker, and rougher.",
+)
+@click.option(
     "--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw the curve into a .png or .svg file."
 )
 @batch_option("Answers generated at once.")
 @runtime_options
 @json_option
-@click.option("-q", "--quiet", is_flag=True, help="Print the scale only.")
-def tune(mix: str | None, scale: float, plot: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Print the scale only, at the end; no progress.")
+def tune(mix: tuple[str, ...], scale: float, plot: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Find the --scale for a bake: one that keeps to a budget of KL, or matches the paper's way of steering."""
+    from ..measure.neutral_prompts import PROMPTS, neutral_count
     from ..measure.plots import plot_curve
     from ..measure.tuning import tune as search
     from ..vectors.pictures import check_picture
@@ -63,7 +74,18 @@ def tune(mix: str | None, scale: float, plot: Path | None, as_json: bool, quiet:
 
     model, vectors = model_and_vectors(options)
     runtime = runtime_of(options)
-    found = search(model, vectors, mix=parsed_mix(mix or None), runtime=runtime, tried=say, **options)
+    if not (quiet or as_json):
+        count = neutral_count(options["limit"])
+        console(stderr=True).print(
+            f"{count} prompts are answered, then scales are tried ...", style="dim", highlight=False
+        )
+    with ExitStack() as bars:
+        progress = count_bars(bars, silent=quiet or as_json)
+        found = search(
+            model, vectors, mix=parsed_mix(mix), runtime=runtime, tried=say, progress=progress, notice=warn, **options
+        )
+    if found.prompts < PROMPTS:
+        warn(f"the figures are of {found.prompts} of the {PROMPTS} prompts; another run without `limit` may differ")
     if plot is not None:
         plot_curve(found, plot, target_kl=options["target_kl"])
     if as_json:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.vector_set import VectorSet
 from ..vectors.arithmetic import Description
-from .terminal import spelled, styled
+from .terminal import show_indented, spelled, styled
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 COLUMNS = 10
-"""Emotions in a table; the JSON has all."""
+"""Emotions in a table at most; the JSON has all."""
 
 
 def show_set(console: Console, vectors: VectorSet, description: Description) -> None:
@@ -31,10 +32,10 @@ def show_set(console: Console, vectors: VectorSet, description: Description) -> 
     } | {key.replace("_", " "): str(value) for key, value in vectors.extraction.items()}
     for key, value in facts.items():
         if value:
-            console.print(styled("  ", (f"{key}:", "dim"), f" {value}"))
-    shown = vectors.emotions[:COLUMNS]
+            show_indented(console, (f"{key}:", "dim"), f" {value}")
+    shown = _fitting(console, vectors)
     if len(shown) < len(vectors.emotions):
-        console.print(f"The first {COLUMNS} of {len(vectors.emotions)} emotions; --json has all.")
+        console.print(f"The first {len(shown)} of {len(vectors.emotions)} emotions; --json has all.")
     table = _table("Norms", ["layer", *shown, "shared"])
     for layer in range(vectors.layers):
         shared = description.shared[layer]
@@ -50,7 +51,7 @@ def show_set(console: Console, vectors: VectorSet, description: Description) -> 
 
 def show_statistics(console: Console, vectors: VectorSet, description: Description) -> None:
     """Print how certain each vector is, and the cosines between emotions."""
-    shown = vectors.emotions[:COLUMNS]
+    shown = _fitting(console, vectors)
     if vectors.statistics:
         table = _table("Statistics", ["emotion", "queries", "split-half cosine", "standard error / norm"])
         for i, emotion in enumerate(shown):
@@ -68,6 +69,14 @@ def show_statistics(console: Console, vectors: VectorSet, description: Descripti
         for i, emotion in enumerate(shown):
             table.add_row(styled(emotion), *(_cosine(x) for x in description.cosines[i, : len(shown)]))
         console.print(table)
+
+
+def _fitting(console: Console, vectors: VectorSet) -> tuple[str, ...]:
+    """The first emotions, as many as have room side by side; at least one."""
+    # Two columns between all; the first column has names too, and the last one is "shared".
+    room = console.width - max(len("layer"), *map(len, vectors.emotions[:COLUMNS])) - len("  shared")
+    widths = accumulate(max(len(emotion), len("100.000")) + 2 for emotion in vectors.emotions[:COLUMNS])
+    return vectors.emotions[: max(1, sum(width <= room for width in widths))]
 
 
 def _cosine(value: float) -> str:

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from ..core.sites import SITES
+from ..core.spelling import did_you_mean
 from ..errors import InputError
+from . import completion
+from .command import Group
 from .extract import extract
-from .options import json_option
-from .terminal import console, echo, styled, warn
+from .options import json_option, parsed_mix
+from .terminal import console, echo, show_command, show_rows, styled, warn
 
 if TYPE_CHECKING:
     from ..core.vector_set import VectorSet
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 _OUT_FORMS = ".safetensors, .npz, .gguf (one emotion of the layer output), or no suffix for a folder of JSON files"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def vectors() -> None:
     """Get, make, inspect, change and share emotion vectors.
 
@@ -34,8 +37,6 @@ def vectors() -> None:
 @json_option
 def list_sets(as_json: bool) -> None:
     """Show the sets that have a name, and for which models they are used without --vectors."""
-    from rich.table import Table
-
     from ..vectors.fetch import is_cached
     from ..vectors.registry import registry
 
@@ -60,15 +61,13 @@ def list_sets(as_json: bool) -> None:
         ]
         click.echo(json.dumps(rows, indent=2))
         return
-    table = Table("name", "model", "layers", "hidden", "licence", "", box=None, pad_edge=False, header_style="bold")
-    for e in entries:
-        table.add_row(e.name, e.base_model, str(e.layers), str(e.hidden_size), e.license, where[e.name])
-    console().print(table)
-    console().print("Any other model: emobake vectors extract --model MODEL --out NAME.safetensors")
+    cells = [(e.name, e.base_model, str(e.layers), str(e.hidden_size), e.license, where[e.name]) for e in entries]
+    show_rows(console(), ("name", "model", "layers", "hidden", "licence", "where"), cells)
+    show_command(console(), "Any other model: emobake vectors extract --model MODEL --out NAME.safetensors")
 
 
 @vectors.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.set_names)
 @click.option("--out", metavar="PATH", type=click.Path(path_type=Path), help=f"Write it here as well: {_OUT_FORMS}.")
 @click.option("--overwrite", is_flag=True, help="Replace --out.")
 def pull(name: str, out: Path | None, overwrite: bool) -> None:
@@ -78,12 +77,13 @@ def pull(name: str, out: Path | None, overwrite: bool) -> None:
     """
     from ..vectors.fetch import pull as fetch
     from ..vectors.open import open_vectors
-    from ..vectors.registry import find_by_model, find_by_name
+    from ..vectors.registry import find_by_model, find_by_name, models_with_sets, set_names
     from ..vectors.write import write_set
 
     entry = find_by_name(name) or find_by_model([name])
     if entry is None:
-        raise InputError(f"{name}: no set has that name or is for that model; `emobake vectors list` shows all")
+        like = did_you_mean(name, (*set_names(), *models_with_sets()))
+        raise InputError(f"{name}: no set has that name or is for that model; `emobake vectors list` shows all{like}")
     path = fetch(entry)
     if out is not None:
         write_set(open_vectors(path), out, overwrite=overwrite)
@@ -91,7 +91,7 @@ def pull(name: str, out: Path | None, overwrite: bool) -> None:
 
 
 @vectors.command()
-@click.argument("set_", metavar="SET")
+@click.argument("set_", metavar="SET", shell_complete=completion.sets)
 @click.option("--plot", metavar="PNG", type=click.Path(path_type=Path), help="Draw norms and cosines into a picture.")
 @json_option
 def show(set_: str, plot: Path | None, as_json: bool) -> None:
@@ -117,7 +117,7 @@ def show(set_: str, plot: Path | None, as_json: bool) -> None:
 
 
 @vectors.command()
-@click.argument("set_", metavar="SET")
+@click.argument("set_", metavar="SET", shell_complete=completion.sets)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--site",
@@ -170,12 +170,18 @@ def convert(
 
 
 @vectors.command()
-@click.argument("set_", metavar="SET")
+@click.argument("set_", metavar="SET", shell_complete=completion.sets)
 @click.option(
     "--out", metavar="PATH", type=click.Path(path_type=Path), required=True, help=f"Where to write: {_OUT_FORMS}."
 )
 @click.option("--name", metavar="NAME", help="Name of the new emotion.")
-@click.option("--mix", metavar="NAME=X,...", help="Its recipe, e.g. joy=0.5,sadness=0.5.")
+@click.option(
+    "--mix",
+    metavar="NAME=X,...",
+    multiple=True,
+    shell_complete=completion.weights,
+    help="Its recipe, e.g. joy=0.5,sadness=0.5. Given more than once: all together.",
+)
 @click.option("--only", is_flag=True, help="Write the new emotion alone, not beside the others.")
 @click.option(
     "--remove-common",
@@ -184,13 +190,13 @@ def convert(
 )
 @click.option("--overwrite", is_flag=True, help="Replace --out.")
 def mix(
-    set_: str, out: Path, name: str | None, mix: str | None, only: bool, remove_common: bool, overwrite: bool
+    set_: str, out: Path, name: str | None, mix: tuple[str, ...], only: bool, remove_common: bool, overwrite: bool
 ) -> None:
     """Make a new named emotion from others, or remove the part that all emotions share, or both."""
-    from ..core.steering import parse_mix
     from ..vectors import arithmetic
 
-    if (name is None) != (mix is None):
+    recipe = parsed_mix(mix)
+    if (name is None) != (recipe is None):
         raise click.UsageError("--name and --mix go together: --name bittersweet --mix joy=0.5,sadness=0.5")
     if name is None and not remove_common:
         raise click.UsageError("give --name and --mix, or --remove-common, or all three")
@@ -199,13 +205,13 @@ def mix(
     found = _open(set_)
     if remove_common:
         found = arithmetic.remove_common(found)
-    if name is not None and mix is not None:
-        found = arithmetic.add_mix(found, name, parse_mix(mix), only=only)
+    if name is not None and recipe is not None:
+        found = arithmetic.add_mix(found, name, recipe, only=only)
     _write(found, out, overwrite)
 
 
 @vectors.command()
-@click.argument("set_", metavar="SET")
+@click.argument("set_", metavar="SET", shell_complete=completion.sets)
 @click.argument("repo_id", metavar="OWNER/NAME")
 @click.option("--private", is_flag=True, help="Make the repository private, if it is new.")
 @click.option("--commit-message", metavar="TEXT", default="", help="Message of the commit.")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.stacks import STACKS
-from .options import json_option
+from . import completion
+from .command import Command
+from .options import json_option, named_sets
 from .terminal import console, spelled, styled
 
 if TYPE_CHECKING:
@@ -18,11 +20,23 @@ if TYPE_CHECKING:
     from ..core.record import Record
 
 
-@click.command()
-@click.argument("out")
-@click.option("--base", metavar="PATH|ID", help="The base, to compare every carried tensor with (and to run).")
+@click.command(cls=Command)
+@click.argument("out", shell_complete=completion.models)
+@click.option(
+    "--base",
+    metavar="PATH|ID",
+    shell_complete=completion.models,
+    help="The base, to compare every carried tensor with (and to run).",
+)
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub base.")
-@click.option("--vectors", metavar="SET", help="The vectors, to compute every bias again.")
+@click.option(
+    "--vectors",
+    metavar="SET",
+    multiple=True,
+    shell_complete=completion.sets,
+    help="The vectors, to compute every bias again; as often as they were given to the bake. Default: the set that the "
+    "record names, if it has a name here or on the Hub.",
+)
 @click.option(
     "--stack",
     type=click.Choice(list(STACKS)),
@@ -43,7 +57,9 @@ if TYPE_CHECKING:
 )
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures.")
-def verify(base: str | None, revision: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
+def verify(
+    base: str | None, revision: str | None, vectors: tuple[str, ...], as_json: bool, quiet: bool, **options: Any
+) -> None:
     """Check a finished output: its bytes, and with --stack its behaviour where it will be served.
 
     OUT is a folder, or ID[@REV] on the Hub; there its weights are fetched only with --stack.
@@ -56,7 +72,8 @@ def verify(base: str | None, revision: str | None, as_json: bool, quiet: bool, *
     from ..storage.model_name import ModelName
 
     name = None if base is None else ModelName.parse(base, revision=revision)
-    checks = [replace(check, detail=spelled(check.detail)) for check in run_checks(base=name, **options)]
+    found = run_checks(base=name, vectors=named_sets(vectors), **options)
+    checks = [replace(check, detail=spelled(check.detail)) for check in found]
     if as_json:
         click.echo(json.dumps([check.as_dict() for check in checks], indent=2))
     else:
@@ -69,7 +86,7 @@ def verify(base: str | None, revision: str | None, as_json: bool, quiet: bool, *
         raise SystemExit(1)
 
 
-@click.command("show")
+@click.command("show", cls=Command)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON on stdout.")
 def show_command(out: Path, as_json: bool) -> None:

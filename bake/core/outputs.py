@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from ..errors import InputError
+
 LinkMode = Literal["auto", "reflink", "copy", "hardlink", "symlink"]
 LINK_MODES: tuple[LinkMode, ...] = get_args(LinkMode)
 OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
@@ -52,9 +54,15 @@ class GgufFile:
 
 
 def parse_output(out: str | os.PathLike[str] | Folder | GgufFile | None) -> Folder | GgufFile | None:
-    """Parse the argument `out`: a name that ends in ``.gguf`` is a `GgufFile`, another one a `Folder`."""
+    """Parse the argument `out`: a name that ends in ``.gguf`` is a `GgufFile`, another one a `Folder`.
+
+    Raises:
+        InputError: another type.
+    """
     if out is None or isinstance(out, Folder | GgufFile):
         return out
+    if not isinstance(out, str | os.PathLike):
+        raise InputError(f"`out` takes a path, a Folder or a GgufFile, not {out!r}")
     return GgufFile(out) if os.fspath(out).lower().endswith(".gguf") else Folder(out)
 
 

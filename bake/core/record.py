@@ -52,6 +52,13 @@ class RecordedVectors:
     license: str = ""
     queries: Mapping[str, str] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
+    sets: tuple[RecordedVectors, ...] = ()
+    """The sets that it was merged of, in their order; empty if it was one."""
+
+    @property
+    def origins(self) -> tuple[RecordedVectors, ...]:
+        """The sets that were baked, each as it was given."""
+        return self.sets or (self,)
 
     @classmethod
     def of(cls, vectors: VectorSet) -> RecordedVectors:
@@ -64,7 +71,21 @@ class RecordedVectors:
             vectors.license,
             vectors.queries,
             vectors.sha256,
+            tuple(map(cls.of, vectors.parts)),
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """The vectors as JSON data."""
+        return {
+            "name": self.name,
+            "site": self.site,
+            "base_model": self.base_model or None,
+            "source": self.source or None,
+            "license": self.license or None,
+            "extraction": dict(self.queries) or None,
+            "sha256": dict(sorted(self.sha256.items())),
+            **({"sets": [one.to_json() for one in self.sets]} if self.sets else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -118,7 +139,7 @@ class Record:
         """The record as JSON data."""
         if self.form == "peft-each":
             return {"emobake_version": self.version, "format": self.form, "adapters": list(self.adapters)}
-        base, vectors, steering = self.base, self.vectors, self.steering
+        base, steering = self.base, self.steering
         return {
             "emobake_version": self.version,
             "format": self.form,
@@ -131,15 +152,7 @@ class Record:
                     for w in base.weights
                 ],
             },
-            "vectors": {
-                "name": vectors.name,
-                "site": vectors.site,
-                "base_model": vectors.base_model or None,
-                "source": vectors.source or None,
-                "license": vectors.license or None,
-                "extraction": dict(vectors.queries) or None,
-                "sha256": dict(sorted(vectors.sha256.items())),
-            },
+            "vectors": self.vectors.to_json(),
             "weights": dict(steering.weights),
             "scale": steering.scale,
             "steered_layers": None if steering.layers is None else list(steering.layers),
@@ -195,19 +208,11 @@ def _parse(data: Mapping[str, Any]) -> Record:
         return Record("peft-each", adapters=_each(data["adapters"], _emotion))
     if data["format"] not in _FORMS:
         raise ValueError
-    layers, base, vectors = data["steered_layers"], data["base"], data["vectors"]
+    layers, base = data["steered_layers"], data["base"]
     return Record(
         form=data["format"],
         base=RecordedBase(_text(base["model"] or ""), _text(base["revision"] or ""), _each(base["weights"], _weight)),
-        vectors=RecordedVectors(
-            name=_text(vectors["name"]),
-            site=next(site for site in SITES if site == vectors["site"]),
-            base_model=_text(vectors.get("base_model") or ""),
-            source=_text(vectors.get("source") or ""),
-            license=_text(vectors.get("license") or ""),
-            queries=_texts(vectors.get("extraction") or {}),
-            sha256=_texts(vectors["sha256"]),
-        ),
+        vectors=_vectors(data["vectors"]),
         steering=Steering(
             tuple((name, _number(weight)) for name, weight in data["weights"].items()),
             _number(data["scale"]),
@@ -221,6 +226,19 @@ def _parse(data: Mapping[str, Any]) -> Record:
         biases=_each(data["biases"], _bias),
         earlier=_each(data.get("history", []), dict),
         version=_text(data["emobake_version"]),
+    )
+
+
+def _vectors(data: Mapping[str, Any]) -> RecordedVectors:
+    return RecordedVectors(
+        name=_text(data["name"]),
+        site=next(site for site in SITES if site == data["site"]),
+        base_model=_text(data.get("base_model") or ""),
+        source=_text(data.get("source") or ""),
+        license=_text(data.get("license") or ""),
+        queries=_texts(data.get("extraction") or {}),
+        sha256=_texts(data["sha256"]),
+        sets=_each(data.get("sets", []), _vectors),
     )
 
 

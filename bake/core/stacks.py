@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import InputError
+from .arguments import as_list
+from .spelling import did_you_mean
 
 Status = Literal["steered", "option", "unsteered", "refuses"]
 
@@ -118,8 +120,12 @@ def parse_targets(targets: Iterable[str]) -> tuple[str, ...]:
     Raises:
         InputError: an unknown stack.
     """
-    wanted = {target.strip().lower() for target in targets}
+    given = as_list("targets", targets, "['vllm', 'mlx']")
+    if not all(isinstance(target, str) for target in given):
+        raise InputError(f"`targets` takes names of stacks, such as ['vllm', 'mlx'], not {targets!r}")
+    wanted = {target.strip().lower() for target in given}
     unknown = sorted(wanted - set(STACKS))
     if unknown:
-        raise InputError(f"`targets`: unknown stack {unknown[0]!r}; known are {', '.join(STACKS)}")
+        like = did_you_mean(unknown[0], STACKS)
+        raise InputError(f"`targets`: unknown stack {unknown[0]!r}; known are {', '.join(STACKS)}{like}")
     return tuple(stack for stack in STACKS if stack in wanted)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import numpy as np
 
 from ..errors import InputError, VectorError
+from .arguments import as_list
 from .names import EMOTION_RULE, emotion_name, is_emotion_name
+from .spelling import did_you_mean
 from .vector_set import EMOTIONS, VectorSet
 
 
@@ -69,19 +72,36 @@ def steering(
     """
     if (times is None) == (mix is None):
         raise InputError("give the weights either as `times` (five numbers) or as `mix` (name=number,...)")
-    if times is not None:
-        numbers = tuple(times)
-        if len(numbers) != len(EMOTIONS):
-            order = ", ".join(EMOTIONS)
-            raise InputError(f"`times` takes {len(EMOTIONS)} numbers ({order}), not {len(numbers)}")
-        weights = tuple(zip(EMOTIONS, map(float, numbers), strict=True))
-    else:
-        weights = tuple((emotion_name(name), float(weight)) for name, weight in (mix or {}).items())
-        if not weights:
-            raise InputError("`mix` names no emotion; write for example `mix` joy=0.5,anger=0.5")
-    if not np.isfinite([weight for _, weight in weights] + [scale]).all():
+    weights = _five(times) if times is not None else _by_name(mix)
+    if not isinstance(scale, SupportsFloat) or not np.isfinite([weight for _, weight in weights] + [scale]).all():
         raise InputError("weights and `scale` must be finite numbers")
+    if layers is not None and not isinstance(layers, str):
+        raise InputError(f'`layers` takes a text such as "8-27" or "0,4-6", not {layers!r}')
     return Steering(weights, float(scale), None if layers is None else parse_layers(layers))
+
+
+def _five(times: Iterable[float]) -> tuple[tuple[str, float], ...]:
+    """The argument `times`, which may be of any type."""
+    numbers = as_list("times", times, "(0, 0, 0, 1, 0)")
+    if not all(isinstance(number, SupportsFloat) for number in numbers):
+        raise InputError(f"`times` takes numbers, such as (0, 0, 0, 1, 0), not {times!r}")
+    if len(numbers) != len(EMOTIONS):
+        raise InputError(f"`times` takes {len(EMOTIONS)} numbers ({', '.join(EMOTIONS)}), not {len(numbers)}")
+    return tuple(zip(EMOTIONS, map(float, numbers), strict=True))
+
+
+def _by_name(mix: object) -> tuple[tuple[str, float], ...]:
+    """The argument `mix`, which may be of any type."""
+    if not isinstance(mix, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, SupportsFloat) for k, v in mix.items()
+    ):
+        raise InputError(f'`mix` takes numbers by name, such as {{"joy": 1, "anger": 0.5}}, not {mix!r}')
+    weights = tuple((emotion_name(name), float(weight)) for name, weight in mix.items())
+    if not weights:
+        raise InputError("`mix` names no emotion; write for example `mix` joy=0.5,anger=0.5")
+    if len({name for name, _ in weights}) < len(weights):
+        raise InputError(f"`mix` {mix!r}: the same emotion is given twice")
+    return weights
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -133,8 +153,8 @@ def weighted_sum(vectors: VectorSet, steering: Steering) -> np.ndarray:
     unknown = [name for name, _ in steering.weights if name not in vectors.emotions]
     if unknown:
         raise VectorError(
-            f"{vectors.name}: has no vectors for {', '.join(unknown)} (it has {', '.join(vectors.emotions)}); "
-            "add the missing file, or name others with `mix`"
+            f"{vectors.name}: has no vectors for {', '.join(unknown)} (it has {', '.join(vectors.emotions)})"
+            f"{did_you_mean(unknown[0], vectors.emotions) or '; add the missing file, or name others with `mix`'}"
         )
     total = np.zeros(vectors.rows.shape[1:], np.float32)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -73,6 +73,8 @@ class VectorSet:
     """Emotion -> precision, for sets that emobake extracted; empty for others."""
     extraction: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the extraction as JSON data; empty if unknown."""
+    parts: tuple[VectorSet, ...] = ()
+    """The sets that this one was merged of, each with its name, source and digests; empty for a set of its own."""
 
     def __post_init__(self) -> None:
         for text in (self.name, self.base_model, self.source, self.license):

@@ -69,7 +69,12 @@ class Output(Protocol):
 
 
 def check_bytes(
-    output: Output, base: StoredModel | None, vectors: VectorSet | None, *, no_base: str = "give `base`"
+    output: Output,
+    base: StoredModel | None,
+    vectors: VectorSet | None,
+    *,
+    no_base: str = "give `base`",
+    no_vectors: str = "",
 ) -> Iterator[Check]:
     """Check an output by its bytes; `no_base` says why there is no `base` to compare with.
 
@@ -85,7 +90,8 @@ def check_bytes(
     if vectors is not None:
         yield _arithmetic(output, base, vectors)
     else:
-        yield Check("arithmetic", None, "biases compared with the record's digests only; give `vectors`")
+        why = no_vectors or "give `vectors`"
+        yield Check("arithmetic", None, f"biases compared with the record's digests only; {why}")
 
 
 def compare_tensors(

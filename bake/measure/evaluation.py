@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .._version import __version__
+from ..core.arguments import as_list
 from ..core.packages import require
 from ..core.progress import Progress, no_progress
 from ..core.record import Record
@@ -22,11 +23,12 @@ from ..models.steered import open_steered
 from ..storage.files import reading
 from ..storage.model_name import ModelName
 from ..storage.publish import recover, write_all
-from ..vectors.find import VectorSource, find_vectors
+from ..vectors.find import Vectors, VectorSource, find_vectors
 from ..vectors.pictures import SUFFIXES, picture
 from .engines import EvaluationSettings
 from .experiment import STRENGTHS, Experiment, baked_experiment, recorded_experiment, steered_experiment
 from .ledger import writing
+from .neutral_prompts import PROMPTS, neutral_count
 from .plots import plot_evaluation
 from .query_sets import Questions, Seen, extraction_queries, open_questions
 from .recorded_answers import read_results
@@ -75,7 +77,7 @@ class Report:
 def evaluate(
     model: str | os.PathLike[str] | ModelName,
     out: str | os.PathLike[str] | Report,
-    vectors: str | os.PathLike[str] | VectorSet | VectorSource | None = None,
+    vectors: Vectors | VectorSource | None = None,
     times: Iterable[float] | None = None,
     *,
     mix: Mapping[str, float] | None = None,
@@ -108,7 +110,7 @@ def evaluate(
         strengths: factors for each direction; 0 is always among them.
         control: evaluate a random direction beside each.
         questions: a file, or a name of `emobake.measure.query_sets.open_questions`.
-        limit: number of queries of each part of the set; None: all.
+        limit: number of queries of each part of the set, and of neutral prompts; None: all.
         scorers: names of `emobake.measure.scorers.open.open_scorers`, or objects with the interface of `Scorer`;
             default: a classifier.
         settings: how the evaluation is carried out.
@@ -122,6 +124,8 @@ def evaluate(
         ModelError, HubError, OutputError: (exit code 1) a model, scorer or endpoint failed; finished work is kept.
     """
     plan = _prepare(out, questions, limit, scorers, settings)
+    emotions = as_list("emotions", emotions, "['joy']")
+    strengths = as_list("strengths", strengths, "[0, 1, 2]")
     weights = _weights(times, mix, emotions, scale, layers)
     seen: Seen | None = None
 
@@ -141,7 +145,7 @@ def evaluate_checkpoints(
     out: str | os.PathLike[str] | Report,
     *,
     model: str | os.PathLike[str] | ModelName | None = None,
-    vectors: str | os.PathLike[str] | VectorSet | None = None,
+    vectors: Vectors | None = None,
     questions: str = QUESTIONS,
     limit: int | None = None,
     scorers: Sequence[str | Scorer] = (),
@@ -163,6 +167,7 @@ def evaluate_checkpoints(
     """
     plan = _prepare(out, questions, limit, scorers, settings)
     found = _find(vectors, model)
+    checkpoints = as_list("checkpoints", checkpoints, "['./joyful']")
     baked = [(Path(one), read_record(Path(one))) for one in checkpoints]
     seen = _seen(found, [record for _, record in baked], plan.asked)
     experiment = baked_experiment(plan.asked, baked, seen)
@@ -178,7 +183,7 @@ def evaluate_answers(
     out: str | os.PathLike[str] | Report,
     *,
     model: str | os.PathLike[str] | ModelName | None = None,
-    vectors: str | os.PathLike[str] | VectorSet | None = None,
+    vectors: Vectors | None = None,
     questions: str = QUESTIONS,
     limit: int | None = None,
     scorers: Sequence[str | Scorer] = (),
@@ -217,6 +222,7 @@ class _Plan:
     """All queries of the set."""
     asked: Questions
     """Questions that are asked."""
+    limit: int | None
     scorers: Sequence[Scorer]
     settings: EvaluationSettings
 
@@ -233,12 +239,13 @@ def _prepare(
     folder = report.check()
     require("matplotlib.figure", extra="eval", purpose="evaluation")  # Better to know before the work.
     every = open_questions(questions)
+    scorers = as_list("scorers", scorers, "['lexicon']")
     given = [one for one in scorers if not isinstance(one, str)]
     names = [one for one in scorers if isinstance(one, str)]
     if not given and not names:
         names = [DEFAULT_CLASSIFIER]
     opened = [*given, *open_scorers(names, settings.runtime.device)]
-    return _Plan(report, folder, every, every.limited(limit), opened, settings)
+    return _Plan(report, folder, every, every.limited(limit), limit, opened, settings)
 
 
 def _weights(
@@ -258,11 +265,9 @@ def _weights(
     return None
 
 
-def _find(
-    vectors: str | os.PathLike[str] | VectorSet | None, model: str | os.PathLike[str] | ModelName | None
-) -> VectorSet | None:
-    if vectors is None or isinstance(vectors, VectorSet):
-        return vectors
+def _find(vectors: Vectors | None, model: str | os.PathLike[str] | ModelName | None) -> VectorSet | None:
+    if vectors is None:
+        return None
     with reading():
         return find_vectors(vectors, None, model=str(model))
 
@@ -277,9 +282,9 @@ def _load(model: str | os.PathLike[str] | ModelName, settings: EvaluationSetting
 def _seen(vectors: VectorSet | None, records: Sequence[Record], asked: Questions) -> Seen:
     """The queries behind the vectors, or else behind everything that was baked; known only if all are."""
     baked = [bake for record in records for bake in (record, *record.history)]
-    origins = [(one.vectors.source, one.vectors.queries) for one in baked] or [("", {})]
+    origins = [(one.source, one.queries) for bake in baked for one in bake.vectors.origins] or [("", {})]
     if vectors is not None:
-        origins = [(vectors.source, vectors.queries)]
+        origins = [(one.source, one.queries) for one in vectors.parts or (vectors,)]
     found = [extraction_queries(source, queries, asked) for source, queries in origins]
     known = [one.texts for one in found if one.texts is not None]
     if len(known) < len(found):
@@ -296,6 +301,9 @@ def _run(
     progress: Progress,
 ) -> dict[str, Any] | None:
     """Carry the experiment out, and write the report."""
+    experiment = _limited(experiment, plan, live)
+    if live is not None and live.note:
+        experiment = replace(experiment, warnings=(*experiment.warnings, live.note))
     record = {
         "emobake": __version__,
         "model": None if live is None else live.base_model or _label(live),
@@ -319,6 +327,18 @@ def _run(
     _write(findings, data, plan.folder, _label(live))
     work.remove()
     return data
+
+
+def _limited(experiment: Experiment, plan: _Plan, live: LiveModel | None) -> Experiment:
+    """The experiment with as many neutral prompts as the limit allows, and a warning if anything is left out."""
+    neutral, asked, every = neutral_count(plan.limit), len(plan.asked.texts), len(plan.every.texts)
+    parts = [f"{asked} of the {every} queries"] if asked < every else []
+    if live is not None and neutral < PROMPTS:
+        parts.append(f"{neutral} of the {PROMPTS} everyday prompts for KL and the norms")
+    if not parts:
+        return experiment
+    warning = f"a quick look at {' and '.join(parts)}; a whole run gives steadier figures"
+    return replace(experiment, neutral=neutral, warnings=(*experiment.warnings, warning))
 
 
 def _write(findings: Findings, data: dict[str, Any], folder: Path, label: str) -> None:

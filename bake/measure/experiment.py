@@ -18,6 +18,7 @@ from ..core.record import Record
 from ..core.steering import Steering, weighted_sum
 from ..core.vector_set import EMOTIONS, VectorSet
 from ..errors import InputError
+from .neutral_prompts import PROMPTS
 from .query_sets import UNKNOWN, Questions, Seen, comparable
 from .recorded_answers import BASE, Kind, Recorded
 
@@ -67,6 +68,8 @@ class Experiment:
     warnings: tuple[str, ...] = ()
     held_out: tuple[str, ...] | None = None
     """Groups of questions none of which was used to make the vectors; None if unknown."""
+    neutral: int = PROMPTS
+    """Number of neutral prompts, on which the variants are compared with the base."""
 
     def direction(self, variant: Variant) -> Direction | None:
         """The direction of `variant`; None for the base."""

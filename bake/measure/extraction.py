@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..core.progress import Progress, no_progress
+from ..core.progress import Notice, Progress, no_notice, no_progress
 from ..core.sites import SITE
 from ..core.vector_set import VectorSet
 from ..errors import InputError, ModelError, VectorError
@@ -54,6 +54,7 @@ def extract(
     overwrite: bool = False,
     restart: bool = False,
     progress: Progress = no_progress,
+    notice: Notice = no_notice,
 ) -> Extraction:
     """Measure the vectors of all emotions in `questionnaire` and write them to `out`.
 
@@ -72,6 +73,7 @@ def extract(
         overwrite: replace an existing `out`.
         restart: forget the finished work of an interrupted extraction to the same `out`.
         progress: told of the contrasts of this process.
+        notice: told of what the user must not miss, such as a model without a chat template.
 
     Raises:
         InputError: (exit code 2) bad input, or `out` exists; nothing was written.
@@ -84,6 +86,8 @@ def extract(
         raise InputError(f"{target}: its folder does not exist; make it first")
     processes = Processes()
     live = load(ModelName.parse(model), runtime)
+    if live.note and processes.is_first:
+        notice(live.note)
     record = _record(live, questionnaire, sampling)
     begun = record | {"weights": fingerprint(live)}
     work = WorkFolder(Path(f"{target}.partial"), processes, begun, "an extraction", restart=restart)

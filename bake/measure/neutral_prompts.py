@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..core.progress import Advance, no_advance
 from ..models.hooks import adding
 from ..models.likelihood import Pair, SteeredModel
 from ..models.loading import model_failing
@@ -15,14 +16,21 @@ TOKENS = 50
 """Tokens of an answer that are compared."""
 
 
-def neutral_prompts(steered: SteeredModel) -> list[Tokens]:
-    """Token ids of `PROMPTS` everyday queries, spread over the shipped ones."""
-    texts = open_questions(EVERYDAY).limited(PROMPTS).texts
+def neutral_count(limit: int | None) -> int:
+    """Number of neutral prompts: all `PROMPTS`, or fewer if the user wants a quick look at `limit` prompts."""
+    return PROMPTS if limit is None else min(limit, PROMPTS)
+
+
+def neutral_prompts(steered: SteeredModel, count: int = PROMPTS) -> list[Tokens]:
+    """Token ids of `count` everyday queries, spread over the shipped ones."""
+    texts = open_questions(EVERYDAY).limited(count).texts
     return [steered.live.prompt([{"role": "user", "content": text}]) for text in texts]
 
 
-def continued(steered: SteeredModel, prompts: Sequence[Tokens], batch_size: int) -> list[Pair]:
-    """Answer each prompt greedily, in at most `TOKENS` tokens.
+def continued(
+    steered: SteeredModel, prompts: Sequence[Tokens], batch_size: int, advance: Advance = no_advance
+) -> list[Pair]:
+    """Answer each prompt greedily, in at most `TOKENS` tokens; `advance` is told of finished ones.
 
     An empty answer becomes one padding token, so that the one distribution there is gets compared.
 
@@ -37,4 +45,5 @@ def continued(steered: SteeredModel, prompts: Sequence[Tokens], batch_size: int)
             names = [str(start + i) for i in range(len(batch))]
             answers = sample(live, batch, Sampling(TOKENS, temperature=0.0), names)
         pairs += [(prompt, answer or (live.pad_token,)) for prompt, answer in zip(batch, answers, strict=True)]
+        advance(len(batch))
     return pairs

@@ -14,6 +14,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ..core.names import EMOTION_RULE, emotion_name, is_emotion_name
+from ..core.spelling import did_you_mean
 from ..core.strict_json import parse_json
 from ..errors import BrokenFileError, InputError
 
@@ -73,7 +74,10 @@ class Questionnaire:
         wanted = list(emotions)
         missing = [emotion for emotion in wanted if emotion not in self.emotions]
         if missing:
-            raise InputError(f"no queries for {', '.join(missing)}; there are some for {', '.join(self.emotions)}")
+            like = did_you_mean(missing[0], self.emotions)
+            raise InputError(
+                f"no queries for {', '.join(missing)}; there are some for {', '.join(self.emotions)}{like}"
+            )
         kept = tuple(contrast for contrast in self.contrasts if contrast.emotion in wanted)
         return Questionnaire(kept, {**self.record, "emotions": wanted})
 

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..core.limits import MAX_ANSWERS
+from ..core.spelling import did_you_mean
 from ..errors import EmobakeError, InputError
 from ..storage.files import git_blob_id, read_small
 from ..vectors.fetch import pull_queries
@@ -64,7 +65,7 @@ def open_queries(given: str | None) -> tuple[bytes, str]:
     entry = _registered(given)
     if entry is None or entry.groups:
         names = [entry.name for entry in registry().queries if not entry.groups]
-        raise InputError(f"{given}: no such file of queries; sets by name are {', '.join([OWN, *names])}")
+        raise _no_queries(given, [OWN, *names])
     return pull_queries(given), f"{given}.json"
 
 
@@ -89,8 +90,7 @@ def open_questions(given: str) -> Questions:
     elif entry := _registered(given):
         content, name, groups = pull_queries(given), given, dict(entry.groups)
     else:
-        names = ", ".join([EVERYDAY, OWN, *(entry.name for entry in registry().queries)])
-        raise InputError(f"{given}: no such file of queries; sets by name are {names}")
+        raise _no_queries(given, [EVERYDAY, OWN, *(entry.name for entry in registry().queries)])
     found = parse_questions(content, name if name.endswith((".json", ".jsonl")) else f"{name}.json")
     if groups:
         texts = iter(found[""])
@@ -146,6 +146,11 @@ def comparable(text: str) -> str:
 
 def _texts(lists: Iterable[Sequence[str]]) -> frozenset[str]:
     return frozenset(comparable(text) for texts in lists for text in texts)
+
+
+def _no_queries(given: str, names: list[str]) -> InputError:
+    like = did_you_mean(given, names)
+    return InputError(f"{given}: no such file of queries; sets by name are {', '.join(names)}{like}")
 
 
 def _registered(name: str) -> RegisteredQueries | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.text import code, markdown
 from .scorers.base import TOPIC
-from .summary import DEFINITIONS, target
+from .summary import target
 
 HEADING = "## Evaluation"
 DOSE_RESPONSE, LAYERS = "dose_response", "layers"
@@ -48,7 +48,10 @@ def write_report(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]],
     if examples:
         parts += ["### Examples", *(_example(one) for one in examples)]
     names = [name for name in _TITLES if _measured(data, name)]
-    parts += ["### What the figures mean", "\n".join(f"- **{_TITLES[name]}**: {DEFINITIONS[name]}." for name in names)]
+    parts += [
+        "### What the figures mean",
+        "\n".join(f"- **{_TITLES[name]}**: {data['definitions'][name]}." for name in names),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

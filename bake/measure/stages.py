@@ -23,7 +23,7 @@ from ..storage.files import sha256_of
 from .engines import EvaluationSettings, Models, bias_norms
 from .experiment import Direction, Experiment, Variant
 from .ledger import WorkFolder, writing
-from .neutral_prompts import PROMPTS, continued, neutral_prompts
+from .neutral_prompts import continued, neutral_prompts
 from .processes import Processes
 from .recorded_answers import answers_json, results_file
 from .scorers.base import Scorer
@@ -177,7 +177,7 @@ def carry_out(
         {v.key: [answers[_key(v, i)]["text"] for i in range(count)] for v in variants},
         {v.key: [answers[_key(v, i)]["tokens"] for i in range(count)] for v in variants},
         {v.key: [likely[_key(v, i)] for i in range(count)] for v in variants} if live else {},
-        {v.key: [kl[_key(v, i)] for i in range(PROMPTS)] for v in stages.steered} if live else {},
+        {v.key: [kl[_key(v, i)] for i in range(experiment.neutral)] for v in stages.steered} if live else {},
         {name: {v.key: [found[_key(v, i)] for i in range(count)] for v in variants} for name, found in scores.items()},
         {one.name: doses[one.name] for one in experiment.directions if one.name in doses},
         scales,
@@ -215,7 +215,7 @@ def answer(stages: Stages) -> dict[str, Any]:
 def answer_neutral(stages: Stages) -> list[Pair]:
     """Neutral prompts, and the base's answers to them."""
     steered = SteeredModel(stages.base)
-    prompts = neutral_prompts(steered)
+    prompts = neutral_prompts(steered, stages.experiment.neutral)
     base, size = Variant("", 0.0), stages.settings.runtime.batch_size
 
     def work(_: Variant, places: list[int]) -> dict[str, Any]:
@@ -328,6 +328,7 @@ def _begun(
     return {
         **record,
         "questions": [experiment.questions.sha256, len(experiment.questions.texts)],
+        "neutral prompts": experiment.neutral,
         "subjects": [variant.key for variant in experiment.variants],
         "directions": {one.name: _digest(one) for one in experiment.directions},
         "checkpoints": {v.key: sha256_of(v.checkpoint / RECORD_FILE) for v in experiment.variants if v.checkpoint},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .neutral_prompts import PROMPTS
 from .repetition import DISTINCT, LOOP, SHORTEST, WINDOW, Repetition, repetition
 from .scorers.base import TOPIC, Scorer
 
@@ -23,14 +24,14 @@ TOPIC_LOSS_AT_MOST = 0.15
 WORST = 0.05
 """Share of the positions whose mean is the worst KL."""
 
-DEFINITIONS = {
+_DEFINITIONS = {
     "perplexity": "exp of the mean negative log probability per token of the answers, after their queries, under the "
     "unsteered base; low for text that the base could have written, and for text that repeats itself",
     "topic": "share of the answers that the base finds likelier after their own query than after another one of the "
     "set; one half is chance",
     "topic_gain": "log probability of an answer after its own query minus that after the other one, in nats per token",
     "kl": "Kullback-Leibler divergence of the steered next-token distribution from the base's, in nats, at each of the "
-    "first 50 tokens of the base's own greedy answers to 32 everyday prompts: the mean over them",
+    "first 50 tokens of the base's own greedy answers to {neutral} everyday prompts: the mean over them",
     "kl_worst": "the mean of the largest 5% of these",
     "collapsed": f"share of the answers with a stretch of {WINDOW} words (or all of a shorter answer, from {SHORTEST} "
     f"on) in which fewer than {DISTINCT:.0%} of the pairs of neighbours are different, or with a loop of {LOOP} words "
@@ -38,6 +39,11 @@ DEFINITIONS = {
     "unended": "share of the answers that went on to the limit of tokens",
     "distinct_2": "different pairs of neighbouring words over all pairs, of each answer; the mean",
 }
+
+
+def definitions(neutral: int = PROMPTS) -> dict[str, str]:
+    """Figure -> its meaning; KL is over so many `neutral` prompts."""
+    return {name: text.replace("{neutral}", str(neutral)) for name, text in _DEFINITIONS.items()}
 
 
 def summarize(findings: Findings, scorers: Sequence[Scorer], settings: EvaluationSettings) -> dict[str, Any]:
@@ -71,7 +77,7 @@ def summarize(findings: Findings, scorers: Sequence[Scorer], settings: Evaluatio
         },
         "layers": _layers(findings),
         "warnings": list(experiment.warnings),
-        "definitions": DEFINITIONS,
+        "definitions": definitions(experiment.neutral),
     }
 
 

@@ -14,15 +14,15 @@ from typing import Literal
 import numpy as np
 
 from ..core.packages import require
+from ..core.progress import Advance, Notice, Progress, no_notice, no_progress
 from ..core.steering import steering, weighted_sum
-from ..core.vector_set import VectorSet
 from ..errors import InputError, ModelError
 from ..models.likelihood import SteeredModel, answer_logits, batches, divergences
 from ..models.loading import LiveModel, Runtime, model_failing
 from ..models.steered import open_steered
 from ..storage.model_name import ModelName
-from ..vectors.find import VectorSource
-from .neutral_prompts import continued, neutral_prompts
+from ..vectors.find import Vectors, VectorSource
+from .neutral_prompts import PROMPTS, continued, neutral_count, neutral_prompts
 
 MAX_SCALE = 8.0
 _FIRST = 0.125
@@ -47,11 +47,13 @@ class Tuned:
     """For a match, the mean KL of last-position steering from the base."""
     curve: tuple[tuple[float, float], ...]
     """Every scale that was tried, ascending, and its KL."""
+    prompts: int = PROMPTS
+    """Number of prompts behind every KL; fewer than `PROMPTS` give rougher figures."""
 
 
 def tune(
     model: str | os.PathLike[str] | ModelName,
-    vectors: str | os.PathLike[str] | VectorSet | VectorSource | None = None,
+    vectors: Vectors | VectorSource | None = None,
     times: Iterable[float] | None = None,
     *,
     mix: Mapping[str, float] | None = None,
@@ -59,8 +61,11 @@ def tune(
     target_kl: float | None = None,
     match: Match | None = None,
     max_scale: float = MAX_SCALE,
+    limit: int | None = None,
     runtime: Runtime | None = None,
     tried: Tried = lambda scale, kl: None,
+    progress: Progress = no_progress,
+    notice: Notice = no_notice,
 ) -> Tuned:
     """Find the `scale` for `emobake.bake` by a search between 0 and `max_scale`.
 
@@ -78,8 +83,11 @@ def tune(
         target_kl: the budget in nats per token.
         match: the way of steering to come close to.
         max_scale: upper end of the search.
+        limit: number of prompts, for a quick and rougher search; None: all 32.
         runtime: how the model runs.
         tried: told of every scale that was tried.
+        progress: told of the answers to the prompts, which come before the first scale.
+        notice: told of what the user must not miss, such as a model without a chat template.
 
     Raises:
         InputError: (exit code 2) bad input.
@@ -91,17 +99,23 @@ def tune(
         raise InputError("say what to tune for: `target_kl` X, or `match` last")
     if not 0 < max_scale < np.inf or (target_kl is not None and not 0 < target_kl < np.inf):
         raise InputError("`target_kl` and `max_scale` take numbers above 0")
+    if limit is not None and limit < 1:
+        raise InputError("`limit` takes a number from 1 on")
     weights = steering(times, mix, layers=layers)
     if weights.is_zero:
         raise InputError("all weights are zero, there is nothing to tune; set some with `times` or `mix`")
     runtime = runtime or Runtime()
     live, found = open_steered(model, vectors, accept=lambda found: weighted_sum(found, weights), runtime=runtime)
-    curve = _Curve(live, weighted_sum(found, weights), match, runtime.batch_size, tried)
+    if live.note:
+        notice(live.note)
+    count = neutral_count(limit)
+    advance = progress("answers to compare", 0, count)
+    curve = _Curve(live, weighted_sum(found, weights), match, runtime.batch_size, tried, count, advance)
     at_one = curve.kl(1.0)
     best = curve.closest(max_scale) if target_kl is None else curve.reach(target_kl, max_scale)
     reached = curve.kl(best)
     reference = None if match is None else curve.mean(SteeredModel(live))
-    return Tuned(best, reached, at_one, reference, tuple(sorted(curve.known.items())))
+    return Tuned(best, reached, at_one, reference, tuple(sorted(curve.known.items())), count)
 
 
 @dataclass(eq=False)
@@ -114,12 +128,15 @@ class _Curve:
     match: Match | None
     batch_size: int
     tried: Tried
+    count: int
+    """Number of prompts."""
+    advance: Advance
     known: dict[float, float] = field(default_factory=dict)
     """Scale -> KL."""
 
     def __post_init__(self) -> None:
         aim = SteeredModel(self.live) if self.match is None else SteeredModel(self.live, self._rows_at(1.0), "last")
-        pairs = continued(aim, neutral_prompts(aim), self.batch_size)
+        pairs = continued(aim, neutral_prompts(aim, self.count), self.batch_size, self.advance)
         self.parts = [[pairs[i] for i in batch] for batch in batches(self.live, pairs)]
         with model_failing(self.live.name):
             self.logits = [answer_logits(aim, part) for part in self.parts]

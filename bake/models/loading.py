@@ -86,6 +86,16 @@ class LiveModel:
         found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return found if isinstance(found, int) and found > 0 else None
 
+    @property
+    def note(self) -> str:
+        """Remark on a model without a chat template, which users must know of; empty for others."""
+        if self.tokenizer.chat_template is not None:
+            return ""
+        return (
+            f"{self.name} has no chat template: it reads the texts one after another, as a base model does, and may "
+            "not answer as an assistant"
+        )
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation that the model is to continue, in its chat template.
 

@@ -12,13 +12,13 @@ from ..errors import InputError
 from ..formats.checkpoint.model import config_dimension
 from ..storage.files import reading
 from ..storage.model_name import ModelName
-from ..vectors.find import SetOpener, VectorSource
+from ..vectors.find import SetOpener, Vectors, VectorSource
 from .loading import LiveModel, Runtime, load
 
 
 def open_steered(
     model: str | os.PathLike[str] | ModelName,
-    vectors: str | os.PathLike[str] | VectorSet | VectorSource | None,
+    vectors: Vectors | VectorSource | None,
     *,
     accept: Callable[[VectorSet], object],
     runtime: Runtime | None = None,

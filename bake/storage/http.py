@@ -28,6 +28,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from ..core.text import one_line
+from ..errors import without_secrets
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState, Retrying
@@ -55,7 +56,13 @@ _TIMEOUT = 30
 
 
 def quiet_library(*, always: bool = False) -> None:
-    """Silence progress bars and retry logs of huggingface_hub when stderr is not a terminal, or `always`."""
+    """Silence progress bars and retry logs of huggingface_hub when stderr is not a terminal, or `always`.
+
+    Its logs show no secrets in any case.
+    """
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        if _without_secrets not in handler.filters:
+            handler.addFilter(_without_secrets)
     if always or not sys.stderr.isatty():
         disable_progress_bars()
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -81,6 +88,12 @@ def get(url: str, headers: Mapping[str, str]) -> Iterator[tuple[int, Iterator[by
                 response.read()
                 hf_raise_for_status(response)
             yield response.status_code, response.iter_bytes()
+
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Cut secrets out of a line of a log."""
+    record.msg, record.args = without_secrets(record.getMessage()), ()
+    return True
 
 
 def retrying(
@@ -160,8 +173,8 @@ def reason(error: BaseException) -> str:
     """An error in one short line, without URL signatures and without tokens."""
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
     text = re.sub(r"For more information check: \S+ ?", "", " ".join(str(cause).split())) or type(cause).__name__
-    token = get_token()
+    token = get_token()  # The environment's, or that of `hf auth login`.
     if token:
         text = text.replace(token, "(token)")
     text = re.sub(r"((?:https?://|url: /)[^\s?]*)\?\S*", r"\1", text)
-    return one_line(re.sub(r"\bhf_\w{8,}", "(token)", text))[:200]
+    return one_line(without_secrets(text))[:200]

@@ -31,10 +31,12 @@ class ModelName:
         A path that exists, or that looks like one, is local.
 
         Raises:
-            InputError: a revision of a local model, an empty one, or two different ones.
+            InputError: another type; a revision of a local model, an empty one, or two different ones.
         """
         if isinstance(model, ModelName):
             return replace(model, base_model=base_model) if base_model else model
+        if not isinstance(model, str | os.PathLike):
+            raise InputError(f"a model is a path, a Hub id or a ModelName, not {model!r}")
         text = os.fspath(model)
         if is_gguf(text):
             _refuse_revision(text, revision, "file")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.spelling import did_you_mean
 from ..core.vector_set import VectorSet, require_site
 from ..errors import InputError, NoVectorsError
 from ..formats.front_matter import read_front_matter, read_start
 from ..storage.files import cached_id, leads_out, read_at
 from ..storage.model_name import ModelName
 from .fetch import pull
+from .likeness import Likeness, find_like
+from .merge import merge_sets
 from .open import open_vectors
-from .registry import RegisteredSet, find_by_model, find_by_name, registry
+from .registry import RegisteredSet, find_by_model, find_by_name, models_with_sets, set_names
 
 if TYPE_CHECKING:
     from ..formats.gguf.model import GgufModel
@@ -30,34 +33,42 @@ _GGUF_SOURCES = (
 )
 
 
+OneSet = str | os.PathLike[str] | VectorSet
+"""A path, a registered name, a Hub repository, or an open set."""
+Vectors = OneSet | Sequence[OneSet]
+"""One set, or several that are used together."""
+
+
 @dataclass(frozen=True, eq=False)
 class VectorSource:
     """The vector set that a user means."""
 
-    vectors: str | os.PathLike[str] | VectorSet | None = None
-    """A path, a registered name, a Hub repository, or an open set; None: the set for the model."""
+    vectors: Vectors | None = None
+    """A path, a registered name, a Hub repository, an open set, or several of these for the emotions of all of them;
+    None: the set for the model."""
     vectors_for: str = ""
     """Hub id of another model whose set is meant, for a fine-tune of it."""
     site: str = ""
     """Site of the vectors, for a file that does not name it; a file that names another one is refused."""
 
     @classmethod
-    def parse(cls, vectors: str | os.PathLike[str] | VectorSet | VectorSource | None) -> VectorSource:
+    def parse(cls, vectors: Vectors | VectorSource | None) -> VectorSource:
         """Parse the argument `vectors`.
 
         Raises:
-            InputError: `vectors` and `vectors_for` name two sets.
+            InputError: another type; `vectors` and `vectors_for` name two sets.
         """
         source = vectors if isinstance(vectors, VectorSource) else cls(vectors)
+        _each(source.vectors)
         if source.vectors is not None and source.vectors_for and not isinstance(source.vectors, VectorSet):
             raise InputError("`vectors` and `vectors_for` are two ways to name a set; give one")
         return source
 
     @property
     def paths(self) -> list[Path]:
-        """The file or folder of the set, if it is on this disk."""
-        given = self.vectors
-        return [Path(given)] if isinstance(given, str | os.PathLike) and Path(given).exists() else []
+        """Files and folders of the sets, those that are on this disk."""
+        given = [one for one in _each(self.vectors) if not isinstance(one, VectorSet)]
+        return [Path(one) for one in given if Path(one).exists()]
 
 
 class SetOpener:
@@ -72,74 +83,92 @@ class SetOpener:
         """True if the set is looked up by the model."""
         return self.source.vectors is None
 
-    def open(self, emotions: Iterable[str] | None, ids: Callable[[], Iterable[str]] | None = None) -> VectorSet:
+    def open(self, emotions: Iterable[str] | None, gguf: GgufModel | None = None) -> VectorSet:
         """Open the set with these `emotions` (None: all).
 
-        `ids` returns the Hub ids of the model; default: `model_ids`.
+        `gguf` is the opened model, if it is a GGUF file.
 
         Raises:
             InputError: as `find_vectors`; the set acts at another site than was asked for.
         """
         if self._opened is None:
-            given = self.source.vectors
-            if isinstance(given, VectorSet):
-                self._opened = given
-            else:
-                known: Iterable[str] = ()
-                if self.source.vectors_for:
-                    known = (self.source.vectors_for,)
-                elif given is None:
-                    known = ids() if ids is not None else model_ids(self.model)
-                self._opened = find_vectors(given, emotions, model=self.model.name, ids=known, site=self.source.site)
+            source, known = self.source, tuple[str, ...]()
+            if source.vectors_for:
+                known = (source.vectors_for,)
+            elif source.vectors is None:
+                known = model_ids(self.model, gguf)
+            self._opened = find_vectors(
+                source.vectors,
+                emotions,
+                model=self.model.name,
+                ids=known,
+                site=source.site,
+                like=lambda: find_like(self.model, gguf),
+            )
             require_site(self._opened, self.source.site)
         return self._opened
 
 
 def find_vectors(
-    given: str | os.PathLike[str] | None,
+    given: Vectors | None,
     emotions: Iterable[str] | None = None,
     *,
     model: str = "",
     ids: Iterable[str] = (),
     site: str = "",
+    like: Callable[[], Likeness | None] = lambda: None,
 ) -> VectorSet:
     """Open a vector set.
 
     Args:
         given: a path, a registered name, or a Hub repository ``owner/name[@revision]`` with a ``vectors.safetensors``,
-            tried in this order. None: the set that is registered for the first of `ids` that has one.
+            tried in this order; or an open set; or a list of all these, for the emotions of all of them. None: the
+            set that is registered for the first of `ids` that has one.
         emotions: the emotions to read; None: all.
         model: the model's name in messages.
         ids: Hub ids of the model.
         site: where the vectors act, for a file that does not say it.
+        like: finds a model that has a set and that this one may be, for the message when there is no set.
 
     Raises:
         InputError: none of these, or not in the cache while offline. NoVectorsError: no set for the model.
-        VectorError, BrokenFileError: malformed, or not what was published.
+        VectorError, BrokenFileError: malformed, or not what was published; or sets that do not go together.
         HubError: the network failed.
     """
+    if isinstance(given, list | tuple):
+        # Which set has which emotion is known once all are open.
+        wanted = emotions if len(given) == 1 else None
+        return merge_sets([find_vectors(one, wanted, site=site) for one in _each(given)])
     if given is None:
         known = tuple(ids)
         entry = find_by_model(known)
         if entry is None:
-            raise _no_vectors(model, known)
+            raise _no_vectors(model, known, like())
         return _registered(entry, emotions)
-    path, name = Path(given), os.fspath(given)
+    (one,) = _each(given)
+    if isinstance(one, VectorSet):
+        return one
+    path, name = Path(one), os.fspath(one)
     if os.path.lexists(path):
         return open_vectors(path, emotions, site=site if _may_lack_site(path) else "")
     if entry := find_by_name(name):
         return _registered(entry, emotions)
     repo_id, at, revision = name.partition("@")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id, re.ASCII) and not repo_id.startswith(".") and (revision or not at):
+    if _is_repository(repo_id) and (revision or not at):
         from ..storage.hub.download import download_file
 
         file = download_file(repo_id, "vectors.safetensors", revision or None, kind="set of vectors")
         return replace(open_vectors(file, emotions), name=repo_id)
-    names = ", ".join(entry.name for entry in registry().sets)
+    names = set_names()
     raise InputError(
-        f"{name}: no such vector set; give a file, a folder of JSON files, a Hub repository (owner/name), or one of "
-        f"{names}"
+        f"{name}: no such vector set; give a file, a folder of JSON files, a Hub repository "
+        f"(owner/name), or one of {', '.join(names)}{did_you_mean(name, names)}"
     )
+
+
+def is_named_set(name: str) -> bool:
+    """True if `name` can be that of a set in the registry or on the Hub, and not a path here."""
+    return not os.path.lexists(name) and (find_by_name(name) is not None or _is_repository(name))
 
 
 def model_ids(model: ModelName, gguf: GgufModel | None = None) -> tuple[str, ...]:
@@ -166,6 +195,25 @@ def model_ids(model: ModelName, gguf: GgufModel | None = None) -> tuple[str, ...
     return _distinct([model.base_model or cached_id(model.path)[0], *_bases(text)])
 
 
+def _each(given: Vectors | None) -> tuple[OneSet, ...]:
+    """The sets that are named, one by one; empty for None.
+
+    Raises:
+        InputError: one of another type.
+    """
+    sets = tuple(given) if isinstance(given, list | tuple) else () if given is None else (given,)
+    for one in sets:
+        if not isinstance(one, str | os.PathLike | VectorSet):
+            raise InputError(
+                f"`vectors` takes a path, a name, an open set, or a list of these, not {type(one).__name__}"
+            )
+    return sets
+
+
+def _is_repository(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) is not None and not name.startswith(".")
+
+
 def _bases(card: str) -> list[str]:
     base = read_front_matter(card).values.get("base_model")
     return [name for name in (base if isinstance(base, list) else [base]) if isinstance(name, str)]
@@ -180,19 +228,27 @@ def _may_lack_site(path: Path) -> bool:
     return path.suffix.lower() not in (".safetensors", "")
 
 
-def _no_vectors(model: str, ids: tuple[str, ...]) -> NoVectorsError:
-    if model.lower().endswith(".gguf"):
-        return NoVectorsError(
-            f"{model}: no vectors are known for it; name them with `vectors`, or the model that it was made of with "
-            "`vectors_for`, e.g. `vectors_for` HuggingFaceTB/SmolLM2-135M-Instruct",
-            model,
+def _no_vectors(model: str, ids: tuple[str, ...], like: Likeness | None) -> NoVectorsError:
+    known = ""
+    if ids and ids != (model,):
+        known = f" (known as {', '.join(ids)}{did_you_mean(ids[0], models_with_sets())})"
+    if like is not None:
+        entry = like.entry.base_model
+        text = (
+            f"no vectors are published for it, but {like.why}: give `vectors_for` {entry} if it is that model or a "
+            "fine-tune of it; otherwise name a set with `vectors`, or extract one"
         )
-    known = f" (known as {', '.join(ids)})" if ids and ids != (model,) else ""
-    return NoVectorsError(
-        f"{model}{known}: no vectors are published for it; name a set with `vectors`, or the model whose weights it "
-        "shares with `vectors_for`, or extract a set",
-        model,
-    )
+    elif model.lower().endswith(".gguf"):
+        text = (
+            "no vectors are known for it; name them with `vectors`, or the model that it was made of with "
+            "`vectors_for`, e.g. `vectors_for` HuggingFaceTB/SmolLM2-135M-Instruct"
+        )
+    else:
+        text = (
+            "no vectors are published for it; name a set with `vectors`, or the model whose weights it shares with "
+            "`vectors_for`, or extract a set"
+        )
+    return NoVectorsError(f"{model}{known}: {text}", model)
 
 
 def _registered(entry: RegisteredSet, emotions: Iterable[str] | None) -> VectorSet:

@@ -30,6 +30,8 @@ class RegisteredSet:
     """Hub id of the model it was made from."""
     same_weights: tuple[str, ...]
     """Other Hub ids with the same weights."""
+    model_type: str
+    """``model_type`` in the model's config.json, and ``general.architecture`` of its GGUF files."""
     layers: int
     hidden_size: int
     license: str
@@ -72,6 +74,16 @@ def registry() -> Registry:
     )
 
 
+def set_names() -> tuple[str, ...]:
+    """Names of all sets."""
+    return tuple(entry.name for entry in registry().sets)
+
+
+def models_with_sets() -> tuple[str, ...]:
+    """Hub ids of the models that have a set."""
+    return tuple(model for entry in registry().sets for model in (entry.base_model, *entry.same_weights))
+
+
 def find_by_name(name: str) -> RegisteredSet | None:
     """Find the set called `name`, in any case."""
     return next((entry for entry in registry().sets if entry.name == name.lower()), None)
@@ -88,6 +100,7 @@ def _set(entry: dict[str, Any]) -> RegisteredSet:
         entry["name"],
         entry["base_model"],
         tuple(entry["same_weights"]),
+        entry["model_type"],
         entry["layers"],
         entry["hidden_size"],
         entry["license"],

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from support.checkpoints import edit_json
 from support.paths import SMOLLM2_VECTORS
 
 import emobake
@@ -87,6 +88,46 @@ def test_the_last_position_is_what_the_published_hook_does(smollm2, tokenizer, t
     assert talk.answer(QUESTION).text == wanted != said(tokenizer, everywhere)
     talk.scope, talk.turns = "every", []
     assert talk.answer(QUESTION).text == said(tokenizer, everywhere)
+
+
+def test_a_comparison_is_with_a_model_that_was_never_steered(tiny_chat, tiny_vectors):
+    """Its answer continues its own answers, not those of the steered model."""
+    short = Sampling(temperature=0, max_new_tokens=6)
+    talk = open_conversation(tiny_chat, tiny_vectors, mix={"joy": 3}, sampling=short)
+    own = open_conversation(tiny_chat, tiny_vectors, sampling=short)
+    questions = ["Hello?", "And then?", "Why?"]
+    unsteered = [own.answer(question).text for question in questions]
+    steered = [talk.answer(question).text for question in questions[:2]]
+    assert steered != unsteered[:2], "a comparison that would prove nothing"
+    turns, heard = list(talk.turns), []
+    assert talk.behind(questions[2]) == 2
+    assert talk.answer(questions[2], heard.append, plain=True).text == unsteered[2] == "".join(heard)
+    assert talk.turns == turns, "the conversation stays as it is"
+    assert talk.answer(None, plain=True).text == unsteered[1] and talk.behind(None) == 0
+    talk.answer(questions[2])
+    assert talk.behind("More?") == 1 and talk.answer(None, plain=True).text == unsteered[2]
+    assert talk.behind("More?") == 0, "no question is answered twice"
+    talk.turns = []
+    assert talk.behind("More?") == 0 and talk.answer("Hello?", plain=True).text == unsteered[0]
+    with pytest.raises(InputError, match="nothing was asked yet"):
+        talk.behind(None)
+
+
+def test_a_model_without_a_chat_template_is_named(cli, tiny_chat, tiny_vectors, tmp_path):
+    import shutil
+
+    folder = tmp_path / "plain"
+    shutil.copytree(tiny_chat, folder)
+    (folder / "chat_template.jinja").unlink()
+    edit_json(folder / "tokenizer_config.json", chat_template=None)
+    words = ("--vectors", tiny_vectors, "--mix", "joy=1", "--max-new-tokens", 3, "--prompt", "Hello?")
+    ran = cli("chat", "--model", folder, *words).ok()
+    assert f"Warning: {folder} has no chat template" in ran.err
+    assert cli("chat", "--model", tiny_chat, *words).ok().err == ""
+    found = ("--vectors", tiny_vectors, "--mix", "joy=1", "--target-kl", 0.05, "--limit", 1, "-q")
+    assert "has no chat template" in cli("tune", "--model", folder, *found).ok().err
+    made = ("--out", tmp_path / "v.safetensors", "--limit", 1, "--max-new-tokens", 2, "-q")
+    assert "has no chat template" in cli("vectors", "extract", "--model", folder, *made).ok().err
 
 
 def test_sampling_with_a_seed_repeats_itself(smollm2):

@@ -21,7 +21,7 @@ def test_the_command_line_lists_every_stack():
     verify = cli.commands["verify"]
     (stack,) = (p for p in verify.params if p.name == "stack")
     assert list(stack.type.choices) == list(STACKS)
-    (targets,) = (p for p in cli.params if p.name == "targets")
+    (targets,) = (p for p in cli.commands["bake"].params if p.name == "targets")
     assert all(name in targets.help for name in STACKS)
 
 

@@ -66,3 +66,35 @@ def test_an_emotion_or_layer_that_the_set_lacks_is_named():
         weighted_sum(SET, steering(None, {"nostalgia": 1.0}))
     with pytest.raises(VectorError, match=r"layer 3.*0 to 2"):
         weighted_sum(SET, steering(None, {"joy": 1.0}, layers="1-3"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"mix": "joy=1"}, '`mix` takes numbers by name, such as {"joy": 1, "anger": 0.5}, not \'joy=1\''),
+        ({"mix": {"joy": "1"}}, "`mix` takes numbers"),
+        ({"mix": {1: 1}}, "`mix` takes numbers"),
+        ({"mix": [("joy", 1)]}, "`mix` takes numbers"),
+        ({"mix": {"joy": 1, "Joy ": 2}}, "the same emotion is given twice"),
+        ({"times": "1 0 0 0 0"}, "`times` takes a list, such as (0, 0, 0, 1, 0), not '1 0 0 0 0'"),
+        ({"times": 5}, "`times` takes a list"),
+        ({"times": {"joy": 1}}, "`times` takes numbers"),
+        ({"times": "abcde"}, "`times` takes a list"),
+        ({"times": [1, 0, 0, None, 0]}, "`times` takes numbers"),
+        ({"mix": {"joy": 1}, "scale": "2"}, "`scale` must be finite numbers"),
+        ({"mix": {"joy": 1}, "layers": 3}, "`layers` takes a text"),
+    ],
+)
+def test_wrong_types_are_told_how_to_write_it(arguments, said):
+    with pytest.raises(InputError) as caught:
+        steering(**arguments)
+    assert said in str(caught.value)
+
+
+def test_numbers_of_any_kind_are_numbers():
+    assert steering(np.ones(5, np.float32)) == steering((True, 1, 1.0, np.float64(1), np.array(1)))
+
+
+def test_a_typo_is_recognised():
+    with pytest.raises(VectorError, match=r"has no vectors for yoy .*; did you mean joy\?$"):
+        weighted_sum(SET, steering(None, {"yoy": 1.0}))

@@ -246,15 +246,25 @@ def test_what_a_scorer_did_before_it_failed_is_kept(whole, tiny_chat, tiny_vecto
         (["--scorer", "./nothing"], "nothing"),
         (["--answers", "."], "choose one"),
         (["--engine-python", "python3"], "--engine-python goes with --engine vllm"),
-        (["--strengths", "much"], "'much' is not a list of numbers"),
+        (["--strengths", "much"], "--strengths takes numbers, such as -1 0 1 2 4; 'much' is not a number"),
         (["--strengths", "nan"], "finite numbers"),
         (["--model", "./nowhere"], "nowhere"),
     ],
 )
 def test_bad_input_comes_before_any_work(cli, words, tmp_path, monkeypatch, more, said):
     monkeypatch.chdir(tmp_path)
-    cli(*words, *more, "--out", tmp_path / "report").one_line(said)
+    rest = words if more[0] == "--scorer" else without(words, more[0])
+    cli(*rest, *more, "--out", tmp_path / "report").one_line(said)
     assert not list(tmp_path.iterdir())
+
+
+def without(words, option):
+    """A command line without an option and its values."""
+    if option not in words:
+        return words
+    start = words.index(option)
+    end = next((i for i in range(start + 1, len(words)) if words[i].startswith("--")), len(words))
+    return [*words[:start], *words[end:]]
 
 
 def test_only_outputs_of_emobake_are_checkpoints(cli, tiny_chat, tiny_vectors, asked, tmp_path):
@@ -306,6 +316,34 @@ def test_an_interrupt_keeps_what_was_done(words, tmp_path):
     _, err = process.communicate()
     assert process.returncode == 130 and b"run again to continue" in err and b"Traceback" not in err
     assert (out / ".partial" / "answers-0.jsonl").exists()
+
+
+def test_a_limit_limits_everything(cli, words, tmp_path):
+    ran = cli(*words, "--limit", 2, "--out", tmp_path / "r").ok()
+    assert "2 of the 4 queries and 2 of the 32 everyday prompts" in " ".join(ran.err.split())
+    data, text = report(tmp_path / "r"), (tmp_path / "r" / "report.md").read_text()
+    assert data["questions"]["count"] == 2 and "answers to 2 everyday prompts" in data["definitions"]["kl"]
+    assert "a quick look at 2 of the 4 queries" in text and "answers to 2 everyday prompts" in text
+    assert data["directions"][0]["points"][0]["kl"] > 0
+
+
+def test_a_model_without_a_chat_template_is_named_in_the_report(tiny_chat, tiny_vectors, asked, tmp_path):
+    shutil.copytree(tiny_chat, tmp_path / "plain")
+    (tmp_path / "plain" / "chat_template.jinja").unlink()
+    edit_json(tmp_path / "plain" / "tokenizer_config.json", chat_template=None)
+    data = evaluate(
+        tmp_path / "plain",
+        tmp_path / "r",
+        tiny_vectors,
+        emotions=["joy"],
+        strengths=[1],
+        questions=asked,
+        limit=1,
+        scorers=["lexicon"],
+        control=False,
+        settings=EvaluationSettings(Sampling(2, temperature=0)),
+    )
+    assert any("has no chat template" in warning for warning in data["warnings"])
 
 
 def test_the_summary_on_the_terminal(cli, words, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from emobake.errors import ModelError
+from emobake.errors import InputError, ModelError
 from emobake.measure.tuning import tune
 from emobake.models.loading import Runtime
 
@@ -57,6 +57,11 @@ def test_last_position_steering_is_matched_best(tiny_chat, tiny_vectors):
     assert (np.diff(scales) > 0).all() and scales[0] > 0
 
 
+def test_weights_that_are_zero(tiny_chat, tiny_vectors):
+    with pytest.raises(InputError, match="all weights are zero"):
+        tune(tiny_chat, tiny_vectors, mix={"joy": 0}, target_kl=1)
+
+
 def test_a_budget_out_of_reach(tiny_chat, tiny_vectors):
     with pytest.raises(ModelError, match=r"at scale 0\.01 the KL is .* raise `max_scale`"):
         tune(tiny_chat, tiny_vectors, mix={"joy": 1}, target_kl=5.0, max_scale=0.01, runtime=BATCH)
@@ -69,6 +74,24 @@ def test_on_the_command_line(cli, tiny_chat, tiny_vectors, budget, tmp_path):
     assert found["scale"] == budget.scale and (tmp_path / "curve.svg").read_bytes().startswith(b"<?xml")
 
 
+def test_a_quick_look(cli, tiny_chat, tiny_vectors):
+    told = []
+
+    def progress(task, done, total):
+        told.append((task, total))
+        return told.append
+
+    quick = tune(tiny_chat, tiny_vectors, mix={"joy": 1}, target_kl=0.05, limit=3, runtime=BATCH, progress=progress)
+    assert quick.prompts == 3 and told == [("answers to compare", 3), 3], "progress comes before the first scale"
+    words = ("tune", "--model", tiny_chat, "--vectors", tiny_vectors, "--mix", "joy=1", "--target-kl", 0.05)
+    ran = cli(*words, "--limit", 3).ok()
+    assert f"Bake with --scale {quick.scale:g}" in ran.out and "the figures are of 3 of the 32 prompts" in ran.err
+    assert ran.err.startswith("3 prompts are answered"), "something is said at once, on a terminal and off it"
+    ran = cli(*words, "--limit", 3, "-q").ok()
+    assert ran.out == f"{quick.scale:g}\n" and ran.err.startswith("Warning")
+    assert json.loads(cli(*words, "--limit", 99, "--json").ok().out)["prompts"] == 32
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -77,7 +100,7 @@ def test_on_the_command_line(cli, tiny_chat, tiny_vectors, budget, tmp_path):
         (("--target-kl", 1, "--scale", 2), "--scale is the result of this command"),
         (("--target-kl", 1, "--plot", "curve.jpg"), ".png or .svg"),
         (("--target-kl", "inf"), "above 0"),
-        (("--target-kl", 1, "--mix", "joy=0"), "all weights are zero"),
+        (("--target-kl", 1, "--mix", "joy=0"), "'joy' is given twice"),
         (("--target-kl", 1, "--vectors", "./none"), "no such vector set"),
     ],
 )

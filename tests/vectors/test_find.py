@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from support.running import Run
 
 from emobake import open_vectors
 from emobake.core.vector_set import EMOTIONS, Statistics, VectorSet
+from emobake.storage.model_name import ModelName
+from emobake.vectors.likeness import find_like
 from emobake.vectors.registry import find_by_name, registry
 from emobake.vectors.write import write_set
 
@@ -172,6 +175,102 @@ def test_a_folder_without_an_id_must_say_whose_vectors(emobake, tmp_path):
     emobake("--model", folder, "--base-model", asked[1], *out, "--dry-run").ok()
     emobake("--model", folder, "--vectors-for", "gpt-5", *out).one_line("gpt-5", "vectors extract")
     emobake("--model", folder, *asked, "--vectors", "smollm2-135m-instruct", *out).one_line("give one")
+
+
+SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_a_folder_is_likened_to_a_known_model(emobake, tmp_path):
+    """By its config and name; offered, and never taken by itself."""
+    plain = smol(tmp_path / "mine")
+    named = smol(tmp_path / "SmolLM2-135M-Instruct")
+    told = smol(tmp_path / "told")
+    (told / "README.md").write_text(f"# A tune of {SMOL}\n")
+    config = json.loads((smol(tmp_path / "config") / "config.json").read_text()) | {"_name_or_path": SMOL}
+    (tmp_path / "config" / "config.json").write_text(json.dumps(config))
+    cases = {"mine": (plain, f"its config.json has the shape of {SMOL} (llama, 30 layers x 576)")}
+    cases |= {f.name: (f, f"its name and shape are those of {SMOL}") for f in (named, told, tmp_path / "config")}
+    for folder, said in cases.values():
+        for command in ((), ("chat", "--prompt", "Hello?")):
+            more = ("--dry-run",) if not command else ()
+            line = emobake(*command, "--model", folder, "--mix", "joy=1", *more).one_line(said)
+            offer, other = line.index(f"--vectors-for {SMOL}"), line.index("--vectors, or extract")
+            assert offer < other, "the likeliest way out comes first"
+            assert f"emobake vectors extract --model {folder}" in line
+    other = write_checkpoint(tmp_path / "other", layers=30, hidden=512)
+    line = emobake("--model", other, "--mix", "joy=1", "--dry-run").one_line("no vectors are published")
+    assert SMOL not in line
+    (plain / "config.json").write_text("{")
+    emobake("--model", plain, "--mix", "joy=1", "--dry-run").one_line("config.json")
+
+
+def test_a_model_of_the_hub_is_likened_too(emobake, server, tmp_path):
+    server.repos["me/tuned"] = Repo()
+    server.repos["me/tuned"].commit(smol(tmp_path / "smol"))
+    emobake("--model", "me/tuned", "--mix", "joy=1", "--dry-run").one_line("the shape of", f"--vectors-for {SMOL}")
+
+
+def test_a_gguf_file_is_likened_by_its_header():
+    header = SimpleNamespace(architecture="llama", num_hidden_layers=30, hidden_size=576, name="x.gguf")
+    found = find_like(ModelName.parse("x.gguf"), header)
+    assert found.entry.base_model == SMOL and found.why.startswith("its header has the shape of")
+    header.architecture = "qwen2"
+    assert find_like(ModelName.parse("x.gguf"), header) is None
+
+
+def test_verify_finds_the_set_that_the_record_names(emobake, server, base, tmp_path):
+    def arithmetic(out, *more):
+        checks = json.loads(emobake("verify", out, "--json", *more).ok().out)
+        return next((check["ok"], check["detail"]) for check in checks if check["name"] == "arithmetic")
+
+    folder, out = smol(tmp_path / "smol"), tmp_path / "out"
+    emobake("--model", folder, "--vectors-for", SMOL, "--mix", "joy=1", "--out", out).ok()
+    assert arithmetic(out)[0] is True
+    write_set(SMALL, tmp_path / "v.safetensors")
+    emobake("vectors", "push", tmp_path / "v.safetensors", "me/feelings").ok()
+    shared = tmp_path / "shared"
+    emobake("--model", base, "--vectors", "me/feelings", "--mix", "joy=1", "--out", shared).ok()
+    assert arithmetic(shared)[0] is True
+    server.repos["me/feelings"].put({"vectors.safetensors": b"another"})
+    assert arithmetic(shared)[0] is None and "--vectors" in arithmetic(shared)[1]
+    local = tmp_path / "local"
+    emobake("--model", base, "--vectors", tmp_path / "v.safetensors", "--mix", "joy=1", "--out", local).ok()
+    assert arithmetic(local) == (
+        None,
+        "biases compared with the record's digests only; the record names 'v.safetensors', which is no set with a "
+        "name; give --vectors",
+    )
+    record = json.loads((out / "emobake.json").read_text())
+    record["weights"]["joy"] = 2.0
+    (out / "emobake.json").write_text(json.dumps(record))
+    assert "FAIL arithmetic" in emobake("verify", out).out, "a record that lies about its weights is found out"
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("--mix", "yoy=1"), "joy"),
+        (("--mix", "sadnes=1"), "sadness"),
+        (("--vectors", "smollm2-135m-instuct", "--mix", "joy=1"), "smollm2-135m-instruct"),
+        (("--vectors-for", "Qwen/Qwen2.5-7B-Instuct", "--mix", "joy=1"), "Qwen/Qwen2.5-7B-Instruct"),
+    ],
+)
+def test_a_typo_is_recognised(emobake, base, tmp_path, words, meant):
+    more = () if "vectors" in words[0] else ("--vectors", "smollm2-135m-instruct")
+    emobake("--model", base, *more, *words, "--dry-run").one_line(f"did you mean {meant}?")
+
+
+def test_typos_in_other_names(emobake, server, tmp_path):
+    emobake("vectors", "pull", "smollm2").one_line("did you mean smollm2-135m-instruct?")
+    (tmp_path / "ev").mkdir()
+    for emotion in ("joy", "anger"):
+        (tmp_path / "ev" / f"x_{emotion}.json").write_text(json.dumps({"0": [[1.0]]}))
+    emobake("vectors", "mix", tmp_path / "ev", "--name", "x", "--mix", "angr=1", "--out", tmp_path / "x.npz").one_line(
+        "did you mean anger?"
+    )
+    words = ("--model", "x", "--mix", "joy=1", "--dry-run", "--targets", "vlm")
+    emobake(*words).one_line("did you mean vllm?")
+    emobake("psuh", "a", "me/b").one_line("push")
 
 
 def test_a_model_without_a_set_is_told_how_to_make_one(emobake, server, base):

@@ -53,9 +53,11 @@ def test_an_existing_output_needs_overwrite(cli, refused, base, vectors, tmp_pat
     refused(base, vectors, "--out", str(tmp_path / "out"), "exists already", "--overwrite")
 
 
-def test_an_output_below_a_file(refused, base, vectors, tmp_path):
+def test_an_output_below_a_file(cli, base, vectors, tmp_path):
     (tmp_path / "note").write_text("x")
-    refused(base, vectors, "--out", "note", more=("--out", tmp_path / "note" / "out"))
+    out = tmp_path / "note" / "out"
+    cli("--model", base, "--vectors", vectors, *TIMES, "--out", out).one_line("--out", "note")
+    assert (tmp_path / "note").read_text() == "x"
 
 
 # --- paths that no file can have ------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, kind: st
         "no code are needed to use it.",
         "## How it was made",
         f"[emobake](https://pypi.org/project/emobake/) {__version__} added the weighted sum of the vectors "
-        f"(set {code(vectors.name)}) to the bias of {_PROJECTIONS[vectors.site]} in {_where(plan)}{how}{earlier} "
+        f"({_sets(vectors)}) to the bias of {_PROJECTIONS[vectors.site]} in {_where(plan)}{how}{earlier} "
         "`emobake.json` records the weights, the digests of the inputs and every bias.",
         *([f"**Position caveat.** {POSITION_NOTE}"] if _of_the_paper(vectors) else []),
         "## How to load it",
@@ -162,6 +162,11 @@ def _what(vectors: RecordedVectors) -> str:
             f"([arXiv 2502.04075]({PAPER}))"
         )
     return f"a steering vector of the layers' output ({markdown(vectors.source or vectors.name)})"
+
+
+def _sets(vectors: RecordedVectors) -> str:
+    names = ", ".join(code(one.name) for one in vectors.origins)
+    return f"set{'s' * (len(vectors.origins) > 1)} {names}"
 
 
 def _where(plan: BakePlan) -> str:

@@ -78,16 +78,12 @@ class Judge:
                 said = str(reply.choices[0].message.content or "")
             except Exception as error:  # From the HTTP library, or a reply of another form.
                 raise HubError(
-                    f"{self.name} at {self._url}: does not answer ({self._reason(error)}); finished work is "
+                    f"{self.name} at {self._url}: does not answer ({reason(error)}); finished work is "
                     "kept, run again to continue"
                 ) from error
             if found := parse_verdict(said):
                 return found
         raise ModelError(f"{self.name} at {self._url}: gives no scores but {said[:80]!r}; use another model as judge")
-
-    def _reason(self, error: Exception) -> str:
-        key = os.environ.get("OPENAI_API_KEY")
-        return reason(error).replace(key, "(key)") if key else reason(error)
 
 
 def parse_verdict(said: str) -> dict[str, float]:

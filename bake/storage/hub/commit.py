@@ -18,7 +18,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationCopy,
 from ...core.names import require_inside
 from ...core.plan import CARD_FILE
 from ...core.progress import Notice, no_notice
-from ...errors import HubError, MissingPackageError, OutputError
+from ...errors import HubError, MissingPackageError, OutputError, without_secrets
 from ..files import UNSTAMPED, Stamps
 from ..http import is_passing, reason, requested, retrying, status
 from .changes import MODEL, Changes, Policy, Pushed, compare
@@ -69,7 +69,7 @@ def push_items(
     repository = Repository(target, source)
     push = _Push(repository, Contents(items, source), target.commit_message or message, policy, notice)
     repo_id, commit = (source.repo_id, source.commit) if source is not None else ("", "")
-    with sending(target.repo_id, source=repo_id, commit=commit):
+    with sending(target.repo_id, source=repo_id, commit=commit, dry_run=dry_run):
         there = retrying()(repository.look)
         changes = push.compare(there)
         repository.warn_of_access(there, notice)
@@ -123,7 +123,7 @@ class _Push:
                 ) from None
             raise
         self._read_back(changes, str(info.oid))
-        return str(info.oid), str(info.pr_url or ""), changes
+        return str(info.oid), without_secrets(str(info.pr_url or "")), changes
 
     def _commit(self, changes: Changes, there: Snapshot) -> CommitInfo:
         """Commit with files copied by the server; else by way of a duplicate; else sent from here."""

@@ -64,8 +64,10 @@ def fetching(repo_id: str, revision: str | None, missing: str) -> Iterator[None]
 
 
 @contextlib.contextmanager
-def sending(repo_id: str, *, source: str = "", commit: str = "") -> Iterator[None]:
+def sending(repo_id: str, *, source: str = "", commit: str = "", dry_run: bool = False) -> Iterator[None]:
     """Translate the library's errors while writing to `repo_id`; `source` is a repository whose files are copied.
+
+    A `dry_run` only looks at the repositories.
 
     Raises:
         InputError: not a valid id, no token or a broken one, no right to write there, or offline.
@@ -80,11 +82,11 @@ def sending(repo_id: str, *, source: str = "", commit: str = "") -> Iterator[Non
     except HFValidationError:
         raise InputError(f"{repo_id}: is not a valid Hub id (owner/name)") from None
     except OfflineModeIsEnabled:
-        raise InputError(f"{repo_id}: nothing can be uploaded while HF_HUB_OFFLINE is set") from None
+        raise offline(repo_id, dry_run=dry_run) from None
     except LocalTokenNotFoundError:
         raise no_token(repo_id) from None
     except LocalEntryNotFoundError as error:  # One of the next kind in huggingface_hub 0.
-        raise _failed(repo_id, error) from None
+        raise _failed(repo_id, error, dry_run=dry_run) from None
     except HfHubHTTPError as error:
         gone = isinstance(error, RepositoryNotFoundError | RevisionNotFoundError | EntryNotFoundError)
         forbidden = status(error) in (401, 403)
@@ -97,11 +99,19 @@ def sending(repo_id: str, *, source: str = "", commit: str = "") -> Iterator[Non
             raise InputError(f"{repo_id}: {NO_RIGHT}") from None
         if gone:
             raise InputError(f"{repo_id}: no such repository, or no access to it; nothing was committed") from None
-        raise _failed(repo_id, error) from None
+        raise _failed(repo_id, error, dry_run=dry_run) from None
     except Exception as error:  # From the HTTP library, besides the Hub's own errors.
         if isinstance(error, ValueError) and "metadata in README.md" in str(error):
             raise InputError(f"{repo_id}: {reason(error)}; repair the card, nothing was committed") from None
-        raise _failed(repo_id, error) from None
+        raise _failed(repo_id, error, dry_run=dry_run) from None
+
+
+def offline(repo_id: str, *, dry_run: bool) -> InputError:
+    """The error for a push while the Hub must not be asked."""
+    what = "nothing can be uploaded"
+    if dry_run:
+        what = "even a dry run asks the Hub what is there, and cannot"
+    return InputError(f"{repo_id}: {what} while HF_HUB_OFFLINE is set")
 
 
 def no_token(repo_id: str) -> InputError:
@@ -117,11 +127,16 @@ def _check_token() -> None:
         )
 
 
-def _failed(repo_id: str, error: Exception) -> HubError:
+def _failed(repo_id: str, error: Exception, *, dry_run: bool) -> HubError:
     if status(error) == 429:
         return HubError(f"{repo_id}: the Hub limits the rate of requests; nothing was committed. Run again later")
     if status(error) in MOVED:
         return HubError(f"{repo_id}: somebody else writes there at the same time; nothing was committed. Run again")
+    if dry_run:
+        return HubError(
+            f"{repo_id}: the Hub did not say what is there ({reason(error)}), so what a push would send is not known; "
+            "run again when it can be reached"
+        )
     return HubError(
         f"{repo_id}: could not be uploaded ({reason(error)}); nothing was committed. Run again to continue where it "
         "stopped"

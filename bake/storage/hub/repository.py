@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from ...core.progress import Notice
-from ...errors import InputError
+from ...errors import InputError, without_secrets
 from ..http import retrying
 from .snapshot import Snapshot, api, take_snapshot
 from .target import HubTarget
@@ -22,8 +22,8 @@ class Repository:
 
     @property
     def url(self) -> str:
-        """Address of its page."""
-        return f"{api().endpoint}/{self.target.repo_id}"
+        """Address of its page, without a password that HF_ENDPOINT may have."""
+        return without_secrets(f"{api().endpoint}/{self.target.repo_id}")
 
     def look(self) -> Snapshot | None:
         """List the branch, or main if there is no such branch; None if there is no such repository.

@@ -9,7 +9,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 
 from ...errors import InputError
 from ..http import retrying, validate_repo_id
-from .errors import no_token, sending
+from .errors import no_token, offline, sending
 from .snapshot import api
 
 
@@ -40,8 +40,10 @@ def parse_target(target: str | HubTarget) -> HubTarget:
     """Parse a repository name, and the branch after an ``@``.
 
     Raises:
-        InputError: not a valid id, or two different branches.
+        InputError: another type, not a valid id, or two different branches.
     """
+    if not isinstance(target, str | HubTarget):
+        raise InputError(f"a Hub repository is owner/name or a HubTarget, not {target!r}")
     if isinstance(target, str):
         target = HubTarget(target)
     name, at, branch = target.repo_id.partition("@")
@@ -53,17 +55,17 @@ def parse_target(target: str | HubTarget) -> HubTarget:
 
 
 def settle(target: HubTarget, *, need_token: bool) -> HubTarget:
-    """Add the owner to a name without one: the user that the token belongs to.
+    """Add the owner to a name without one: the user that the token belongs to. A dry run does not `need_token`.
 
     Raises:
         InputError: offline, or no token.
     """
     if HF_HUB_OFFLINE:
-        raise InputError(f"{target.repo_id}: nothing can be uploaded while HF_HUB_OFFLINE is set")
+        raise offline(target.repo_id, dry_run=not need_token)
     if get_token() is None and (need_token or "/" not in target.repo_id):
         raise no_token(target.repo_id)
     if "/" in target.repo_id:
         return target
-    with sending(target.repo_id):
+    with sending(target.repo_id, dry_run=not need_token):
         owner = retrying()(api().whoami)["name"]
     return replace(target, repo_id=f"{owner}/{target.repo_id}")

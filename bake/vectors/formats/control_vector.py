@@ -13,6 +13,7 @@ import numpy as np
 
 from ...core.limits import MAX_LAYERS
 from ...core.packages import require
+from ...core.spelling import did_you_mean
 from ...core.tensors import TensorHeader, decode
 from ...core.vector_set import VectorSet, check_dimensions
 from ...errors import VectorError
@@ -70,7 +71,8 @@ def write_control_vector(vectors: VectorSet, emotion: str) -> bytes:
     if not emotion and len(vectors.emotions) > 1:
         raise VectorError(f"{vectors.name}: a .gguf holds one emotion; choose one of {', '.join(vectors.emotions)}")
     if emotion and emotion not in vectors.emotions:
-        raise VectorError(f"{vectors.name}: has no vectors for {emotion} (it has {', '.join(vectors.emotions)})")
+        like = did_you_mean(emotion, vectors.emotions)
+        raise VectorError(f"{vectors.name}: has no vectors for {emotion} (it has {', '.join(vectors.emotions)}){like}")
     rows = vectors.rows[vectors.emotions.index(emotion) if emotion else 0]
     if rows[0].any():
         raise VectorError(

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...core.limits import MAX_EMOTIONS, MAX_LAYERS
 from ...core.names import EMOTION_RULE, emotion_name, is_emotion_name
+from ...core.spelling import did_you_mean
 from ...core.tensors import FLOATS
 from ...core.vector_set import VectorSet, check_dimensions
 from ...errors import VectorError
@@ -114,7 +115,8 @@ def _checked(path: Path, tables: Mapping[str, np.ndarray], wanted: Iterable[str]
     missing = [name for name in chosen if name not in named]
     if missing or not chosen:
         have = ", ".join(list(named)[:20]) or "none"
-        raise VectorError(f"{path}: has no vectors{' for ' * bool(missing)}{', '.join(missing)} (it has {have})")
+        like = did_you_mean(missing[0] if missing else "", named)
+        raise VectorError(f"{path}: has no vectors{' for ' * bool(missing)}{', '.join(missing)} (it has {have}){like}")
     return {name: _floats(path, name, named[name], named[chosen[0]].shape, chosen[0]) for name in chosen}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ...core.limits import MAX_EMOTIONS, MAX_LAYERS
 from ...core.names import emotion_name
 from ...core.sites import SITE
+from ...core.spelling import did_you_mean
 from ...core.strict_json import parse_json_object
 from ...core.vector_set import VectorSet, check_dimensions, require_site
 from ...errors import VectorError
@@ -37,8 +38,8 @@ def published_files(names: Iterable[str], wanted: Iterable[str] | None, folder: 
         if not files:
             have = ", ".join(found) or "no <anything>_<emotion>.json at all"
             raise VectorError(
-                f"{folder}: no file ends in _{emotion or '<emotion>'}.json (it has {have}); "
-                "add it, or name others with `mix`"
+                f"{folder}: no file ends in _{emotion or '<emotion>'}.json (it has {have})"
+                f"{did_you_mean(emotion, found) or '; add it, or name others with `mix`'}"
             )
         if len(files) > 1:
             raise VectorError(f"{folder}: {' and '.join(files)} both claim {emotion!r}; keep one of them")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.limits import MAX_EMOTIONS
+from ...core.spelling import did_you_mean
 from ...core.tensors import ReadAt, decode, encode
 from ...core.vector_set import VectorSet, check_dimensions
 from ...errors import VectorError
@@ -40,7 +41,8 @@ def parse_single_file(name: str, size: int, read: ReadAt, wanted: Iterable[str] 
     if missing or not emotions:
         raise VectorError(
             f"{name}: has no vectors{' for ' * bool(missing)}{', '.join(missing)} "
-            f"(it has {', '.join(headers) or 'none'}); name others with `mix`"
+            f"(it has {', '.join(headers) or 'none'})"
+            f"{did_you_mean(missing[0] if missing else '', headers) or '; name others with `mix`'}"
         )
     shape = headers[emotions[0]].shape
     if len(shape) != 2 or 0 in shape or len(emotions) > MAX_EMOTIONS:

@@ -44,7 +44,7 @@ def test_a_reason_is_one_short_line_without_secrets(monkeypatch):
     )
     said = reason(answer(500, text=text))
     assert "\n" not in said and len(said) <= 200
-    assert said.startswith("500 Error for url 'https://s3.example/x (token) and (token) long")
+    assert said.startswith("500 Error for url 'https://s3.example/x' (token) and (token) long")
     assert reason(KeyError()) == "KeyError"
     text = (
         "HTTPSConnectionPool(host='s3.example'): Max retries exceeded with url: /x?X-Amz-Signature=abc (Caused by it)"

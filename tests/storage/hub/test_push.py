@@ -298,6 +298,18 @@ def test_what_the_hub_refuses(online, hub, out):
     assert not without_attributes(hub.repos["me/public"])
 
 
+def test_a_dry_run_without_the_hub_says_what_it_cannot_know(online, hub, out, base, vectors):
+    bake = ("--model", base, "--vectors", vectors, "--mix", "joy=1", "--push-to-hub", "me/joyful", "--dry-run")
+    bake += ("--base-model", "owner/tiny")
+    for words in (("push", out, "me/joyful", "--dry-run"), bake):
+        line = online(*words, env={"HF_HUB_OFFLINE": "1"}).one_line("me/joyful", "dry run", "HF_HUB_OFFLINE")
+        assert "uploaded" not in line
+        line = online(*words, env={"HF_ENDPOINT": "http://127.0.0.1:9"}).one_line(
+            "what a push would send is not known", code=1
+        )
+        assert "uploaded" not in line and "committed" not in line
+
+
 def test_what_is_no_steered_output(online, hub, out, base, tmp_path):
     online("push", tmp_path / "nothing", "me/x").one_line("nothing", "no such folder")
     online("push", base, "me/x").one_line(str(base), "not an output of emobake")

@@ -1,0 +1,14 @@
+"""Suggestions for names that nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """``; did you mean joy?`` for the known name that is most like `given`; empty if none is like it."""
+    names, wanted = {name.lower(): name for name in known}, given.strip().lower()
+    begun = [name for name in names if len(wanted) > 2 and name.startswith(wanted)]
+    close = begun or get_close_matches(wanted, names, n=1, cutoff=0.6)
+    return f"; did you mean {names[close[0]]}?" if close else ""
