@@ -92,10 +92,14 @@ def _show_record(console: Console, record: Record) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from ..core.totals import total_recipe
+
     if record.adapters:
         console.print(Text(f"Adapters: {', '.join(record.adapters)} (`emobake show` each)", style="bold"))
         return
-    console.print(Text(f"Baked: {record.steering.recipe}", style="bold"))
+    history = record.history
+    total = f"{total_recipe(record)}, all bakes together" if history else record.steering.recipe
+    console.print(Text(f"Baked: {total}", style="bold"))
     base, vectors = record.base, record.vectors
     table = Table.grid(padding=(0, 2))
     at = f"@{base.revision}" if base.revision else ""
@@ -108,6 +112,8 @@ def _show_record(console: Console, record: Record) -> None:
     span = f"bias norms {min(norms.values()):.3g} to {max(norms.values()):.3g}" if norms else "no biases"
     table.add_row("layers", f"{len(steered)} of {len(norms)} steered, {span}")
     table.add_row("made as", Text(" ".join(text[:40] for text in (record.form, record.model_type, record.version))))
-    for number, earlier in enumerate(record.history):
+    for number, earlier in enumerate(history):
         table.add_row("" if number else "before", Text(earlier.steering.recipe))
+    if history:
+        table.add_row("last", Text(record.steering.recipe))
     console.print(table)

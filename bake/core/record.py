@@ -6,6 +6,7 @@ same inputs give the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,10 +49,12 @@ class RecordedVectors:
     license: str = ""
     queries: Mapping[str, str] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
+    rows: Mapping[str, str] = field(default_factory=dict)
+    """Emotion that has a weight -> digest of its rows as float32, little endian: the same in every form of the set."""
 
     @classmethod
-    def of(cls, vectors: VectorSet) -> RecordedVectors:
-        """The part of `vectors` that a record keeps."""
+    def of(cls, vectors: VectorSet, steering: Steering) -> RecordedVectors:
+        """The part of `vectors` that a record of `steering` keeps."""
         return cls(
             vectors.name,
             vectors.site,
@@ -60,6 +63,12 @@ class RecordedVectors:
             vectors.license,
             vectors.queries,
             vectors.sha256,
+            {
+                emotion: hashlib.sha256(
+                    vectors.rows[vectors.emotions.index(emotion)].astype("<f4").tobytes()
+                ).hexdigest()
+                for emotion, _ in steering.weights
+            },
         )
 
 
@@ -99,6 +108,10 @@ class Record:
     added: tuple[str, ...] = ()
     """Tensors that the base does not have."""
     biases: tuple[RecordedBias, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Small file that the bake wrote or carried -> sha256, without the record itself and the card, which a push
+    changes. Of a GGUF model ``metadata`` -> digest of all metadata but the record, and of the tensors' descriptions.
+    Empty in records of versions that kept none."""
     earlier: tuple[Mapping[str, Any], ...] = ()
     """JSON of the bakes before this one, the first bake first."""
     adapters: tuple[str, ...] = ()
@@ -133,6 +146,7 @@ class Record:
                 "license": vectors.license or None,
                 "extraction": dict(vectors.queries) or None,
                 "sha256": dict(sorted(vectors.sha256.items())),
+                **({"rows_sha256": dict(vectors.rows)} if vectors.rows else {}),
             },
             "weights": dict(steering.weights),
             "scale": steering.scale,
@@ -146,6 +160,7 @@ class Record:
                 {"layer": b.layer, "tensor": b.tensor, "dtype": b.dtype, "norm": b.norm, "sha256": b.sha256}
                 for b in self.biases
             ],
+            **({"digests": dict(sorted(self.digests.items()))} if self.digests else {}),
             **({"history": list(self.earlier)} if self.earlier else {}),
         }
 
@@ -164,13 +179,45 @@ class Record:
         return record
 
 
-def history_of(earlier: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], ...]:
-    """`Record.earlier` for a bake of a base whose own record is `earlier`; empty for a base without one."""
+def history_of(earlier: Mapping[str, Any] | None, file: str) -> tuple[Mapping[str, Any], ...]:
+    """`Record.earlier` for a bake of a base whose own record is `earlier`; empty for a base without one.
+
+    Raises:
+        InputError: the base's record, in `file`, is none: the sum of the bakes would be unknown.
+    """
     if earlier is None:
         return ()
+    Record.from_json(earlier, file)
     last = dict(earlier)
     before = last.pop("history", [])
     return (*(before if isinstance(before, list) else []), last)
+
+
+def difference(found: Record, planned: Record) -> str:
+    """The first field in which a record is not the one that was `planned` for the same output; empty if none.
+
+    The version, the commit and the description of the vectors may differ, and digests that one of the two lacks. The
+    name of a GGUF base may differ, too: it is a single file, which people rename.
+    """
+    named = planned.form != "gguf"
+    ours, theirs = found.base.weights, planned.base.weights
+    same_base = len(ours) == len(theirs) and all(
+        (a.name == b.name or not named) and a.size == b.size and (a.sha256 == b.sha256 or not (a.sha256 and b.sha256))
+        for a, b in zip(ours, theirs, strict=True)
+    )
+    pairs = {
+        "format": (found.form, planned.form),
+        "base": (True, same_base),
+        "branch_scale": (found.branch_scale, planned.branch_scale),
+        "route": (found.route, planned.route),
+        "model_type": (found.model_type, planned.model_type),
+        "files": (dict(found.files), dict(planned.files)),
+        "added_tensors": (sorted(found.added), sorted(planned.added)),
+        "biases": (found.biases, planned.biases),
+        "digests": (dict(found.digests or planned.digests), dict(planned.digests)),
+        "history": (found.earlier, planned.earlier),
+    }
+    return next((field for field, (one, other) in pairs.items() if one != other), "")
 
 
 def _parse(data: Mapping[str, Any]) -> Record:
@@ -190,6 +237,7 @@ def _parse(data: Mapping[str, Any]) -> Record:
             license=_text(vectors.get("license") or ""),
             queries=_texts(vectors.get("extraction") or {}),
             sha256=_texts(vectors["sha256"]),
+            rows=_texts(vectors.get("rows_sha256") or {}),
         ),
         steering=Steering(
             tuple((name, _number(weight)) for name, weight in data["weights"].items()),
@@ -202,6 +250,7 @@ def _parse(data: Mapping[str, Any]) -> Record:
         files=_texts(data["files"]),
         added=_each(data["added_tensors"], _text),
         biases=_each(data["biases"], _bias),
+        digests=_texts(data.get("digests") or {}),
         earlier=_each(data.get("history", []), dict),
         version=_text(data["emobake_version"]),
     )

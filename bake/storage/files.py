@@ -46,6 +46,8 @@ class Files:
     """Opens a file for reading any of its bytes."""
     sha256: Callable[[str], str]
     """Digest of a weight file; empty if unknown without reading the whole file."""
+    digest: Callable[[str], str]
+    """Computes the sha256 of a small file."""
     repo_id: str = ""
     revision: str = ""
     """Commit, if the files come from the Hub."""

@@ -9,7 +9,7 @@ from ..core.plan import CARD_FILE, new_file
 from ..core.progress import Notice, no_notice
 from ..core.sites import SITE, Site
 from ..core.vector_set import VectorSet
-from ..formats.checkpoint.card import CITATION, PAPER
+from ..formats.checkpoint.card import CITATION_SECTION, PAPER
 from .formats.single_file import to_single_file
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def vector_card(vectors: VectorSet, repo_id: str) -> str:
     """Write README.md, with Hub metadata in front."""
     from huggingface_hub import ModelCardData
 
-    base = vectors.base_model
+    base, papers = vectors.base_model, vectors.site == SITE
     data = ModelCardData(
         base_model=base or None,
         license=vectors.license or None,
@@ -63,13 +63,12 @@ def vector_card(vectors: VectorSet, repo_id: str) -> str:
         f"---\n{data.to_yaml()}\n---",
         f"# Emotion vectors for {base.rpartition('/')[2] or f'{vectors.layers} layers x {vectors.hidden}'}",
         f"One vector per layer for each of {', '.join(f'**{emotion}**' for emotion in vectors.emotions)}, for {model}: "
-        f"`{FILE}`, float32 `[{vectors.layers}, {vectors.hidden}]` each. They are added to {_SITES[vectors.site]} "
-        f"([arXiv 2502.04075]({PAPER})).",
+        f"`{FILE}`, float32 `[{vectors.layers}, {vectors.hidden}]` each. They are added to {_SITES[vectors.site]}"
+        + (f", by the method of [arXiv 2502.04075]({PAPER})." if papers else "."),
         *_usage(vectors, repo_id),
         *_origin(vectors),
         *_statistics(vectors),
-        "## Citation",
-        f"```bibtex\n{CITATION}\n```",
+        *([CITATION_SECTION] if papers else []),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from ..._version import __version__
-from ...core.plan import REPO_PLACEHOLDER, BakePlan
+from ...core.plan import PLACEHOLDER_NOTE, REPO_PLACEHOLDER, BakePlan
 from ...core.record import RecordedVectors
 from ...core.side_files import is_licence
 from ...core.sites import SITE, Site
@@ -31,6 +31,11 @@ CITATION = """\
   note   = {arXiv:2502.04075}
 }"""
 
+CITATION_SECTION = f"## Citation\n\n```bibtex\n{CITATION}\n```"
+PAPER_VECTORS = "https://github.com/xuanfengzu/EmotionVector"
+"""Address in the source of the paper's own sets."""
+_PAPER_LINK = f"*Controllable Emotion Generation with Emotion Vectors* ([arXiv 2502.04075]({PAPER}))"
+_QUESTION = "How was your day?"
 _PROJECTIONS: dict[Site, str] = {
     "attention_output": "the attention output projection",
     "layer_output": "the MLP's last projection, which acts on the layer's output,",
@@ -58,32 +63,52 @@ def model_card(plan: BakePlan, checkpoint: Checkpoint) -> str:
         "`attention_bias` and is saved as one.",
     }[plan.route]
     metadata = card_header(plan, checkpoint, library="transformers", relation="finetune")
-    return card_text(plan, checkpoint, metadata=metadata, kind="A steered copy of", how=how, loading=_loading(plan))
+    text = (
+        f"A steered copy of {base_link(plan)}: {what_was_added(plan)}, weighted **{plan.effect.recipe}**, are part of "
+        "the weights. No hooks and no code are needed to use it."
+    )
+    return card_text(plan, checkpoint, metadata=metadata, text=text, how=how, loading=_loading(plan, checkpoint))
 
 
-def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, kind: str, how: str, loading: str) -> str:
-    """Write a card: `metadata` in front, `how` the bias got there, and the commands for `loading` the result."""
-    vectors, recipe = plan.record.vectors, plan.steering.recipe
-    earlier = " The base was itself baked before; `emobake.json` has the history." if plan.record.earlier else ""
-    verb = "are" if _of_the_paper(vectors) else "is"
+def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, text: str, how: str, loading: str) -> str:
+    """Write a card: `metadata` in front, `text` on a steered result, `how` the bias got there, and its `loading`."""
+    record, effect = plan.record, plan.effect
+    if not effect.steers:
+        text = f"{_sentence(effect.warnings[0])} It is {base_link(plan)} with biases that change nothing."
+    heading = f"steered: {effect.recipe}" if effect.steers else "not steered"
     parts = [
         metadata,
-        f"# {title(plan)}, steered: {recipe}",
-        f"{kind} {base_link(plan)}: {_what(vectors)}, weighted **{recipe}**, {verb} part of the weights. No hooks and "
-        "no code are needed to use it.",
+        f"# {title(plan, checkpoint)}, {heading}",
+        text,
         "## How it was made",
         f"[emobake](https://pypi.org/project/emobake/) {__version__} added the weighted sum of the vectors "
-        f"(set `{vectors.name}`) to the bias of {_PROJECTIONS[vectors.site]} in {_where(plan)}{how}{earlier} "
-        "`emobake.json` records the weights, the digests of the inputs and every bias.",
-        *([f"**Position caveat.** {POSITION_NOTE}"] if _of_the_paper(vectors) else []),
+        f"(set `{record.vectors.name}`) to the bias of {_PROJECTIONS[record.vectors.site]} in {_where(plan)}{how} "
+        f"`emobake.json` records the weights, the digests of the inputs and every bias.{_method(record.vectors)}",
+        *_history(plan),
+        *([f"**Position caveat.** {POSITION_NOTE}"] if by_the_papers_method(record.vectors) else []),
         "## How to load it",
         loading,
         "## What was added",
         _norms(plan),
         *licence_section(plan, checkpoint),
-        *(["## Citation", f"```bibtex\n{CITATION}\n```"] if _of_the_paper(vectors) else []),
+        *([CITATION_SECTION] if by_the_papers_method(record.vectors) else []),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def what_was_added(plan: BakePlan) -> str:
+    """The vectors in words: the paper's, or those of another set, with the source that the set names."""
+    vectors = plan.record.vectors
+    if by_the_papers_method(vectors) and PAPER_VECTORS in vectors.source:
+        return f"the emotion vectors of {_PAPER_LINK}"
+    acting = "" if by_the_papers_method(vectors) else " of the layers' output"
+    source = f" ({vectors.source})" if vectors.source else ""
+    return f"vectors{acting} of the set `{vectors.name}`{source}"
+
+
+def by_the_papers_method(vectors: RecordedVectors) -> bool:
+    """True if the set acts where the paper adds its vectors; sets of the layer output are used in other ways."""
+    return vectors.site == SITE
 
 
 def card_header(plan: BakePlan, checkpoint: Checkpoint, *, library: str, relation: str) -> str:
@@ -110,9 +135,12 @@ def base_link(plan: BakePlan) -> str:
     return f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "a local checkpoint"
 
 
-def title(plan: BakePlan) -> str:
-    """The base's short name."""
-    return plan.record.base.model.rpartition("/")[2] or plan.model_type
+def title(plan: BakePlan, checkpoint: Checkpoint) -> str:
+    """The base's short name: of its Hub id, else of its folder, else its model type."""
+    folder = "" if checkpoint.folder is None else checkpoint.folder.resolve().name
+    # A folder may be called anything; this becomes a heading.
+    usable = folder if re.fullmatch(r"[\w.+-]{1,96}", folder) else ""
+    return plan.record.base.model.rpartition("/")[2] or usable or plan.model_type
 
 
 def licence_section(plan: BakePlan, checkpoint: Checkpoint) -> list[str]:
@@ -159,18 +187,27 @@ def card_metadata(card: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _of_the_paper(vectors: RecordedVectors) -> bool:
-    """True if the set acts where the paper's vectors do; sets of the layer output are made in other ways."""
-    return vectors.site == SITE
+def _method(vectors: RecordedVectors) -> str:
+    """A sentence on the method, for vectors that are not the paper's own."""
+    if not by_the_papers_method(vectors) or PAPER_VECTORS in vectors.source:
+        return ""
+    return f" Vectors are added there by the method of {_PAPER_LINK}."
 
 
-def _what(vectors: RecordedVectors) -> str:
-    if _of_the_paper(vectors):
-        return (
-            "the emotion vectors of *Controllable Emotion Generation with Emotion Vectors* "
-            f"([arXiv 2502.04075]({PAPER}))"
-        )
-    return f"a steering vector of the layers' output ({vectors.source or vectors.name})"
+def _history(plan: BakePlan) -> list[str]:
+    """The bakes of a model that was baked more than once, the first one first."""
+    records = (*plan.record.history, plan.record)
+    if len(records) == 1:
+        return []
+    bakes = [f"{number}. {each.steering.recipe} (set `{each.vectors.name}`)" for number, each in enumerate(records, 1)]
+    return [
+        f"The base was itself baked before, so that all bakes together are **{plan.effect.recipe}**:\n\n"
+        + "\n".join(bakes)
+    ]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
 
 
 def _where(plan: BakePlan) -> str:
@@ -180,21 +217,50 @@ def _where(plan: BakePlan) -> str:
     return f"{len(steered)} of {len(plan.biases)} layers ({', '.join(map(str, steered)) or 'none'})"
 
 
-def _loading(plan: BakePlan) -> str:
+def _loading(plan: BakePlan, checkpoint: Checkpoint) -> str:
     rows = ["| stack | what it does |", "| --- | --- |"]
-    lines = []
-    for stack, support in plan.stacks.items():
-        evidence = f" ({support.evidence})" if support.evidence else ""
-        rows.append(f"| {stack} | {support.clause}{evidence} |")
-        if support.status in ("steered", "option"):
-            command = STACKS[stack].card.format(model=REPO_PLACEHOLDER)
-            lines.append(f"# {stack}\n{command}{' ' + support.option if support.option else ''}")
-    return "\n".join(rows) + "\n\n```\n" + "\n\n".join(lines) + "\n```"
+    rows += [f"| {stack} | {plan.behaviour(stack)} |" for stack in plan.stacks]
+    served = {name: support for name, support in plan.stacks.items() if support.status in ("steered", "option")}
+    blocks = ["\n".join(rows)]
+    if "transformers" in served:
+        model = f'model = AutoModelForCausalLM.from_pretrained("{REPO_PLACEHOLDER}")'
+        blocks.append(python_block(checkpoint, REPO_PLACEHOLDER, [model]))
+    commands = [
+        f"# {stack}\n{STACKS[stack].card.format(model=REPO_PLACEHOLDER)}{f' {found.option}' if found.option else ''}"
+        for stack, found in served.items()
+        if STACKS[stack].card
+    ]
+    if commands:
+        blocks.append("```sh\n" + "\n\n".join(commands) + "\n```")
+    return blocks[0] + "\n\n" + PLACEHOLDER_NOTE + "\n\n".join(blocks[1:])
+
+
+def python_block(checkpoint: Checkpoint, tokenizer: str, model: Sequence[str], imports: Sequence[str] = ()) -> str:
+    """Write Python that loads a model by the lines `model`, and the `tokenizer`, and lets it answer."""
+    ask = f'inputs = tokenizer("{_QUESTION}", return_tensors="pt")'
+    if _has_chat_template(checkpoint):
+        ask = (
+            f'messages = [{{"role": "user", "content": "{_QUESTION}"}}]\n'
+            "inputs = tokenizer.apply_chat_template(\n"
+            '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n'
+            ")"
+        )
+    lines = [
+        *imports,
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")',
+        *model,
+        ask,
+        "output = model.generate(**inputs, max_new_tokens=60)",
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+    ]
+    return "```python\n" + "\n".join(lines) + "\n```"
 
 
 def _norms(plan: BakePlan) -> str:
     rows = [
-        "Euclidean norm of the vector that each layer's bias gained:",
+        f"Euclidean norm of the vector that each layer's bias gained{' by this bake' if plan.record.earlier else ''}:",
         "",
         "| layer | norm | |",
         "| --- | --- | --- |",
@@ -208,11 +274,14 @@ def _widget(checkpoint: Checkpoint, given: object) -> list[dict[str, Any]]:
     """Examples for the Hub's page: the base's, else one of ours."""
     if isinstance(given, list) and given and all(_is_example(example) for example in given):
         return given
-    question = "How was your day?"
+    if _has_chat_template(checkpoint):
+        return [{"messages": [{"role": "user", "content": _QUESTION}]}]
+    return [{"text": _QUESTION}]
+
+
+def _has_chat_template(checkpoint: Checkpoint) -> bool:
     files = checkpoint.side_files
-    if "chat_template" in checkpoint.tokenizer_config or any(name.startswith("chat_template") for name in files):
-        return [{"messages": [{"role": "user", "content": question}]}]
-    return [{"text": question}]
+    return "chat_template" in checkpoint.tokenizer_config or any(name.startswith("chat_template") for name in files)
 
 
 def _is_example(value: object) -> bool:

@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub import ModelCard
 from support.headers import CONFIG, ROWS, checkpoint
 
-from emobake import VectorSet, make_plan
+from emobake import InputError, Record, VectorSet, make_plan
 from emobake.core.steering import steering
 from emobake.formats.adapter.plan import make_adapter_plan
 from emobake.formats.checkpoint.card import card_metadata
@@ -61,10 +61,18 @@ def test_the_record():
 
 
 def test_history_is_a_flat_list_oldest_first():
-    earlier = {"weights": {"fear": 1.0}, "history": [{"weights": {"anger": 1.0}}]}
+    first = Record("checkpoint", steering=steering(None, {"anger": 1.0})).to_json()
+    second = Record("checkpoint", steering=steering(None, {"fear": 1.0}), earlier=(first,)).to_json()
     biases = {f"model.layers.{i}.self_attn.o_proj.bias": [0.0] * 4 for i in range(2)}
-    _, record = documents(checkpoint({**CONFIG, "attention_bias": True}, biases=biases, record=earlier))
-    assert record["history"] == [{"weights": {"anger": 1.0}}, {"weights": {"fear": 1.0}}]
+    _, record = documents(checkpoint({**CONFIG, "attention_bias": True}, biases=biases, record=second))
+    assert [earlier["weights"] for earlier in record["history"]] == [{"anger": 1.0}, {"fear": 1.0}]
+    assert all("history" not in earlier for earlier in record["history"])
+
+
+def test_a_base_with_a_record_that_is_none_is_refused():
+    """The sum of its bakes would be unknown."""
+    with pytest.raises(InputError, match=r"base/emobake.json: is not a record"):
+        documents(checkpoint(record={"weights": {"fear": 1.0}}))
 
 
 @pytest.mark.parametrize(
