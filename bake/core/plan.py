@@ -7,7 +7,7 @@ know where it will be written: a folder, a single file and a Hub repository are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .biases import PlannedBias
@@ -159,7 +159,7 @@ class BakePlan:
     record: Record
     """The record that the output keeps about itself."""
     stacks: Mapping[str, Support]
-    effect: Effect = Effect()
+    effect: Effect = field(default_factory=Effect)
     files: tuple[PlannedFile, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     config_changes: tuple[ConfigChange, ...] = ()

@@ -74,21 +74,25 @@ def total_recipe(record: Record) -> str:
         )
         patterns.setdefault(tuple(words), []).append(layer)
     parts = (
-        " + ".join(words) + ("" if covered == layers else f" in layers {_ranges(covered)}")
+        " + ".join(words) + ("" if covered == layers else f" in layer{'s' * (len(covered) > 1)} {_ranges(covered)}")
         for words, covered in patterns.items()
     )
     return "; ".join(parts) or "nothing"
 
 
 def _labels(terms: Sequence[Term]) -> list[str]:
-    """Name each term by its emotion, and where several sets were baked by its set, too."""
-    several = len({(term.set_name, term.site) for term in terms}) > 1
-    named = [f"{term.emotion} of {term.set_name}" if several else term.emotion for term in terms]
-    places = [f"{name} ({term.site.replace('_', ' ')})" for name, term in zip(named, terms, strict=True)]
-    named = [place if named.count(name) > 1 else name for name, place in zip(named, places, strict=True)]
+    """Name each term by its emotion, and by its set, site and digest as far as it takes to tell sets apart."""
+    several_names = len({term.set_name for term in terms}) > 1
+    several_sites = len({term.site for term in terms}) > 1
+    labels = [
+        term.emotion
+        + (f" of {term.set_name}" if several_names else "")
+        + (f" ({term.site.replace('_', ' ')})" if several_sites else "")
+        for term in terms
+    ]
     return [
-        f"{name} [{term.digest[:8] or 'unknown rows'}]" if named.count(name) > 1 else name
-        for name, term in zip(named, terms, strict=True)
+        f"{label} [{term.digest[:8] or 'unknown rows'}]" if labels.count(label) > 1 else label
+        for label, term in zip(labels, terms, strict=True)
     ]
 
 
