@@ -35,13 +35,13 @@ FAMILIES = """\
 Made by `scripts/make_docs.py` from [families.toml](../bake/formats/checkpoint/families.toml), which names the source
 file and line behind each entry. [models.md](models.md) explains the routes.
 """
-EVIDENCE = (
-    "**Bold**: seen in a run with a model of that family, in {ran}. It was SmolLM2 for llama, and for most others a tiny "
-    "model with random weights: no proof for one checkpoint, which `emobake verify --stack` runs. The rest was read from "
-    "the sources of {read}, and **not run**. `UNSTEERED`: the stack loads the model and drops the bias; emobake says so "
-    "before it writes. As Llama: the row holds for a checkpoint that is exactly a Llama and is saved as one. `emobake "
-    "--dry-run` tells for any checkpoint."
-)
+EVIDENCE = """\
+**Bold**: seen in a run with a model of that family, in {ran}. It was SmolLM2 for llama, and for most others a tiny
+model with random weights: no proof for one checkpoint, which `emobake verify --stack` runs. The rest was read from
+the sources of {read}, and **not run**. `UNSTEERED`: the stack loads the model and drops the bias; emobake says so
+before it writes. As Llama: the row holds for a checkpoint that is exactly a Llama and is saved as one. `emobake
+--dry-run` tells for any checkpoint.
+"""
 TITLES: dict[Site, str] = {
     "attention_output": "Vectors of the attention output",
     "layer_output": "Vectors of the layer output (control vectors)",
@@ -54,7 +54,7 @@ def main() -> None:
     context = click.Context(cli, info_name="emobake", **cli.context_settings)
     (folder / "cli.md").write_text("\n".join([CLI, *_command(context)]).rstrip() + "\n", encoding="utf-8")
     versions = {key: list_of(getattr(stack, key) for stack in STACKS.values()) for key in ("ran", "read")}
-    evidence = textwrap.fill(EVIDENCE.format(**versions), 120)
+    evidence = textwrap.fill(" ".join(EVIDENCE.format(**versions).split()), 120)
     families_text = "\n".join([FAMILIES, evidence, "", *_families()]).rstrip() + "\n"
     (folder / "families.md").write_text(families_text, encoding="utf-8")
 

@@ -13,7 +13,7 @@ from ..core.progress import no_progress
 from ..errors import EmobakeError, InputError, OutputError
 from ..formats.gguf.header import GgufHeader
 from ..formats.gguf.model import RECORD_KEY, GgufModel, open_gguf, read_header, split_path
-from ..formats.gguf.modelfile import MODELFILE_START, write_modelfile
+from ..formats.gguf.modelfile import MODELFILE_START, modelfile_path, write_modelfile
 from ..formats.gguf.plan import make_converted_plan, make_gguf_plan
 from ..models.stacks.run_llama_cpp import NotInstalledError, convert, find_converter
 from ..storage.files import reading, sha256_of
@@ -42,11 +42,6 @@ def bake_into_gguf(request: BakeRequest) -> BakeResult:
             return _from_gguf(request, out)
     assert out is not None
     return _from_checkpoint(request, out)
-
-
-def modelfile_path(out: Path) -> Path:
-    """Path of a GGUF file's Modelfile: beside it."""
-    return out.with_name(out.name.removesuffix(".gguf") + ".Modelfile")
 
 
 def _check(request: BakeRequest) -> GgufFile | None:

@@ -185,12 +185,12 @@ class BakePlan:
         if support.status == "refuses":
             return ""
         if self.form in ("peft", "peft-each"):
-            return f"seen with adapters of other models in PEFT {PEFT_RAN} and {known.ran}, not with this one"
+            return f"seen with other adapters in PEFT {PEFT_RAN} and {known.ran}; this one was not run"
         if not support.run:
             return f"read from the source of {known.read}, not run"
         kind = "file" if self.form == "gguf" else "model"
         like = f"{self.model_type} {kind} saved as llama" if self.route == "llama" else f"{self.model_type} {kind}"
-        return f"seen with another {like} in {known.ran}, not with this one"
+        return f"seen with a {like} in {known.ran}; this one was not run"
 
     def behaviour(self, stack: str) -> str:
         """What `stack` does with the result, and how that is known."""

@@ -184,11 +184,12 @@ def _by_plan(output: Output, files: OutputFiles, base: StoredModel) -> Iterator[
             "the Hub keeps no digest of what the base gives",
         )
     if not failed:
-        count = len(plan.files) - len(unknown) - sum(file.name in (RECORD_FILE, CARD_FILE) for file in plan.files)
-        amount = f"{plan.bytes_carried / 1e6:,.0f} MB of them the base's" if not unknown else "compared by digest"
+        compared = [file for file in plan.files if file.name not in (*unknown, RECORD_FILE, CARD_FILE)]
+        carried = sum(file.size - file.new_bytes for file in compared)
         moved = sum(isinstance(piece, Rows) for file in plan.files for piece in file.pieces)
         note = f", {moved} tensors with rows in llama's order" if moved else ""
-        yield Check("files as planned", True, f"{_count(count, 'file')}, byte-identical to the plan, {amount}{note}")
+        said = f"{_count(len(compared), 'file')}, byte-identical to the plan{files.means}"
+        yield Check("files as planned", True, f"{said}, {carried / 1e6:,.0f} MB of them the base's{note}")
     card = next((file for file in plan.files if file.name == CARD_FILE), None)
     if card is not None and (CARD_FILE not in files.sizes or not files.compare(card).same):
         yield Check("model card", None, f"{CARD_FILE} is not as a bake writes it here (by hand, a push, or a version)")

@@ -33,6 +33,10 @@ class OutputFiles(Protocol):
     """The files of an output, in a folder or in a commit on the Hub."""
 
     @property
+    def means(self) -> str:
+        """The way in which files are compared, for messages; empty for a comparison of all bytes."""
+
+    @property
     def sizes(self) -> Mapping[str, int]:
         """Path with ``/`` -> bytes. A folder without files, or behind a link, ends in ``/``."""
 
@@ -57,6 +61,7 @@ class FolderFiles:
     base: Path | None = None
     names: tuple[str, ...] | None = None
     """The files that belong to the output; None: all in the folder and below it."""
+    means: str = ""
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:

@@ -42,7 +42,7 @@ def test_a_new_stack_may_begin_with_a_default_for_all_families(monkeypatch):
 @pytest.mark.parametrize(
     ("status", "run", "said"),
     [
-        ("steered", True, "loads steered (seen with another llama model in vLLM 0.32.0, not with this one)"),
+        ("steered", True, "loads steered (seen with a llama model in vLLM 0.32.0; this one was not run)"),
         ("steered", False, "loads steered (read from the source of vLLM 0.32.0, not run)"),
         ("refuses", False, "refuses to load it"),
     ],

@@ -9,14 +9,17 @@ from pathlib import Path
 from ...core.check import Check
 from ...core.plan import BakePlan, PlannedFile
 from ...core.record import Record
+from ...core.totals import total_recipe
 from ...errors import InputError, VerifyError
 from ...storage.comparing import OutputFiles
+from ...storage.files import read_small
 from ..check import StoredModel, stored_biases
 from ..checkpoint.check import tensor_at
 from .architectures import find_gguf_architecture
 from .header import Described, GgufHeader, parse_gguf
 from .layout import METADATA, metadata_digest
 from .model import RECORD_KEY, GgufModel
+from .modelfile import MODELFILE_START, modelfile_path, write_modelfile
 from .plan import OWN_KEYS, find_homes, lay_out_files, lay_out_record
 
 
@@ -48,6 +51,19 @@ class GgufOutput:
             yield Check(name, True, f"{found.name}: llama.cpp {found.sites[site]} it")
         except InputError as error:
             yield Check(name, False, str(error))
+        yield from self._modelfile()
+
+    def _modelfile(self) -> Iterator[Check]:
+        """Compare a Modelfile of ours beside the file with the one that a bake writes; people edit them."""
+        path = self.model.paths[0]
+        beside = modelfile_path(path)
+        if len(self.model.files) > 1 or not beside.is_file():
+            return
+        found = read_small(beside).decode("utf-8", "replace")
+        if found.startswith(MODELFILE_START):
+            same = found == write_modelfile(self.model.header, path.name, total_recipe(self.record))[0]
+            said = "is as a bake writes it" if same else "is not as a bake writes it (it was edited, or moved)"
+            yield Check("Modelfile", True if same else None, f"{beside.name} {said}")
 
     def digests(self, files: OutputFiles) -> Mapping[str, str]:
         """Digest of the metadata and of the tensors' descriptions."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ...core.packages import require
 from .header import GgufHeader
@@ -49,6 +50,11 @@ class Template:
             messages = [{"role": "system", "content": self.system}, *messages]
         turns = [self.around[m["role"]][0] + m["content"] + self.around[m["role"]][1] for m in messages]
         return self.begin + "".join(turns) + self.generation
+
+
+def modelfile_path(gguf: Path) -> Path:
+    """Path of a GGUF file's Modelfile: beside it."""
+    return gguf.with_name(gguf.name.removesuffix(".gguf") + ".Modelfile")
 
 
 def write_modelfile(header: GgufHeader, gguf: str, recipe: str) -> tuple[str, list[str]]:

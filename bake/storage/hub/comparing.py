@@ -23,6 +23,7 @@ class CommitFiles:
     snapshot: Snapshot
     source: Snapshot | None = None
     folder: Path | None = None
+    means: str = ", by the digests that the Hub keeps"
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:

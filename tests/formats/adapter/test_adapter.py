@@ -83,7 +83,7 @@ def test_each_writes_complete_adapters_and_verify_reads_them_all(tmp_path):
     exec(commands.replace("THIS_REPO", str(tmp_path / "out")).replace("BASE", str(base)), names)
     assert set(names["model"].peft_config) == {"joy", "anger"} and names["model"].active_adapter == "anger"
     checks = emobake.verify(tmp_path / "out", vectors=str(tmp_path / "ev"))
-    assert {c.name.split(":")[0] for c in checks} == {"anger", "joy"}
+    assert {c.name.split(":")[0] for c in checks} == {"no other files", "anger", "joy"}
     assert all(c.ok for c in checks)
     config = tmp_path / "out" / "joy" / "adapter_config.json"
     config.write_text(config.read_text().replace('"lora_bias": true', '"lora_bias": false'))

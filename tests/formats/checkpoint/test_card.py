@@ -143,7 +143,7 @@ def test_the_title_is_the_name_that_is_known(maker, tmp_path):
 def test_the_card_does_not_claim_that_this_model_was_run():
     text, _ = documents(checkpoint(card=BASE_CARD))
     assert "seen in a run" not in text
-    assert "| vllm | loads steered (seen with another llama model in vLLM 0.32.0, not with this one) |" in text
+    assert "| vllm | loads steered (seen with a llama model in vLLM 0.32.0; this one was not run) |" in text
 
 
 def test_a_push_puts_the_repository_into_the_card():

@@ -557,6 +557,19 @@ def test_a_gguf_of_a_split_set_is_verified_against_it_and_renamed_bases_too(spli
     assert [check.ok for check in verify(tmp_path / "other.gguf") if check.name == "files as recorded"] == [True]
 
 
+def test_a_modelfile_beside_it_is_compared(model, tmp_path):
+    def found() -> list[bool | None]:
+        return [check.ok for check in verify(tmp_path / "out.gguf") if check.name == "Modelfile"]
+
+    bake(model, SET, mix={"joy": 1}, out=GgufFile(tmp_path / "out.gguf", modelfile=True))
+    assert found() == [True]
+    with (tmp_path / "out.Modelfile").open("a") as file:
+        file.write("SYSTEM be brief\n")
+    assert found() == [None], "a person may edit it"
+    (tmp_path / "out.Modelfile").write_text("FROM elsewhere")
+    assert found() == []
+
+
 def test_a_folder_of_gguf_files_says_what_to_give(model, cli, vectors):
     ran = cli("--model", model.parent, "--vectors", vectors, "--mix", "joy=1", "--out", model.parent.parent / "o")
     ran.one_line("has GGUF files only", "give it as --model")
