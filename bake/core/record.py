@@ -187,7 +187,13 @@ def history_of(earlier: Mapping[str, Any] | None, file: str) -> tuple[Mapping[st
     """
     if earlier is None:
         return ()
-    Record.from_json(earlier, file)
+    try:
+        Record.from_json(earlier, file)
+    except InputError:
+        raise InputError(
+            f"{file}: is not a record that this version of emobake writes, so it is unknown what was baked before; "
+            "remove it, or start from the original model"
+        ) from None
     last = dict(earlier)
     before = last.pop("history", [])
     return (*(before if isinstance(before, list) else []), last)

@@ -49,7 +49,7 @@ def bake(cli: Run, model: Path, vectors: Path, out: Path, *more: str, times: tup
 def test_wherever_it_is_baked(cli, kind, vectors, tmp_path):
     first = tree(bake(cli, kind, vectors, tmp_path / "one"))
     assert first == tree(bake(cli, kind, vectors, tmp_path / "a" / "very" / "different" / "place"))
-    moved = Path(shutil.copytree(kind, tmp_path / "elsewhere" / "another name"))
+    moved = Path(shutil.copytree(kind, tmp_path / "elsewhere" / kind.name))
     ev = shutil.copytree(vectors, tmp_path / "other" / vectors.name)
     assert first == tree(bake(cli, moved, Path(ev), tmp_path / "two"))
     assert first == tree(bake(cli, kind, vectors, tmp_path / "one", "--overwrite"))
@@ -133,7 +133,7 @@ def test_the_history_of_three_bakes(cli, base, vectors, tmp_path):
     assert record["history"][0] == first
     again = base
     for i, mix in enumerate(("joy=1", "anger=0.25", "fear=-1,sadness=2")):
-        again = bake(cli, again, vectors, tmp_path / f"again{i}", times=("--mix", mix))
+        again = bake(cli, again, vectors, tmp_path / "again" / str(i), times=("--mix", mix))
     assert tree(again) == tree(model)
 
 
@@ -150,7 +150,7 @@ def test_baking_the_opposite_undoes_a_bake(cli, tmp_path, vectors):
     }
     write_safetensors(model / "model.safetensors", whole)
     there = bake(cli, model, ev, tmp_path / "there", times=("--mix", "joy=2"))
-    back = bake(cli, there, ev, tmp_path / "back", times=("--mix", "joy=-2"))
+    back = bake(cli, there, ev, tmp_path / "back", "--force", times=("--mix", "joy=-2"))
     assert read_tensors(there) != read_tensors(model)
     assert read_tensors(back) == read_tensors(model)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -137,9 +138,9 @@ def base_link(plan: BakePlan) -> str:
 
 def title(plan: BakePlan, checkpoint: Checkpoint) -> str:
     """The base's short name: of its Hub id, else of its folder, else its model type."""
-    folder = "" if checkpoint.folder is None else checkpoint.folder.resolve().name
+    folder = "" if checkpoint.folder is None else os.path.basename(os.path.abspath(checkpoint.folder))  # noqa: PTH100, PTH119 - no links
     # A folder may be called anything; this becomes a heading.
-    usable = folder if re.fullmatch(r"[\w.+-]{1,96}", folder) else ""
+    usable = folder if re.fullmatch(r"[\w][\w .+-]{0,95}", folder) else ""
     return plan.record.base.model.rpartition("/")[2] or usable or plan.model_type
 
 
