@@ -141,7 +141,11 @@ carrying_options = _together(
         "symlink share the base's bytes: saving into either folder later changes both, so they are never the default.",
     ),
     click.option("--hash", "hash_files", is_flag=True, help="Record the sha256 of every weight file (reads them all)."),
-    click.option("--force", is_flag=True, help="Write even if all weights are zero."),
+    click.option(
+        "--force",
+        is_flag=True,
+        help="Write even if nothing would be steered, or so strongly that the model is destroyed.",
+    ),
 )
 """Output of a bake: form, link mode, overwriting."""
 

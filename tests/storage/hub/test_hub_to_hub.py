@@ -156,9 +156,12 @@ def test_verified_where_biases_were_overwritten(over, online, hub, vectors, tmp_
     assert "only the size was compared, and the biases in it" in ran.out and "arithmetic: 2 biases equal" in ran.out
 
 
-def test_an_adapter_and_other_things_are_verified_there(over, online, hub, repo, sharded):
+def test_an_adapter_and_other_things_are_verified_there(over, online, hub, repo, sharded, tmp_path):
     over("--format", "peft").ok()
     assert "FAIL" not in online("verify", TARGET).ok().out
+    ran = online("verify", TARGET, "--base", BASE).ok()
+    assert "FAIL" not in ran.out and "files as planned: 2 files" in ran.out
+    assert not list((tmp_path / "hf").rglob("model-0000*")), "an adapter needs the headers of its base only"
     online("verify", BASE).one_line(BASE, "not an output of emobake")
     online("verify", "me/nothing").one_line("me/nothing", "no such")
     repo.keep(repo.files() | {"emobake.json": b"{}"}, "main")
