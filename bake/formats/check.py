@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -224,15 +224,20 @@ def _json_difference(found: bytes, planned: PlannedFile) -> str:
     """The first field of a JSON object that is not as planned."""
     try:
         ours, theirs = parse_json_object(found, planned.name), parse_json_object(planned.data, planned.name)
+        return next(filter(None, (_field_difference(key, ours, theirs) for key in [*theirs, *ours])), "")
     except InputError:
         return "is not valid JSON"
-    for key in [*theirs, *ours]:
-        if key not in ours:
-            return f"lacks {key}"
-        if key not in theirs:
-            return f"has {key} besides"
-        if type(ours[key]) is not type(theirs[key]) or ours[key] != theirs[key]:
-            return f"{key} is {json.dumps(ours[key])[:80]}, not {json.dumps(theirs[key])[:80]}"
+    except RecursionError:
+        return ""
+
+
+def _field_difference(key: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    if key not in ours:
+        return f"lacks {key[:80]}"
+    if key not in theirs:
+        return f"has {key[:80]} besides"
+    if type(ours[key]) is not type(theirs[key]) or ours[key] != theirs[key]:
+        return f"{key[:80]} is {json.dumps(ours[key])[:80]}, not {json.dumps(theirs[key])[:80]}"
     return ""
 
 

@@ -71,8 +71,11 @@ class FolderFiles:
         return _sizes(self.folder)
 
     def read(self, name: str) -> bytes:
-        """Read a small file whole."""
-        return read_small(self.folder / name)
+        """Read a small file whole; InputError for a pipe and the like."""
+        path = self.folder / name
+        if not path.is_file():
+            raise InputError(f"{path}: is not a file")
+        return read_small(path)
 
     def digest(self, name: str) -> str:
         """sha256 of a small file; empty for a link that leads nowhere, a pipe and the like."""

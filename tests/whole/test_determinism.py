@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -367,6 +368,17 @@ def test_a_record_of_an_earlier_version_says_what_was_not_checked(cli, base, vec
     assert check(cli, out, base, vectors).code == 1
     (out / "pytorch_model.bin").write_text("x")
     assert cli("verify", out).code == 1
+
+
+def test_verify_waits_for_no_pipe(cli, base, vectors, tmp_path):
+    out = bake(cli, base, vectors, tmp_path / "out")
+    (out / "README.md").unlink()
+    os.mkfifo(out / "README.md")
+    os.mkfifo(out / "notes.txt")
+    assert "info other files: no loader reads notes.txt" in check(cli, out, base, vectors).ok().out
+    (out / "tokenizer.json").unlink()
+    os.mkfifo(out / "tokenizer.json")
+    assert check(cli, out, base, vectors).code == 1 and cli("verify", out).code == 1
 
 
 def test_a_link_to_the_base_is_not_read(cli, base, vectors, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from ..checkpoint.card import (
     card_text,
     licence_section,
     python_block,
+    recipe,
     title,
     what_was_added,
 )
@@ -32,7 +33,7 @@ def adapter_card(plan: BakePlan, checkpoint: Checkpoint) -> str:
         "PEFT cannot merge it into a projection that has no bias of its own: keep it as an adapter."
     )
     text = (
-        f"An adapter that steers {base_link(plan)}: {what_was_added(plan)}, weighted **{plan.effect.recipe}**, are the "
+        f"An adapter that steers {base_link(plan)}: {what_was_added(plan)}, weighted **{recipe(plan)}**, are the "
         "bias that PEFT adds while the base runs. The base's weights are not in it, and stay as they are."
     )
     return card_text(
@@ -58,7 +59,7 @@ def adapters_card(adapters: Mapping[str, BakePlan], checkpoint: Checkpoint) -> s
         *(f'model.load_adapter("{REPO_PLACEHOLDER}", subfolder="{name}", adapter_name="{name}")' for name in others),
         f'model.set_adapter("{others[-1] if others else first}")',
     ]
-    rows = [f"| [{name}]({quote(name)}) | {adapter.effect.recipe} |" for name, adapter in adapters.items()]
+    rows = [f"| [{name}]({quote(name)}) | {recipe(adapter)} |" for name, adapter in adapters.items()]
     papers = by_the_papers_method(plan.record.vectors)
     parts = [
         card_header(plan, checkpoint, library="peft", relation="adapter"),

@@ -65,7 +65,7 @@ def model_card(plan: BakePlan, checkpoint: Checkpoint) -> str:
     }[plan.route]
     metadata = card_header(plan, checkpoint, library="transformers", relation="finetune")
     text = (
-        f"A steered copy of {base_link(plan)}: {what_was_added(plan)}, weighted **{plan.effect.recipe}**, are part of "
+        f"A steered copy of {base_link(plan)}: {what_was_added(plan)}, weighted **{recipe(plan)}**, are part of "
         "the weights. No hooks and no code are needed to use it."
     )
     return card_text(plan, checkpoint, metadata=metadata, text=text, how=how, loading=_loading(plan, checkpoint))
@@ -76,7 +76,7 @@ def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, text: st
     record, effect = plan.record, plan.effect
     if not effect.steers:
         text = f"{_sentence(effect.warnings[0])} It is {base_link(plan)} with biases that change nothing."
-    heading = f"steered: {effect.recipe}" if effect.steers else "not steered"
+    heading = f"steered: {recipe(plan)}" if effect.steers else "not steered"
     parts = [
         metadata,
         f"# {title(plan, checkpoint)}, {heading}",
@@ -95,6 +95,11 @@ def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, text: st
         *([CITATION_SECTION] if by_the_papers_method(record.vectors) else []),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def recipe(plan: BakePlan) -> str:
+    """The sum of all bakes in words, some of which may be a stranger's."""
+    return _one_line(plan.effect.recipe)
 
 
 def what_was_added(plan: BakePlan) -> str:
@@ -200,15 +205,23 @@ def _history(plan: BakePlan) -> list[str]:
     records = (*plan.record.history, plan.record)
     if len(records) == 1:
         return []
-    bakes = [f"{number}. {each.steering.recipe} (set `{each.vectors.name}`)" for number, each in enumerate(records, 1)]
+    # Those of the base's record are a stranger's text.
+    bakes = [
+        f"{number}. {_one_line(each.steering.recipe)} (set `{_one_line(each.vectors.name)}`)"
+        for number, each in enumerate(records, 1)
+    ]
     return [
-        f"The base was itself baked before, so that all bakes together are **{plan.effect.recipe}**:\n\n"
-        + "\n".join(bakes)
+        f"The base was itself baked before, so that all bakes together are **{recipe(plan)}**:\n\n" + "\n".join(bakes)
     ]
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
+    return f"{text[:1].upper()}{_one_line(text[1:])}."
+
+
+def _one_line(text: str) -> str:
+    """`text` on one line, without what begins code or a tag."""
+    return re.sub(r"[`<>]", "", " ".join(text.split()))
 
 
 def _where(plan: BakePlan) -> str:

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 from support.headers import CONFIG, ROWS, checkpoint
 
-from emobake import InputError, Record, VectorSet, make_plan
+from emobake import InputError, Record, Steering, VectorSet, make_plan
 from emobake.core.steering import steering
 from emobake.formats.adapter.plan import make_adapter_plan
 from emobake.formats.checkpoint.card import card_metadata
@@ -72,6 +72,13 @@ def test_history_is_a_flat_list_oldest_first():
     _, record = documents(checkpoint({**CONFIG, "attention_bias": True}, biases=biases, record=second))
     assert [earlier["weights"] for earlier in record["history"]] == [{"anger": 1.0}, {"fear": 1.0}]
     assert all("history" not in earlier for earlier in record["history"])
+
+
+def test_a_strangers_history_begins_no_code_and_no_line():
+    hostile = Record("checkpoint", steering=Steering((("a`\n# <b>x", 1.0),))).to_json()
+    biases = {f"model.layers.{i}.self_attn.o_proj.bias": [0.0] * 4 for i in range(2)}
+    text, _ = documents(checkpoint({**CONFIG, "attention_bias": True}, biases=biases, record=hostile))
+    assert "1. 1 x a # bx" in text and "\n# <b>" not in text and "<b>" not in text
 
 
 def test_a_base_with_a_record_that_is_none_is_refused():
