@@ -162,10 +162,9 @@ def _by_plan(output: Output, files: OutputFiles, base: StoredModel) -> Iterator[
     field = difference(output.record, plan.record)
     if field:
         yield Check("planned again", False, f"{output.record_name} has another {field} than a bake of this base")
-    elif not output.record.digests:
-        yield Check("planned again", True, f"{output.record_name} says what a bake of this base says (but no digests)")
     else:
-        yield Check("planned again", True, f"{output.record_name} says what a bake of this base says")
+        note = "" if output.record.digests else ", but for the digests that earlier versions left out"
+        yield Check("planned again", True, f"{output.record_name} says what a bake of this base says{note}")
     failed, unknown = False, []
     for file in plan.files:
         if file.name in (RECORD_FILE, CARD_FILE):
@@ -274,7 +273,8 @@ def _weights_by_record(output: Output, files: OutputFiles, no_base: str) -> Iter
     if not set(output.model.tensors) - set(record.added):
         return
     weights = {weight.name: weight for weight in record.base.weights}
-    overwritten = {tensor.file for name, tensor in output.model.tensors.items() if name in changed_tensors(record)}
+    changed = changed_tensors(record)
+    overwritten = {tensor.file for name, tensor in output.model.tensors.items() if name in changed}
     proved = 0
     for name, source in record.files.items():
         weight = weights.get(source)
