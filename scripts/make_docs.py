@@ -9,7 +9,8 @@ tests/cli/test_docs.py fails when a file is stale.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,11 +54,13 @@ FAMILIES = """\
 
 Made by `scripts/make_docs.py` from [families.toml](../bake/formats/checkpoint/families.toml), which names the source
 file and line behind each entry. [models.md](models.md) explains the routes.
-
-**Bold** was seen in a run of the stack. The rest was read from the sources of transformers 5.23.0, vLLM 0.32.0,
-llama.cpp (in llama-cpp-python 0.3.36) and mlx-lm 0.32.2, and **not run**. `UNSTEERED`: the stack loads the model and
-drops the bias; emobake says so before it writes. As Llama: the row holds for a checkpoint that is exactly a Llama
-and is saved as one. `emobake --dry-run` tells for any checkpoint.
+"""
+EVIDENCE = """\
+**Bold**: seen in a run with a model of that family, in {ran}. It was SmolLM2 for llama, and for most others a tiny
+model with random weights: no proof for one checkpoint, which `emobake verify --stack` runs. The rest was read from
+the sources of {read}, and **not run**. `UNSTEERED`: the stack loads the model and drops the bias; emobake says so
+before it writes. As Llama: the row holds for a checkpoint that is exactly a Llama and is saved as one. `emobake
+--dry-run` tells for any checkpoint.
 """
 TITLES: dict[Site, str] = {
     "attention_output": "Vectors of the attention output",
@@ -70,7 +73,16 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
     context = click.Context(cli, info_name="emobake", **cli.context_settings)
     (folder / "cli.md").write_text("\n".join([CLI, *_command(context)]).rstrip() + "\n", encoding="utf-8")
-    (folder / "families.md").write_text("\n".join([FAMILIES, *_families()]).rstrip() + "\n", encoding="utf-8")
+    versions = {key: list_of(getattr(stack, key) for stack in STACKS.values()) for key in ("ran", "read")}
+    evidence = textwrap.fill(" ".join(EVIDENCE.format(**versions).split()), 120)
+    families_text = "\n".join([FAMILIES, evidence, "", *_families()]).rstrip() + "\n"
+    (folder / "families.md").write_text(families_text, encoding="utf-8")
+
+
+def list_of(names: Iterable[str]) -> str:
+    """``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}"
 
 
 def _command(context: click.Context) -> Iterator[str]:

@@ -62,7 +62,7 @@ def bake(
         format: ``checkpoint``; ``peft`` for an adapter; ``peft-each`` for one adapter per emotion, each at its own
             weight (1 without `times` and `mix`).
         hash_files: record the sha256 of every weight file (reads them all).
-        force: write even if all weights are zero.
+        force: write even if nothing would be steered in total, or so strongly that the model is destroyed.
         dry_run: plan only.
         progress: told of the bytes that are carried over.
         notice: told of what the user must not miss while the Hub is at work.

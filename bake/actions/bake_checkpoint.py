@@ -145,7 +145,7 @@ def _push(request: BakeRequest, result: BakeResult, opened: _Opened) -> BakeResu
     items = items_of(plan.files, target.repo_id, folder=checkpoint.folder, source=source)
 
     def push(*, dry_run: bool, notice: Notice = no_notice) -> Pushed:
-        message = f"Bake {plan.steering.recipe}"
+        message = f"Bake {plan.effect.recipe}"
         return push_items(
             items,
             target,

@@ -14,7 +14,7 @@ from ..errors import EmobakeError, InputError, OutputError
 from ..formats.checkpoint.open import open_folder
 from ..formats.gguf.header import GgufHeader
 from ..formats.gguf.model import RECORD_KEY, GgufModel, open_gguf, read_header, split_path
-from ..formats.gguf.modelfile import MODELFILE_START, write_modelfile
+from ..formats.gguf.modelfile import MODELFILE_START, modelfile_path, write_modelfile
 from ..formats.gguf.plan import make_converted_plan, make_gguf_plan
 from ..models.stacks.run_llama_cpp import NotInstalledError, convert, find_converter
 from ..storage.files import reading, sha256_of
@@ -42,11 +42,6 @@ def bake_into_gguf(request: BakeRequest) -> BakeResult:
             return _from_gguf(request, out)
     assert out is not None
     return _from_checkpoint(request, out)
-
-
-def modelfile_path(out: Path) -> Path:
-    """Path of a GGUF file's Modelfile: beside it."""
-    return out.with_name(out.name.removesuffix(".gguf") + ".Modelfile")
 
 
 def _check(request: BakeRequest) -> GgufFile | None:
@@ -169,6 +164,6 @@ def _is_our_modelfile(path: Path) -> bool:
 def _with_modelfile(plan: BakePlan, header: GgufHeader, out: GgufFile | None) -> BakePlan:
     if out is None or not out.modelfile:
         return plan
-    text, notes = write_modelfile(header, plan.files[0].name, plan.steering.recipe)
+    text, notes = write_modelfile(header, plan.files[0].name, plan.effect.recipe)
     plan = replace(plan, warnings=(*plan.warnings, *notes))
     return plan.with_files(new_file(modelfile_path(out.target).name, text.encode()))

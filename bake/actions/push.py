@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.plan import CARD_FILE
 from ..core.progress import Notice, no_notice
 from ..core.record import Record
+from ..core.totals import total_recipe
 from ..errors import InputError
 from ..formats.checkpoint.card import with_report
 from ..formats.output import read_record
@@ -70,7 +71,7 @@ def push(
         notice(f"{problem}; its weights are sent from here")
     names = {picture.name for picture in pictures}
     items = [_item(folder, name, settled.repo_id, source, section) for name in files if name not in names]
-    message = "Bake one adapter per emotion" if record.adapters else f"Bake {record.steering.recipe}"
+    message = "Bake one adapter per emotion" if record.adapters else f"Bake {total_recipe(record)}"
     return push_items(
         [*items, *pictures], settled, message=message, source=source, stamps=stamps, dry_run=dry_run, notice=notice
     )

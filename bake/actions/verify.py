@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.arguments import as_list
 from ..core.check import Check
@@ -14,14 +15,18 @@ from ..core.spelling import did_you_mean
 from ..core.stacks import STACKS
 from ..core.vector_set import VectorSet
 from ..errors import EmobakeError, InputError
-from ..formats.check import Output, StoredModel, added_rows, check_bytes, run_checks
+from ..formats.check import Output, StoredModel, added_rows, check_bytes, check_others, run_checks
 from ..formats.checkpoint.check import CheckpointOutput
 from ..formats.checkpoint.model import Checkpoint
 from ..formats.checkpoint.open import open_base, open_remote_base
 from ..formats.output import open_output, read_record
+from ..storage.comparing import FolderFiles, OutputFiles
 from ..storage.files import reading
 from ..storage.model_name import ModelName, is_offline
 from ..vectors.find import Vectors, find_vectors, is_named_set
+
+if TYPE_CHECKING:
+    from ..storage.hub.snapshot import Snapshot
 
 
 def verify(
@@ -35,12 +40,13 @@ def verify(
 ) -> list[Check]:
     """Check the output of a bake: a checkpoint or adapter in a folder or a Hub repository, or a GGUF file.
 
-    Without torch: headers are consistent, the config (or architecture) makes stacks add the bias, every tensor of
-    `base` is carried over byte for byte, each bias is what the record (and with `vectors` the arithmetic) says, and no
-    duplicate of the weights lies beside them. Each name in `stack` also runs the model there.
+    Without torch: headers are consistent, the config (or architecture) makes stacks add the bias, each bias is what the
+    record (and with `vectors` the arithmetic) says, and no file lies beside that a loader would read. With `base`, the
+    same bake is planned anew, and every file is compared with the plan, byte for byte; without it, with the digests in
+    the record. Each name in `stack` also runs the model there.
 
-    On the Hub the weights stay where they are: whole files are compared by the digests that the Hub keeps. With
-    `stack` they are fetched.
+    On the Hub the weights stay where they are: files are compared by the digests that the Hub keeps. With `stack` they
+    are fetched.
 
     Args:
         out: a folder, a GGUF file, or ``owner/name`` on the Hub, perhaps with ``@revision``.
@@ -75,9 +81,9 @@ def _verify(
 ) -> list[Check]:
     with reading():
         found = _locate(out, whole=bool(stacks))
-        origin = None if base is None else _Origin.open(ModelName.parse(base), found)
+        origin = None if base is None else _Origin.open(ModelName.parse(base), found, whole=bool(stacks))
     if found.record.adapters:
-        return [
+        return _beside_adapters(found) + [
             Check(f"{name}: {check.name}", check.ok, check.detail)
             for name in found.record.adapters
             for check in _verify(
@@ -102,12 +108,24 @@ class _Found:
     record: Record
     remote: Checkpoint | None = None
     """The output on the Hub, if its weights stay there."""
+    snapshot: Snapshot | None = None
+    """The commit of `remote`."""
 
     def open(self) -> Output:
         """Open it."""
         if self.remote is not None:
             return CheckpointOutput(self.remote, self.record)
         return open_output(Path(self.place), self.record)
+
+    def files(self, origin: _Origin | None, names: tuple[str, ...] | None) -> OutputFiles:
+        """Its files, to be compared with those of the base; `names` are the ones that belong to it (None: all)."""
+        base = None if origin is None or origin.model is None else origin.model.folder
+        if self.snapshot is not None:
+            from ..storage.hub.comparing import CommitFiles
+
+            return CommitFiles(self.snapshot, None if origin is None else origin.snapshot, base)
+        place = Path(self.place)
+        return FolderFiles(place.parent if names is not None else place, base, names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,20 +134,30 @@ class _Origin:
 
     model: StoredModel | None
     reason: str = "give `base`"
+    snapshot: Snapshot | None = None
+    """Its commit on the Hub, if its weights stay there."""
 
     @classmethod
-    def open(cls, name: ModelName, found: _Found) -> _Origin:
-        """Open the base beside the output."""
+    def open(cls, name: ModelName, found: _Found, *, whole: bool) -> _Origin:
+        """Open the base beside the output; `whole`, or for a comparison of weights, it is fetched."""
         if found.record.form == "gguf":
             if name.kind != "gguf":
                 return cls(None, "the base is not a GGUF file")
             from ..formats.gguf.model import open_gguf
 
             return cls(open_gguf(name.path))
-        if found.remote is not None and not name.is_local:
-            return cls(open_remote_base(name)[0].open())
-        # The output stays on the Hub: a base that is here is compared by its digests.
-        return cls(open_base(name, hash_files=found.remote is not None).open())
+        from_afar = found.remote is not None or (found.record.form != "checkpoint" and not whole)
+        if from_afar and not name.is_local and not is_offline():
+            base, snapshot = open_remote_base(name)
+            return cls(base.open(), snapshot=snapshot)
+        return cls(open_base(name).open())
+
+
+def _beside_adapters(found: _Found) -> list[Check]:
+    """Look for files beside the folders of adapters."""
+    files = FolderFiles(Path(found.place))
+    inside = [name for name in files.sizes if name.split("/")[0] in found.record.adapters]
+    return run_checks([lambda: check_others(files, inside)])
 
 
 def _locate(out: ModelName, *, whole: bool) -> _Found:
@@ -151,8 +179,10 @@ def _locate(out: ModelName, *, whole: bool) -> _Found:
         if "config.json" not in snapshot.files:
             folder = fetch_all(snapshot)
             return _Found(folder, read_record(folder))
-    checkpoint = open_remote_base(out)[0].open()
-    return _Found(out.name, Record.from_json(checkpoint.record or {}, f"{out.name}/{RECORD_FILE}"), checkpoint)
+    base, snapshot = open_remote_base(out)
+    checkpoint = base.open()
+    record = Record.from_json(checkpoint.record or {}, f"{out.name}/{RECORD_FILE}")
+    return _Found(out.name, record, checkpoint, snapshot)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +224,9 @@ def _checks(
     no_base = _Origin(None).reason if origin is None else origin.reason
 
     def by_bytes() -> Iterator[Check]:
-        yield from check_bytes(found.open(), base, named.vectors, no_base=no_base, no_vectors=named.reason)
+        output = found.open()
+        files = found.files(origin, output.names)
+        yield from check_bytes(output, files, base, named.vectors, no_base=no_base, no_vectors=named.reason)
 
     steps: list[Callable[[], Iterator[Check]]] = [by_bytes]
     for stack in stacks:

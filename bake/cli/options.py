@@ -172,7 +172,11 @@ carrying_options = _together(
         is_flag=True,
         help="Compute and record the sha256 of every weight file (reads them all).",
     ),
-    click.option("--force", is_flag=True, help="Write even if all weights are zero."),
+    click.option(
+        "--force",
+        is_flag=True,
+        help="Write even if nothing would be steered, or so strongly that the model is destroyed.",
+    ),
 )
 """Output of a bake: form, link mode, overwriting."""
 

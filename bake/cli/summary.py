@@ -43,8 +43,10 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
         "architecture": plan.architecture,
         "weights": dict(plan.steering.weights),
         "scale": plan.steering.scale,
+        "total": plan.effect.recipe,
+        "steers": plan.effect.steers,
         "stacks": {
-            name: {"status": s.status, "run": s.run}
+            name: {"status": s.status, "run": s.run, "evidence": plan.evidence(name)}
             | {key: value for key, value in (("option", s.option), ("note", s.note)) if value}
             for name, s in plan.stacks.items()
         },
@@ -64,13 +66,14 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
     """Print what was baked, the route, the stacks that load it, the files, and the next commands."""
     plan = result.plan
     done = "Planned" if result.out is None and _commit(result) is None else "Baked"
-    console.print(styled((f"{done}: {plan.steering.recipe}", "bold")))
+    console.print(styled((f"{done}: {_headline(plan)}", "bold")))
     console.print(_facts(result))
     console.print("Stacks:")
     stacks = Table.grid(padding=(0, 2))
     for name in (name for name in STACKS if name in plan.stacks):
         support = plan.stacks[name]
-        stacks.add_row("  " + name, styled((_behaviour(support), _STYLES[support.status])))
+        style = _STYLES[support.status] if plan.effect.steers else ""
+        stacks.add_row("  " + name, styled((plan.behaviour(name), style)))
     console.print(stacks)
     _show_left_out(console, plan, verbose=verbose)
     if verbose:
@@ -141,6 +144,10 @@ def _facts(result: BakeResult) -> Table:
     steered, layers = len({b.layer for b in plan.biases if b.norm > 0}), len({b.layer for b in plan.biases})
     table = Table.grid(padding=(0, 2))
     table.add_row("model", styled(f"{result.model} ({plan.model_type})"))
+    for number, earlier in enumerate(plan.record.history):
+        table.add_row("" if number else "before", styled(earlier.steering.recipe))
+    if plan.record.history:
+        table.add_row("this bake", styled(plan.steering.recipe))
     table.add_row("layers", f"{steered} of {layers} steered, bias norms {min(norms):.3g} to {max(norms):.3g}")
     table.add_row("route", f"{plan.route}: {_ROUTES[plan.route]}")
     for change in plan.config_changes:
@@ -152,9 +159,13 @@ def _facts(result: BakeResult) -> Table:
     return table
 
 
-def _behaviour(support: Support) -> str:
-    unproved = bool(support.evidence) and not support.run
-    return support.clause + (f" ({support.evidence})" if unproved else "")
+def _headline(plan: BakePlan) -> str:
+    """The sum of all bakes, and that it is none."""
+    if plan.effect.steers:
+        return f"{plan.effect.recipe}, all bakes together" if plan.record.history else plan.effect.recipe
+    return (
+        f"{plan.effect.recipe} (this is the base again)" if plan.record.history else "nothing (it behaves as its base)"
+    )
 
 
 def _show_left_out(console: Console, plan: BakePlan, *, verbose: bool) -> None:

@@ -108,10 +108,14 @@ def _show_record(console: Console, record: Record) -> None:
     """Print what a record says: the weights, the base, the vectors, and how much each layer got."""
     from rich.table import Table
 
+    from ..core.totals import total_recipe
+
     if record.adapters:
         console.print(styled((f"Adapters: {', '.join(record.adapters)} (`emobake show` each)", "bold")))
         return
-    console.print(styled((f"Baked: {record.steering.recipe}", "bold")))
+    history = record.history
+    total = f"{total_recipe(record)}, all bakes together" if history else record.steering.recipe
+    console.print(styled((f"Baked: {total}", "bold")))
     base, vectors = record.base, record.vectors
     table = Table.grid(padding=(0, 2))
     at = f"@{base.revision}" if base.revision else ""
@@ -124,6 +128,8 @@ def _show_record(console: Console, record: Record) -> None:
     span = f"bias norms {min(norms.values()):.3g} to {max(norms.values()):.3g}" if norms else "no biases"
     table.add_row("layers", f"{len(steered)} of {len(norms)} steered, {span}")
     table.add_row("made as", styled(" ".join(text[:40] for text in (record.form, record.model_type, record.version))))
-    for number, earlier in enumerate(record.history):
+    for number, earlier in enumerate(history):
         table.add_row("" if number else "before", styled(earlier.steering.recipe))
+    if history:
+        table.add_row("last", styled(record.steering.recipe))
     console.print(table)

@@ -16,10 +16,6 @@ from .steering import Steering, weighted_sum
 from .tensors import FLOATS, encode
 from .vector_set import ModelShape, VectorSet, fitted
 
-COLLAPSE = 3.0
-"""Bias norm, in units of the set's mean row norm, from which a warning is due. At strength 4 most of the paper's
-published answers collapse into repetition."""
-
 
 @dataclass(frozen=True, eq=False)
 class Home:
@@ -69,7 +65,7 @@ def steering_rows(
     """
     rows = weighted_sum(fitted(vectors, model), steering)
     if not rows.any() and not force:
-        raise InputError("all weights are zero: the result would be the unsteered model; `force` writes it anyway")
+        raise InputError("all weights are zero: the result would behave as its base; `force` writes it anyway")
     return np.asarray(rows / np.float32(branch_scale))
 
 
@@ -115,22 +111,6 @@ def plan_bias(model: str, home: Home, row: np.ndarray) -> PlannedBias:
 def norm_of(row: np.ndarray) -> float:
     """Euclidean norm of a float32 row, computed in float64."""
     return float(np.linalg.norm(row.astype(np.float64)))
-
-
-def strength_warnings(vectors: VectorSet, rows: np.ndarray) -> Iterable[str]:
-    """Warn of `rows` (float32 ``[layers, hidden]``) that are all zero, or far longer than the set's own rows."""
-    if not rows.any():
-        yield "all weights are zero: the result behaves as the unsteered model"
-    usual = np.zeros(len(rows))
-    own = np.mean([[norm_of(row) for row in emotion] for emotion in vectors.rows], axis=0)
-    usual[: len(own)] = own[: len(rows)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        strength = np.nan_to_num([norm_of(row) for row in rows] / usual, nan=0.0)
-    if strength.max() > COLLAPSE:
-        yield (
-            f"strength {strength.max():.1f} at layer {int(strength.argmax())}: the bias is that many times the set's "
-            "own mean norm, far beyond a layer's usual change; at 4 most models collapse into repetition"
-        )
 
 
 def origin_warnings(vectors: VectorSet, base_model: str) -> Iterable[str]:

@@ -7,12 +7,13 @@ know where it will be written: a folder, a single file and a Hub repository are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from .biases import PlannedBias
+from .effect import Effect
 from .record import Record
-from .stacks import Support
+from .stacks import STACKS, Support
 from .steering import Steering
 
 Form = Literal["checkpoint", "peft", "peft-each", "gguf"]
@@ -20,12 +21,16 @@ Form = Literal["checkpoint", "peft", "peft-each", "gguf"]
 RouteName = Literal["existing", "flag", "llama", "tensor", "adapter"]
 """Mechanism that makes the bias act. ``tensor``: a GGUF file gains a tensor that its architecture reads if present;
 ``adapter``: PEFT adds it as ``lora_bias``."""
+PEFT_RAN = "0.21.2"
+"""The version of PEFT in which adapters were run."""
 Action = Literal["carry", "overwrite", "write", "assemble"]
 
 CARD_FILE = "README.md"
 """The model card."""
 REPO_PLACEHOLDER = "THIS_REPO"
 """Placeholder in a model card for the repository's id, which is unknown until the card is pushed."""
+PLACEHOLDER_NOTE = f"`{REPO_PLACEHOLDER}` stands for the path of this folder.\n\n"
+"""Line of a model card that a push removes, with the placeholder."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +154,12 @@ class BakePlan:
     architecture: str
     """Class (or GGUF architecture) that the result names."""
     steering: Steering
+    """The weights of this bake alone; `effect` says what all bakes add up to."""
     biases: tuple[PlannedBias, ...]
     record: Record
     """The record that the output keeps about itself."""
     stacks: Mapping[str, Support]
+    effect: Effect = field(default_factory=Effect)
     files: tuple[PlannedFile, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     config_changes: tuple[ConfigChange, ...] = ()
@@ -171,6 +178,26 @@ class BakePlan:
     def bytes_written(self) -> int:
         """Bytes that are new."""
         return sum(file.new_bytes for file in self.files)
+
+    def evidence(self, stack: str) -> str:
+        """The way it is known what `stack` does with models like the result, which itself was not run."""
+        support, known = self.stacks[stack], STACKS[stack]
+        if support.status == "refuses":
+            return ""
+        if self.form in ("peft", "peft-each"):
+            return f"seen with other adapters in PEFT {PEFT_RAN} and {known.ran}; this one was not run"
+        if not support.run:
+            return f"read from the source of {known.read}, not run"
+        kind = "file" if self.form == "gguf" else "model"
+        like = f"{self.model_type} {kind} saved as llama" if self.route == "llama" else f"{self.model_type} {kind}"
+        return f"seen with a {like} in {known.ran}; this one was not run"
+
+    def behaviour(self, stack: str) -> str:
+        """What `stack` does with the result, and how that is known."""
+        support, evidence = self.stacks[stack], self.evidence(stack)
+        if not self.effect.steers and support.status in ("steered", "option"):
+            return "loads it, and it behaves as its base: nothing is steered"
+        return support.clause + (f" ({evidence})" if evidence else "")
 
     def with_files(self, *more: PlannedFile) -> BakePlan:
         """Return the plan with further files."""

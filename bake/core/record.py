@@ -6,6 +6,7 @@ same inputs give the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,6 +53,8 @@ class RecordedVectors:
     license: str = ""
     queries: Mapping[str, str] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
+    rows: Mapping[str, str] = field(default_factory=dict)
+    """Emotion that has a weight -> digest of its rows as float32, little endian: the same in every form of the set."""
     sets: tuple[RecordedVectors, ...] = ()
     """The sets that it was merged of, in their order; empty if it was one."""
 
@@ -61,8 +64,8 @@ class RecordedVectors:
         return self.sets or (self,)
 
     @classmethod
-    def of(cls, vectors: VectorSet) -> RecordedVectors:
-        """The part of `vectors` that a record keeps."""
+    def of(cls, vectors: VectorSet, steering: Steering) -> RecordedVectors:
+        """The part of `vectors` that a record of `steering` keeps."""
         return cls(
             vectors.name,
             vectors.site,
@@ -71,7 +74,14 @@ class RecordedVectors:
             vectors.license,
             vectors.queries,
             vectors.sha256,
-            tuple(map(cls.of, vectors.parts)),
+            {
+                emotion: hashlib.sha256(
+                    vectors.rows[vectors.emotions.index(emotion)].astype("<f4").tobytes()
+                ).hexdigest()
+                for emotion, _ in steering.weights
+                if emotion in vectors.emotions
+            },
+            tuple(cls.of(part, steering) for part in vectors.parts),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -84,6 +94,7 @@ class RecordedVectors:
             "license": self.license or None,
             "extraction": dict(self.queries) or None,
             "sha256": dict(sorted(self.sha256.items())),
+            **({"rows_sha256": dict(self.rows)} if self.rows else {}),
             **({"sets": [one.to_json() for one in self.sets]} if self.sets else {}),
         }
 
@@ -124,6 +135,10 @@ class Record:
     added: tuple[str, ...] = ()
     """Tensors that the base does not have."""
     biases: tuple[RecordedBias, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Small file that the bake wrote or carried -> sha256, without the record itself and the card, which a push
+    changes. Of a GGUF model ``metadata`` -> digest of all metadata but the record, and of the tensors' descriptions.
+    Empty in records of versions that kept none."""
     earlier: tuple[Mapping[str, Any], ...] = ()
     """JSON of the bakes before this one, the first bake first."""
     adapters: tuple[str, ...] = ()
@@ -165,6 +180,7 @@ class Record:
                 {"layer": b.layer, "tensor": b.tensor, "dtype": b.dtype, "norm": b.norm, "sha256": b.sha256}
                 for b in self.biases
             ],
+            **({"digests": dict(sorted(self.digests.items()))} if self.digests else {}),
             **({"history": list(self.earlier)} if self.earlier else {}),
         }
 
@@ -187,20 +203,47 @@ def history_of(earlier: Mapping[str, Any] | None, file: str = RECORD_FILE) -> tu
     """`Record.earlier` for a bake of a base whose own record is `earlier`; empty for a base without one.
 
     Raises:
-        InputError: `earlier`, which was read from `file`, is not a record that this version writes.
+        InputError: `earlier`, which was read from `file`, is no record: the sum of the bakes would be unknown.
     """
     if earlier is None:
         return ()
     try:
         Record.from_json(earlier, file)
     except InputError:
-        # It would be part of the new record, which nobody could read then.
         raise InputError(
-            f"{file}: is not a record that this version of emobake writes; start from the original model, or remove it"
+            f"{file}: is not a record that this version of emobake writes, so it is unknown what was baked before; "
+            "remove it, or start from the original model"
         ) from None
     last = dict(earlier)
     before = last.pop("history", [])
     return (*(before if isinstance(before, list) else []), last)
+
+
+def difference(found: Record, planned: Record) -> str:
+    """The first field in which a record is not the one that was `planned` for the same output; empty if none.
+
+    The version, the commit and the description of the vectors may differ, and digests that one of the two lacks. The
+    name of a GGUF base may differ, too: it is a single file, which people rename.
+    """
+    named = planned.form != "gguf"
+    ours, theirs = found.base.weights, planned.base.weights
+    same_base = len(ours) == len(theirs) and all(
+        (a.name == b.name or not named) and a.size == b.size and (a.sha256 == b.sha256 or not (a.sha256 and b.sha256))
+        for a, b in zip(ours, theirs, strict=True)
+    )
+    pairs = {
+        "format": (found.form, planned.form),
+        "base": (True, same_base),
+        "branch_scale": (found.branch_scale, planned.branch_scale),
+        "route": (found.route, planned.route),
+        "model_type": (found.model_type, planned.model_type),
+        "files": (dict(found.files), dict(planned.files)),
+        "added_tensors": (sorted(found.added), sorted(planned.added)),
+        "biases": (found.biases, planned.biases),
+        "digests": (dict(found.digests or planned.digests), dict(planned.digests)),
+        "history": (found.earlier, planned.earlier),
+    }
+    return next((field for field, (one, other) in pairs.items() if one != other), "")
 
 
 def _parse(data: Mapping[str, Any]) -> Record:
@@ -224,6 +267,7 @@ def _parse(data: Mapping[str, Any]) -> Record:
         files={_file(name): _file(source) for name, source in dict(data["files"]).items()},
         added=_each(data["added_tensors"], _text),
         biases=_each(data["biases"], _bias),
+        digests=_texts(data.get("digests") or {}),
         earlier=_each(data.get("history", []), dict),
         version=_text(data["emobake_version"]),
     )
@@ -238,6 +282,7 @@ def _vectors(data: Mapping[str, Any]) -> RecordedVectors:
         license=_text(data.get("license") or ""),
         queries=_texts(data.get("extraction") or {}),
         sha256=_texts(data["sha256"]),
+        rows=_texts(data.get("rows_sha256") or {}),
         sets=_each(data.get("sets", []), _vectors),
     )
 

@@ -54,6 +54,19 @@ def is_licence(path: str) -> bool:
     return _matches(path.lower(), _LICENCES)
 
 
+def is_housekeeping(path: str) -> bool:
+    """True if the file or folder (ending in ``/``) at `path` belongs to a tool, not to the model."""
+    lower = path.lower()
+    return _matches(lower, _HOUSEKEEPING) or _matches(lower.rstrip("/"), _HOUSEKEEPING)
+
+
+def is_loaded(path: str) -> bool:
+    """True if a loader would read a file at `path`, and so load something else than without it."""
+    lower = path.lower()
+    at_top = "/" not in path and lower.endswith((".json", ".safetensors", ".bin", ".py", ".jinja"))
+    return at_top or is_duplicate(path) or (is_carried(path) and not is_licence(path))
+
+
 def reason_left_out(path: str) -> str:
     """Reason for leaving a file out; empty for a file that is replaced, and for housekeeping."""
     lower = path.lower()

@@ -28,8 +28,12 @@ class Stack:
     """File in `emobake.models.stacks` that generates with it."""
     loads: frozenset[str]
     """Output forms that it loads, of ``checkpoint`` and ``gguf``."""
-    card: str
-    """Command for a model card that loads the Hub repository ``{model}``."""
+    card: str = ""
+    """Shell command for a model card that loads the Hub repository ``{model}``; empty where the card shows Python."""
+    ran: str = ""
+    """The version in which models of the families were run."""
+    read: str = ""
+    """The version whose source was read for the others."""
     serve: str = ""
     """Command that serves the folder or repository ``{model}``; empty if the summary names none."""
     serve_folder: str = ""
@@ -48,7 +52,8 @@ STACKS: dict[str, Stack] = {
             packages="torch transformers",
             runner="run_transformers.py",
             loads=frozenset({"checkpoint"}),
-            card='AutoModelForCausalLM.from_pretrained("{model}")',
+            ran="transformers 5.23.0",
+            read="transformers 5.23.0",
         ),
         Stack(
             name="vllm",
@@ -56,6 +61,8 @@ STACKS: dict[str, Stack] = {
             runner="run_vllm.py",
             loads=frozenset({"checkpoint"}),
             card="vllm serve {model}",
+            ran="vLLM 0.32.0",
+            read="vLLM 0.32.0",
             serve="vllm serve {model}",
             options=frozenset({"model_impl", "drawing", "dtype", "enforce_eager"}),
         ),
@@ -65,6 +72,8 @@ STACKS: dict[str, Stack] = {
             runner="run_llama_cpp.py",
             loads=frozenset({"checkpoint", "gguf"}),
             card="hf download {model} --local-dir model && convert_hf_to_gguf.py model --outfile model.gguf",
+            ran="llama.cpp of xllamacpp 2026.10.11549",
+            read="llama.cpp of llama-cpp-python 0.3.36",
             serve_folder="convert_hf_to_gguf.py {model} --outfile model.gguf",
             options=frozenset({"converter"}),
         ),
@@ -74,6 +83,8 @@ STACKS: dict[str, Stack] = {
             runner="run_mlx.py",
             loads=frozenset({"checkpoint"}),
             card="mlx_lm.generate --model {model} --prompt Hello",
+            ran="mlx-lm 0.32.2",
+            read="mlx-lm 0.32.2",
         ),
     )
 }
@@ -89,7 +100,7 @@ class Support:
 
     status: Status
     run: bool = False
-    """True if seen in a run of the stack; False if read from its source."""
+    """True if a model of the family was run in the stack; False if its source was read."""
     option: str = ""
     """Command-line option that makes the stack add the bias (status ``option`` only)."""
     note: str = ""
@@ -105,13 +116,6 @@ class Support:
             "refuses": "refuses to load it",
         }[self.status]
         return f"{behaviour}; {self.note}" if self.note else behaviour
-
-    @property
-    def evidence(self) -> str:
-        """The source of this knowledge; empty for a refusal."""
-        if self.status == "refuses":
-            return ""
-        return "seen in a run" if self.run else "read from its source, not run"
 
 
 def parse_targets(targets: Iterable[str]) -> tuple[str, ...]:

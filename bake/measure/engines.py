@@ -137,7 +137,7 @@ class Models:
             with tempfile.TemporaryDirectory(prefix="emobake-") as folder:
                 out = Path(folder) / "baked"
                 target = Folder(out, link_mode="symlink")
-                bake(self.base.folder, rows, mix={"direction": variant.strength}, out=target)
+                bake(self.base.folder, rows, mix={"direction": variant.strength}, out=target, force=True)
                 yield out
 
 

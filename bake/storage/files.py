@@ -47,6 +47,8 @@ class Files:
     """Opens a file for reading any of its bytes."""
     weight: Callable[[str], WeightFile]
     """Describes a weight file, with its digest where it is known."""
+    digest: Callable[[str], str]
+    """Computes the sha256 of a small file."""
     repo_id: str = ""
     revision: str = ""
     """Commit, if the files come from the Hub."""

@@ -11,7 +11,7 @@ from ..core.progress import Notice, no_notice
 from ..core.sites import SITE, Site
 from ..core.text import markdown, one_line
 from ..core.vector_set import VectorSet
-from ..formats.checkpoint.card import CITATION, PAPER
+from ..formats.checkpoint.card import CITATION_SECTION, PAPER
 from ..formats.front_matter import write_front_matter
 from .formats.single_file import to_single_file
 
@@ -52,7 +52,7 @@ def push_vectors(vectors: VectorSet, target: str | HubTarget, *, notice: Notice 
 
 def vector_card(vectors: VectorSet, repo_id: str) -> str:
     """Write README.md, with Hub metadata in front."""
-    base = vectors.base_model
+    base, papers = vectors.base_model, vectors.site == SITE
     metadata = write_front_matter(
         base_model=base or None,
         license=vectors.license or None,
@@ -67,13 +67,12 @@ def vector_card(vectors: VectorSet, repo_id: str) -> str:
         metadata,
         f"# Emotion vectors for {markdown(base.rpartition('/')[2]) or f'{vectors.layers} layers x {vectors.hidden}'}",
         f"One vector per layer for each of {emotions}, for {model}: "
-        f"`{FILE}`, float32 `[{vectors.layers}, {vectors.hidden}]` each. They are added to {_SITES[vectors.site]} "
-        f"([arXiv 2502.04075]({PAPER})).",
+        f"`{FILE}`, float32 `[{vectors.layers}, {vectors.hidden}]` each. They are added to {_SITES[vectors.site]}"
+        + (f", by the method of [arXiv 2502.04075]({PAPER})." if papers else "."),
         *_usage(vectors, repo_id),
         *_origin(vectors),
         *_statistics(vectors),
-        "## Citation",
-        f"```bibtex\n{CITATION}\n```",
+        *([CITATION_SECTION] if papers else []),
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -16,7 +16,14 @@ WHOLE = Record(
         "owner/base", "c" * 40, (WeightFile("a.safetensors", 10, "d" * 64), WeightFile("b.safetensors", 2**40))
     ),
     vectors=RecordedVectors(
-        "ev", "layer_output", "owner/base", "here", "mit", {"queries": "q.json"}, {"joy.json": "e" * 64}
+        "ev",
+        "layer_output",
+        "owner/base",
+        "here",
+        "mit",
+        {"queries": "q.json"},
+        {"joy.json": "e" * 64},
+        {"joy": "a" * 64},
     ),
     steering=Steering((("joy", 1.5), ("anger", -0.25)), 0.5, (0, 2)),
     branch_scale=0.25,
@@ -24,6 +31,7 @@ WHOLE = Record(
     model_type="granite",
     files={"model-00001-of-00002.safetensors": "a.safetensors"},
     added=("x.bias",),
+    digests={"config.json": "b" * 64, "tokenizer.json": "c" * 64},
     biases=(RecordedBias(0, "x.bias", "BF16", 1.25, "f" * 64), RecordedBias(2, "y.bias", "F32", 0.0, "0" * 64)),
 )
 
@@ -38,11 +46,11 @@ def test_there_and_back(record: Record):
 
 def test_the_bakes_before_it_are_records_too():
     first = WHOLE.to_json()
-    second = Record("checkpoint", steering=Steering((("fear", 1.0),)), earlier=history_of(first))
-    third = Record("checkpoint", steering=Steering((("joy", 1.0),)), earlier=history_of(second.to_json()))
+    second = Record("checkpoint", steering=Steering((("fear", 1.0),)), earlier=history_of(first, "f"))
+    third = Record("checkpoint", steering=Steering((("joy", 1.0),)), earlier=history_of(second.to_json(), "f"))
     read = Record.from_json(json.loads(json.dumps(third.to_json())), "f")
     assert [record.steering.recipe for record in read.history] == [WHOLE.steering.recipe, "1 x fear"]
-    assert history_of(None) == ()
+    assert history_of(None, "f") == ()
 
 
 @pytest.mark.parametrize(

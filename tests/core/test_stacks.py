@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from emobake import InputError
+import pytest
+from support.headers import JOY, checkpoint
+
+from emobake import InputError, make_plan
 from emobake.cli.app import cli
 from emobake.core.stacks import STACKS, Stack, Support, parse_targets
+from emobake.core.steering import steering
 from emobake.formats.checkpoint.families import parse_families
 
 
@@ -26,7 +30,7 @@ def test_the_command_line_lists_every_stack():
 
 
 def test_a_new_stack_may_begin_with_a_default_for_all_families(monkeypatch):
-    new = Stack("new", "new-stack", "run_new.py", frozenset({"checkpoint"}), "new {model}", default="unsteered")
+    new = Stack("new", "new-stack", "run_new.py", frozenset({"checkpoint"}), card="new {model}", default="unsteered")
     monkeypatch.setitem(STACKS, "new", new)
     table = {"classes": ["XForCausalLM"], "flag": "bias", "read": {"vllm": "steered"}}
     seen = table | {"ran": {"new": "steered"}}
@@ -35,7 +39,22 @@ def test_a_new_stack_may_begin_with_a_default_for_all_families(monkeypatch):
     assert families["y"].stacks["new"] == Support("steered", run=True)
 
 
-def test_a_refusal_needs_no_evidence():
-    assert Support("refuses").evidence == ""
-    assert Support("steered", run=True).evidence == "seen in a run"
+@pytest.mark.parametrize(
+    ("status", "run", "said"),
+    [
+        ("steered", True, "loads steered (seen with a llama model in vLLM 0.32.0; this one was not run)"),
+        ("steered", False, "loads steered (read from the source of vLLM 0.32.0, not run)"),
+        ("refuses", False, "refuses to load it"),
+    ],
+)
+def test_it_is_said_what_was_run(status, run, said):
+    plan = make_plan(checkpoint(), JOY, steering(None, {"joy": 1.0}))
+    assert replace(plan, stacks={"vllm": Support(status, run)}).behaviour("vllm") == said
+
+
+def test_an_option_is_named():
     assert Support("option", option="--x").clause == "loads steered only with --x; without it UNSTEERED"
+
+
+def test_every_stack_names_its_versions():
+    assert all(stack.ran and stack.read for stack in STACKS.values())

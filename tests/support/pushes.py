@@ -9,8 +9,9 @@ JOY = ("--mix", "joy=1")
 
 
 def addressed(files: dict[str, bytes], repo_id: str) -> dict[str, bytes]:
-    """The files as they are pushed: the card names its repository."""
-    return files | {"README.md": files["README.md"].replace(b"THIS_REPO", repo_id.encode())}
+    """The files as they are pushed: the card names its repository, and needs no placeholder."""
+    card = files["README.md"].replace(b"`THIS_REPO` stands for the path of this folder.\n\n", b"")
+    return files | {"README.md": card.replace(b"THIS_REPO", repo_id.encode())}
 
 
 def without_attributes(repo: Repo, ref: str = "main") -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct, a real chat model, and the published Qwen2.5 vectors, baked and against hooks."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -89,6 +90,27 @@ def test_a_missing_stack_fails_and_is_named(smollm2, tmp_path):
     checks = emobake.verify(tmp_path / "out", base=str(smollm2), stack=["mlx"], max_new_tokens=1)
     assert checks[-1].ok is False
     assert "mlx" in checks[-1].detail and "pip install" in checks[-1].detail
+
+
+@pytest.mark.filterwarnings("ignore:.*merging LoRA weights", "ignore:.*is_gradient_checkpointing")
+@pytest.mark.parametrize("form", ["checkpoint", "peft"])
+def test_the_python_on_the_card_runs_as_it_stands(smollm2, models, tmp_path, monkeypatch, capsys, form):
+    """A push puts the repository's id in; here it is the folder's path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner" / "SmolLM2").symlink_to(smollm2)
+    source = emobake.ModelName.parse(smollm2, base_model="owner/SmolLM2")
+    emobake.bake(source, SMOLLM2_VECTORS, mix={"joy": 1.2}, out=emobake.Folder("out"), format=form)
+    card = (tmp_path / "out" / "README.md").read_text().replace("THIS_REPO", "./out")
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    rows = np.float32(1.2) * open_vectors(SMOLLM2_VECTORS, EMOTIONS).rows[EMOTIONS.index("joy")]
+    base, tokenizer = models
+    with hooked(base, rows):
+        wanted = tokenizer.decode(greedy(base, prompt(tokenizer, QUESTIONS[0])), skip_special_tokens=True)
+    assert len(said.split()) > 5
+    assert said.strip() == wanted.strip()
 
 
 @pytest.mark.published

@@ -8,10 +8,11 @@ no bias there. PEFT cannot merge it where the projection has none.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from ...core.biases import Home, PlannedBias, plan_biases, steering_rows, strength_warnings
+from ...core.biases import Home, PlannedBias, plan_biases, steering_rows
+from ...core.effect import Effect, judge_effect
 from ...core.names import is_plain
 from ...core.plan import BakePlan, LeftOut, PlannedFile, new_file
 from ...core.record import RECORD_FILE, Record, RecordedBias, RecordedVectors, history_of
@@ -23,7 +24,7 @@ from ...core.vector_set import VectorSet
 from ...errors import BrokenFileError, UnsupportedModelError
 from ..checkpoint.families import Family, families
 from ..checkpoint.model import Checkpoint
-from ..checkpoint.plan import base_warnings, recorded_base, with_documents
+from ..checkpoint.plan import base_warnings, digests_of, recorded_base, with_documents
 from ..checkpoint.projections import branch_scale, find_projections, input_width
 from ..checkpoint.routes import declared_classes
 from ..safetensors import NewTensor, serialize
@@ -31,6 +32,11 @@ from .card import adapter_card, adapters_card
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+_STAYS = "an adapter must stay one: PEFT cannot merge it into a projection that has no bias"
+_NAMELESS = (
+    "the adapter names no base model, so PEFT cannot find one by itself: load the base yourself, or give its Hub id as "
+    "`base_model`"
+)
 _PEFT = Support("option", run=True, option="PEFT (PeftModel.from_pretrained)")
 
 
@@ -48,29 +54,65 @@ def make_adapter_plan(
         UnsupportedModelError: no such projection can be found.
         InputError: as `emobake.make_plan`.
     """
-    family = _family(checkpoint, vectors.site)
+    family = find_adapted_family(checkpoint, vectors.site)
     scale = branch_scale(checkpoint, family)
     rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
-    hidden = checkpoint.hidden_size
-    projections = find_projections(checkpoint, family)
-    # PEFT names modules by the model that transformers builds, not by the names in the file.
-    prefixes = {layer: f"base_model.model.{family.projection.format(layer=layer)}" for layer in projections}
-    homes = [Home(layer, f"{prefix}.lora_B.bias", "F32", hidden) for layer, prefix in prefixes.items()]
+    homes = adapter_homes(checkpoint, family)
     biases = plan_biases(checkpoint.name, family.projection.rpartition(".")[2], homes, rows)
-    tensors = _tensors(checkpoint, family, projections, prefixes, biases)
+    plan = lay_out_adapter(
+        checkpoint, family, biases, RecordedVectors.of(vectors, steering), steering, base_model=base_model, scale=scale
+    )
+    effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
+    return complete_adapter(plan, effect, checkpoint, base_warnings(checkpoint, vectors))
+
+
+def adapter_homes(checkpoint: Checkpoint, family: Family) -> tuple[Home, ...]:
+    """The tensor of the adapter that stores each layer's bias.
+
+    Raises:
+        BrokenFileError: no layer has the projection.
+    """
+    return tuple(
+        Home(layer, f"{_prefix(family, layer)}.lora_B.bias", "F32", checkpoint.hidden_size)
+        for layer in find_projections(checkpoint, family)
+    )
+
+
+def lay_out_adapter(
+    checkpoint: Checkpoint,
+    family: Family,
+    biases: tuple[PlannedBias, ...],
+    vectors: RecordedVectors,
+    steering: Steering,
+    *,
+    base_model: str,
+    scale: float,
+) -> BakePlan:
+    """Plan the files and the record of an adapter whose biases are known, without card and warnings.
+
+    Raises:
+        BrokenFileError: the base's headers or config are broken.
+    """
+    tensors = _tensors(checkpoint, family, biases)
+    base = recorded_base(checkpoint, base_model)
+    files = (
+        PlannedFile(WEIGHTS_FILE, serialize(tensors, {"format": "pt"})),
+        new_file(CONFIG_FILE, json_bytes(_config(family, base.model))),
+    )
     record = Record(
         form="peft",
-        base=recorded_base(checkpoint, base_model),
-        vectors=RecordedVectors.of(vectors),
+        base=base,
+        vectors=vectors,
         steering=steering,
         branch_scale=scale,
         route="adapter",
         model_type=str(checkpoint.config.get("model_type")),
         added=tuple(tensors),
         biases=tuple(map(RecordedBias.of, biases)),
+        digests=digests_of(files, checkpoint),
         earlier=history_of(checkpoint.record, f"{checkpoint.name}/{RECORD_FILE}"),
     )
-    plan = BakePlan(
+    return BakePlan(
         form="peft",
         route="adapter",
         model_type=record.model_type,
@@ -79,18 +121,16 @@ def make_adapter_plan(
         biases=biases,
         record=record,
         stacks={name: _PEFT if name == "transformers" else Support("refuses") for name in STACKS},
-        files=(
-            PlannedFile(WEIGHTS_FILE, serialize(tensors, {"format": "pt"})),
-            new_file(CONFIG_FILE, json_bytes(_config(family, record.base.model))),
-        ),
+        files=files,
         left_out=(LeftOut("the weights", "an adapter is loaded on top of the base"),),
         added=record.added,
-        warnings=(
-            *strength_warnings(vectors, rows),
-            *base_warnings(checkpoint, vectors),
-            "an adapter must stay one: PEFT cannot merge it into a projection that has no bias",
-        ),
     )
+
+
+def complete_adapter(plan: BakePlan, effect: Effect, checkpoint: Checkpoint, warnings: Iterable[str] = ()) -> BakePlan:
+    """Add the effect, the warnings, the record's file and the card to a plan of `lay_out_adapter`."""
+    nameless = () if plan.record.base.model else (_NAMELESS,)
+    plan = replace(plan, effect=effect, warnings=(*effect.warnings, *warnings, *nameless, _STAYS))
     return with_documents(plan, adapter_card(plan, checkpoint))
 
 
@@ -98,10 +138,16 @@ def gather(plans: Mapping[str, BakePlan], checkpoint: Checkpoint) -> BakePlan:
     """Make one plan of several adapters, each complete in the folder that is its key."""
     first = next(iter(plans.values()))
     inside = [replace(file, name=f"{folder}/{file.name}") for folder, plan in plans.items() for file in plan.files]
+    steering = replace(first.steering, weights=tuple(w for plan in plans.values() for w in plan.steering.weights))
+    effect = Effect(
+        "; ".join(plan.effect.recipe for plan in plans.values()), any(p.effect.steers for p in plans.values())
+    )
     gathered = replace(
         first,
         form="peft-each",
-        steering=replace(first.steering, weights=tuple(w for plan in plans.values() for w in plan.steering.weights)),
+        steering=steering,
+        effect=effect,
+        warnings=tuple(dict.fromkeys(warning for plan in plans.values() for warning in plan.warnings)),
         biases=tuple(bias for plan in plans.values() for bias in plan.biases),
         record=Record("peft-each", adapters=tuple(plans)),
         files=tuple(inside),
@@ -109,8 +155,13 @@ def gather(plans: Mapping[str, BakePlan], checkpoint: Checkpoint) -> BakePlan:
     return with_documents(gathered, adapters_card(plans, checkpoint))
 
 
-def _family(checkpoint: Checkpoint, site: Site) -> Family:
-    """The family of the checkpoint; for an unknown one, a value made from the tensor names."""
+def find_adapted_family(checkpoint: Checkpoint, site: Site) -> Family:
+    """Find the family of a checkpoint; for an unknown one, a value made from the tensor names.
+
+    Raises:
+        BrokenFileError: the config's model_type is no name.
+        UnsupportedModelError: no projection that acts at `site` can be found.
+    """
     model_type = str(checkpoint.config.get("model_type"))
     if not is_plain(model_type):
         raise BrokenFileError(f"{checkpoint.name}/config.json: its model_type {model_type[:60]!r} is no name")
@@ -134,17 +185,17 @@ def _family(checkpoint: Checkpoint, site: Site) -> Family:
     return Family("unknown", (), f"{matches[0][1]}{{layer}}{matches[0][2]}")
 
 
-def _tensors(
-    checkpoint: Checkpoint,
-    family: Family,
-    projections: Mapping[int, str],
-    prefixes: Mapping[int, str],
-    biases: tuple[PlannedBias, ...],
-) -> dict[str, NewTensor]:
-    hidden = checkpoint.hidden_size
+def _prefix(family: Family, layer: int) -> str:
+    # PEFT names modules by the model that transformers builds, not by the names in the file.
+    return f"base_model.model.{family.projection.format(layer=layer)}"
+
+
+def _tensors(checkpoint: Checkpoint, family: Family, biases: tuple[PlannedBias, ...]) -> dict[str, NewTensor]:
+    hidden, projections = checkpoint.hidden_size, find_projections(checkpoint, family)
     tensors: dict[str, NewTensor] = {}
     for bias in biases:
-        prefix, inputs = prefixes[bias.layer], input_width(checkpoint, family, projections[bias.layer])
+        prefix = _prefix(family, bias.layer)
+        inputs = input_width(checkpoint, family, projections[bias.layer])
         tensors[f"{prefix}.lora_A.weight"] = NewTensor("F32", (1, inputs), (bytes(4 * inputs),))
         tensors[f"{prefix}.lora_B.weight"] = NewTensor("F32", (hidden, 1), (bytes(4 * hidden),))
         tensors[bias.tensor] = NewTensor("F32", (hidden,), (bias.data,))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from ..._version import __version__
-from ...core.plan import REPO_PLACEHOLDER, BakePlan
+from ...core.plan import PLACEHOLDER_NOTE, REPO_PLACEHOLDER, BakePlan
 from ...core.record import RecordedVectors
 from ...core.side_files import is_licence
 from ...core.sites import SITE, Site
@@ -33,6 +35,11 @@ CITATION = """\
   note   = {arXiv:2502.04075}
 }"""
 
+CITATION_SECTION = f"## Citation\n\n```bibtex\n{CITATION}\n```"
+PAPER_VECTORS = "https://github.com/xuanfengzu/EmotionVector"
+"""Address in the source of the paper's own sets."""
+_PAPER_LINK = f"*Controllable Emotion Generation with Emotion Vectors* ([arXiv 2502.04075]({PAPER}))"
+_QUESTION = "How was your day?"
 _PROJECTIONS: dict[Site, str] = {
     "attention_output": "the attention output projection",
     "layer_output": "the MLP's last projection, which acts on the layer's output,",
@@ -60,32 +67,57 @@ def model_card(plan: BakePlan, checkpoint: Checkpoint) -> str:
         "`attention_bias` and is saved as one.",
     }[plan.route]
     metadata = card_header(plan, checkpoint, library="transformers", relation="finetune")
-    return card_text(plan, checkpoint, metadata=metadata, kind="A steered copy of", how=how, loading=_loading(plan))
+    text = (
+        f"A steered copy of {base_link(plan)}: {what_was_added(plan)}, weighted **{recipe(plan)}**, are part of "
+        "the weights. No hooks and no code are needed to use it."
+    )
+    return card_text(plan, checkpoint, metadata=metadata, text=text, how=how, loading=_loading(plan, checkpoint))
 
 
-def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, kind: str, how: str, loading: str) -> str:
-    """Write a card: `metadata` in front, `how` the bias got there, and the commands for `loading` the result."""
-    vectors, recipe = plan.record.vectors, markdown(plan.steering.recipe)
-    earlier = " The base was itself baked before; `emobake.json` has the history." if plan.record.earlier else ""
-    verb = "are" if _of_the_paper(vectors) else "is"
+def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, text: str, how: str, loading: str) -> str:
+    """Write a card: `metadata` in front, `text` on a steered result, `how` the bias got there, and its `loading`."""
+    record, effect = plan.record, plan.effect
+    if not effect.steers:
+        text = f"{_sentence(effect.warnings[0])} It is {base_link(plan)} with biases that change nothing."
+    heading = f"steered: {recipe(plan)}" if effect.steers else "not steered"
     parts = [
         metadata,
-        f"# {title(plan)}, steered: {recipe}",
-        f"{kind} {base_link(plan)}: {_what(vectors)}, weighted **{recipe}**, {verb} part of the weights. No hooks and "
-        "no code are needed to use it.",
+        f"# {title(plan, checkpoint)}, {heading}",
+        text,
         "## How it was made",
         f"[emobake](https://pypi.org/project/emobake/) {__version__} added the weighted sum of the vectors "
-        f"({_sets(vectors)}) to the bias of {_PROJECTIONS[vectors.site]} in {_where(plan)}{how}{earlier} "
-        "`emobake.json` records the weights, the digests of the inputs and every bias.",
-        *([f"**Position caveat.** {POSITION_NOTE}"] if _of_the_paper(vectors) else []),
+        f"({_sets(record.vectors)}) to the bias of {_PROJECTIONS[record.vectors.site]} in {_where(plan)}{how} "
+        f"`emobake.json` records the weights, the digests of the inputs and every bias.{_method(record.vectors)}",
+        *_history(plan),
+        *([f"**Position caveat.** {POSITION_NOTE}"] if by_the_papers_method(record.vectors) else []),
         "## How to load it",
         loading,
         "## What was added",
         _norms(plan),
         *licence_section(plan, checkpoint),
-        *(["## Citation", f"```bibtex\n{CITATION}\n```"] if _of_the_paper(vectors) else []),
+        *([CITATION_SECTION] if by_the_papers_method(record.vectors) else []),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def recipe(plan: BakePlan) -> str:
+    """The sum of all bakes in words, some of which may be a stranger's."""
+    return markdown(plan.effect.recipe)
+
+
+def what_was_added(plan: BakePlan) -> str:
+    """The vectors in words: the paper's, or those of another set, with the source that the set names."""
+    vectors = plan.record.vectors
+    if by_the_papers_method(vectors) and PAPER_VECTORS in vectors.source:
+        return f"the emotion vectors of {_PAPER_LINK}"
+    acting = "" if by_the_papers_method(vectors) else " of the layers' output"
+    source = f" ({markdown(vectors.source)})" if vectors.source else ""
+    return f"vectors{acting} of the {_sets(vectors)}{source}"
+
+
+def by_the_papers_method(vectors: RecordedVectors) -> bool:
+    """True if the set acts where the paper adds its vectors; sets of the layer output are used in other ways."""
+    return vectors.site == SITE
 
 
 def card_header(plan: BakePlan, checkpoint: Checkpoint, *, library: str, relation: str) -> str:
@@ -111,9 +143,12 @@ def base_link(plan: BakePlan) -> str:
     return f"[{markdown(base_model)}](https://huggingface.co/{quote(base_model)})"
 
 
-def title(plan: BakePlan) -> str:
-    """The base's short name, in Markdown."""
-    return markdown(plan.record.base.model.rpartition("/")[2] or plan.model_type)
+def title(plan: BakePlan, checkpoint: Checkpoint) -> str:
+    """The base's short name: of its Hub id, else of its folder, else its model type."""
+    folder = "" if checkpoint.folder is None else os.path.basename(os.path.abspath(checkpoint.folder))  # noqa: PTH100, PTH119 - no links
+    # A folder may be called anything; this becomes a heading.
+    usable = folder if re.fullmatch(r"[\w][\w .+-]{0,95}", folder) else ""
+    return markdown(plan.record.base.model.rpartition("/")[2] or usable or plan.model_type)
 
 
 def quoted(name: str) -> str:
@@ -150,23 +185,34 @@ def with_report(card: str, report: str, folder: str) -> str:
     return f"{before}\n\n{report.rstrip()}\n" + (f"\n{after}" if after else "")
 
 
-def _of_the_paper(vectors: RecordedVectors) -> bool:
-    """True if the set acts where the paper's vectors do; sets of the layer output are made in other ways."""
-    return vectors.site == SITE
+def _method(vectors: RecordedVectors) -> str:
+    """A sentence on the method, for vectors that are not the paper's own."""
+    if not by_the_papers_method(vectors) or PAPER_VECTORS in vectors.source:
+        return ""
+    return f" Vectors are added there by the method of {_PAPER_LINK}."
 
 
-def _what(vectors: RecordedVectors) -> str:
-    if _of_the_paper(vectors):
-        return (
-            "the emotion vectors of *Controllable Emotion Generation with Emotion Vectors* "
-            f"([arXiv 2502.04075]({PAPER}))"
-        )
-    return f"a steering vector of the layers' output ({markdown(vectors.source or vectors.name)})"
+def _history(plan: BakePlan) -> list[str]:
+    """The bakes of a model that was baked more than once, the first one first."""
+    records = (*plan.record.history, plan.record)
+    if len(records) == 1:
+        return []
+    # Those of the base's record are a stranger's text.
+    bakes = [
+        f"{number}. {markdown(each.steering.recipe)} ({_sets(each.vectors)})" for number, each in enumerate(records, 1)
+    ]
+    return [
+        f"The base was itself baked before, so that all bakes together are **{recipe(plan)}**:\n\n" + "\n".join(bakes)
+    ]
 
 
 def _sets(vectors: RecordedVectors) -> str:
     names = ", ".join(code(one.name) for one in vectors.origins)
     return f"set{'s' * (len(vectors.origins) > 1)} {names}"
+
+
+def _sentence(text: str) -> str:
+    return f"{markdown(text[:1].upper() + text[1:])}."
 
 
 def _where(plan: BakePlan) -> str:
@@ -176,21 +222,50 @@ def _where(plan: BakePlan) -> str:
     return f"{len(steered)} of {len(plan.biases)} layers ({', '.join(map(str, steered)) or 'none'})"
 
 
-def _loading(plan: BakePlan) -> str:
+def _loading(plan: BakePlan, checkpoint: Checkpoint) -> str:
     rows = ["| stack | what it does |", "| --- | --- |"]
-    lines = []
-    for stack, support in plan.stacks.items():
-        evidence = f" ({support.evidence})" if support.evidence else ""
-        rows.append(f"| {stack} | {support.clause}{evidence} |")
-        if support.status in ("steered", "option"):
-            command = STACKS[stack].card.format(model=REPO_PLACEHOLDER)
-            lines.append(f"# {stack}\n{command}{' ' + support.option if support.option else ''}")
-    return "\n".join(rows) + "\n\n```\n" + "\n\n".join(lines) + "\n```"
+    rows += [f"| {stack} | {plan.behaviour(stack)} |" for stack in plan.stacks]
+    served = {name: support for name, support in plan.stacks.items() if support.status in ("steered", "option")}
+    blocks = ["\n".join(rows)]
+    if "transformers" in served:
+        model = f'model = AutoModelForCausalLM.from_pretrained("{REPO_PLACEHOLDER}")'
+        blocks.append(python_block(checkpoint, REPO_PLACEHOLDER, [model]))
+    commands = [
+        f"# {stack}\n{STACKS[stack].card.format(model=REPO_PLACEHOLDER)}{f' {found.option}' if found.option else ''}"
+        for stack, found in served.items()
+        if STACKS[stack].card
+    ]
+    if commands:
+        blocks.append("```sh\n" + "\n\n".join(commands) + "\n```")
+    return blocks[0] + "\n\n" + PLACEHOLDER_NOTE + "\n\n".join(blocks[1:])
+
+
+def python_block(checkpoint: Checkpoint, tokenizer: str, model: Sequence[str], imports: Sequence[str] = ()) -> str:
+    """Write Python that loads a model by the lines `model`, and the `tokenizer`, and lets it answer."""
+    ask = f'inputs = tokenizer("{_QUESTION}", return_tensors="pt")'
+    if _has_chat_template(checkpoint):
+        ask = (
+            f'messages = [{{"role": "user", "content": "{_QUESTION}"}}]\n'
+            "inputs = tokenizer.apply_chat_template(\n"
+            '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n'
+            ")"
+        )
+    lines = [
+        *imports,
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")',
+        *model,
+        ask,
+        "output = model.generate(**inputs, max_new_tokens=60)",
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+    ]
+    return "```python\n" + "\n".join(lines) + "\n```"
 
 
 def _norms(plan: BakePlan) -> str:
     rows = [
-        "Euclidean norm of the vector that each layer's bias gained:",
+        f"Euclidean norm of the vector that each layer's bias gained{' by this bake' if plan.record.earlier else ''}:",
         "",
         "| layer | norm | |",
         "| --- | --- | --- |",
@@ -204,11 +279,14 @@ def _widget(checkpoint: Checkpoint, given: object) -> list[dict[str, Any]]:
     """Examples for the Hub's page: the base's, else one of ours."""
     if isinstance(given, list) and given and all(_is_example(example) for example in given):
         return given
-    question = "How was your day?"
+    if _has_chat_template(checkpoint):
+        return [{"messages": [{"role": "user", "content": _QUESTION}]}]
+    return [{"text": _QUESTION}]
+
+
+def _has_chat_template(checkpoint: Checkpoint) -> bool:
     files = checkpoint.side_files
-    if "chat_template" in checkpoint.tokenizer_config or any(name.startswith("chat_template") for name in files):
-        return [{"messages": [{"role": "user", "content": question}]}]
-    return [{"text": question}]
+    return "chat_template" in checkpoint.tokenizer_config or any(name.startswith("chat_template") for name in files)
 
 
 def _is_example(value: object) -> bool:

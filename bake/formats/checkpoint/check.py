@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ...core.check import Check
+from ...core.effect import Effect
+from ...core.plan import BakePlan, PlannedFile
 from ...core.record import RECORD_FILE, Record
-from ...core.side_files import is_duplicate
-from ..check import StoredModel, changed_tensors, compare_tensors, missing_or_extra
+from ...errors import VerifyError
+from ...storage.comparing import OutputFiles
+from ..check import StoredModel, stored_biases
 from .families import families
 from .model import Checkpoint
+from .plan import complete, lay_out
+from .projections import branch_scale
+from .routes import declared_classes, route_by_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,33 +32,63 @@ class CheckpointOutput:
         """Decoder layers and hidden size, by the config."""
         return self.model.num_hidden_layers, self.model.hidden_size
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """None: all files of the folder or repository."""
+        return None
+
     def structure(self) -> Iterator[Check]:
-        """Check headers, duplicates, the config's switch and the zeros of siblings."""
+        """Check headers, the config's switch and the zeros of siblings."""
         yield Check("index and headers", True, f"{len(self.model.tensors)} tensors in {len(self.model.weights)} files")
-        yield self._no_duplicates()
         yield self._config_adds_bias()
         yield self._siblings_zero()
 
-    def carried(self, base: StoredModel) -> Iterator[Check]:
-        """Compare tensor by tensor; on the Hub by the digests of whole files."""
-        if self.model.folder is not None:
-            yield compare_tensors(self, base)
-        elif isinstance(base, Checkpoint):
-            yield missing_or_extra(self, base) or self._same_files(base)
+    def digests(self, files: OutputFiles) -> Mapping[str, str]:
+        """Digests of the files that the record names."""
+        return {name: files.digest(name) for name in self.record.digests if name in files.sizes}
 
-    def _no_duplicates(self) -> Check:
-        found = [name for name in self.model.side_files if is_duplicate(name)]
-        if found:
-            return Check("no duplicate weights", False, f"{found[0]} lies beside the steered weights; remove it")
-        return Check("no duplicate weights", True, "none beside the steered ones")
+    def plan_again(self, base: StoredModel) -> BakePlan:
+        """Plan the same bake by the route of the record.
+
+        Raises:
+            VerifyError, InputError: as `emobake.formats.check.Output.plan_again`.
+        """
+        if not isinstance(base, Checkpoint):
+            raise VerifyError(f"{base.name} is not a checkpoint")
+        record = self.record
+        route = route_by_name(record.route, base.config, base.name, record.vectors.site)
+        biases = stored_biases(self, route.homes(base))
+        plan = lay_out(
+            base,
+            route,
+            biases,
+            record.vectors,
+            record.steering,
+            base_model=record.base.model,
+            scale=branch_scale(base, route.family),
+        )
+        return complete(plan, Effect.of(plan.record, biases), base)
+
+    def explain(self, planned: PlannedFile, offset: int) -> str:
+        """The tensor at an offset of a weight file."""
+        return tensor_at(self.model, planned.name, offset)
 
     def _config_adds_bias(self) -> Check:
         name, config = "config honours the bias", self.model.config
         family = families(self.record.vectors.site).get(str(config.get("model_type")))
         if family is None or not family.has_bias:
             return Check(name, False, f"{config.get('model_type')} has no such bias: it would load UNSTEERED")
-        if not family.always and not config.get(str(family.flag), family.flag_default):
-            return Check(name, False, f"{family.flag} is off in config.json: it would load UNSTEERED")
+        classes = declared_classes(config)
+        strange = [declared for declared in classes if declared not in family.classes]
+        if strange or not classes:
+            said = f"name {strange[0]}" if strange else "are missing"
+            return Check(name, False, f"architectures {said}, not {family.classes[0]}: it could load UNSTEERED")
+        if "auto_map" in config:
+            return Check(name, False, "auto_map names code of the checkpoint: it could load UNSTEERED")
+        value = config.get(str(family.flag), family.flag_default)
+        if not family.always and value is not True:
+            said = "off" if value is False else f"{value!r}, not true,"
+            return Check(name, False, f"{family.flag} is {said} in config.json: it could load UNSTEERED")
         return Check(name, True, f"{family.model_type}: " + (f"{family.flag} is on" if family.flag else "always"))
 
     def _siblings_zero(self) -> Check:
@@ -64,26 +100,11 @@ class CheckpointOutput:
                 return Check("sibling biases", False, f"{name} is missing or not zero")
         return Check("sibling biases", True, f"{len(siblings)} explicit zeros" if siblings else "none are needed")
 
-    def _same_files(self, base: Checkpoint) -> Check:
-        """Compare digests of whole files; files with overwritten biases would have to be read."""
-        name = "carried tensors"
-        ours, theirs = ({w.name: w for w in model.weights} for model in (self.model, base))
-        edited = {self.model.tensors[tensor].file for tensor in changed_tensors(self.record)}
-        total = 0
-        for file, source in self.record.files.items():
-            if file in edited:
-                continue
-            if file not in ours or source not in theirs or not ours[file].sha256:
-                return Check(name, False, f"{file} is not there, or its digest is not known")
-            if ours[file].sha256 != theirs[source].sha256:
-                return Check(name, False, f"{file} is not the base's {source}")
-            total += ours[file].size
-        if set(self.record.files.values()) != set(theirs):
-            return Check(name, False, "the record does not name every weight file of the base")
-        count = len(self.record.files) - len(edited)
-        compared = f"{count} file{'s' * (count != 1)}, {total / 1e6:,.0f} MB, with the digests of the base's"
-        if any(weight.advertised for weight in (*self.model.weights, *base.weights)):
-            compared += ", as the Hub lists them"
-        if edited:
-            return Check(name, None, f"{compared}; {len(edited)} with overwritten biases were not compared")
-        return Check(name, True, compared)
+
+def tensor_at(model: StoredModel, file: str, offset: int) -> str:
+    """The tensor of `file` that the byte at `offset` belongs to, in words; else that it is in the header."""
+    tensors = [tensor for tensor in model.tensors.values() if tensor.file == file]
+    found = next((tensor.name for tensor in tensors if tensor.start <= offset < tensor.end), "")
+    if found:
+        return f"{found} differs"
+    return "the header differs" if any(offset < tensor.start for tensor in tensors) else ""

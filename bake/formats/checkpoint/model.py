@@ -27,6 +27,8 @@ class Checkpoint:
     tensors: Mapping[str, TensorHeader]
     read: Callable[[TensorHeader], bytes]
     """Reads one tensor; used for existing biases only."""
+    digest: Callable[[str], str] = lambda name: ""
+    """Computes the sha256 of a side file; empty if it cannot be read."""
     side_files: Mapping[str, int] = field(default_factory=dict)
     """Path with ``/`` -> bytes, for every file without weights. A folder that is skipped whole ends in ``/``."""
     unfollowed: tuple[str, ...] = ()

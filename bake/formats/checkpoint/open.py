@@ -114,6 +114,11 @@ def open_remote_base(model: ModelName) -> tuple[Base, Snapshot]:
     from ...storage.hub.snapshot import fetch, open_ranges, take_snapshot
 
     missing = "a listed file is no longer there; run again"
+
+    def digest(name: str) -> str:
+        with fetching(model.name, model.revision, missing):
+            return snapshot.files[name].sha256 or sha256_of(fetch(snapshot, name))
+
     with fetching(model.name, model.revision, missing):
         snapshot = retrying()(take_snapshot, model.name, model.revision)
         if "config.json" not in snapshot.files:
@@ -124,6 +129,7 @@ def open_remote_base(model: ModelName) -> tuple[Base, Snapshot]:
             small=lambda name: read_small(fetch(snapshot, name), f"{model.name}/{name}"),
             read_at=lambda name: open_ranges(snapshot, name),
             weight=lambda name: _listed(snapshot.files[name]),
+            digest=digest,
             repo_id=model.name,
             revision=snapshot.commit,
         )
@@ -172,6 +178,7 @@ def _open_folder(
         small=lambda name: read_small(folder / name, f"{folder}/{name}"),
         read_at=lambda name: read_at(folder / name),
         weight=lambda name: _weight(folder / name, name, hash_files),
+        digest=lambda name: sha256_of(folder / name),
         repo_id=repo_id,
         revision=revision,
     )
@@ -210,6 +217,7 @@ def open_checkpoint(
         weights=weights,
         tensors=tensors,
         read=lambda header: files.read_at(header.file)(header.start, header.size),
+        digest=files.digest,
         side_files={name: size for name, size in files.sizes.items() if name not in own},
         tokenizer_config=files.json("tokenizer_config.json") or {},
         index_metadata=metadata,

@@ -5,10 +5,13 @@ Nothing here opens a file, a socket or a heavy library.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from ...core.biases import PlannedBias, origin_warnings, plan_biases, steering_rows, strength_warnings
+from ...core.biases import PlannedBias, origin_warnings, plan_biases, steering_rows
+from ...core.effect import Effect, judge_effect
 from ...core.plan import CARD_FILE, BakePlan, ConfigChange, LeftOut, PlannedFile, new_file
 from ...core.record import RECORD_FILE, Record, RecordedBase, RecordedBias, RecordedVectors, history_of
 from ...core.side_files import INDEX, is_carried, reason_left_out
@@ -47,26 +50,48 @@ def make_plan(
         steering: the weights.
         base_model: Hub id to name as the base; default: the one that the checkpoint came from.
         targets: stacks that must load the result steered.
-        force: plan even if all weights are zero.
+        force: plan even if nothing would be steered, or far too much.
         route: chosen before, by the same config, targets and site; default: chosen here.
 
     Raises:
-        InputError: nothing would be steered and not `force`; its subclasses for a set that does not fit, a broken
-            file, or a family without a route.
+        InputError: nothing would be steered, or far too much, and not `force`; its subclasses for a set that does not
+            fit, a broken file, or a family without a route.
     """
     route = route or choose_route(checkpoint.config, checkpoint.name, targets, vectors.site)
     scale = branch_scale(checkpoint, route.family)
     rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
     projection = route.family.projection.rpartition(".")[2]
     biases = plan_biases(checkpoint.name, projection, route.homes(checkpoint), route.values(rows, checkpoint))
+    plan = lay_out(
+        checkpoint, route, biases, RecordedVectors.of(vectors, steering), steering, base_model=base_model, scale=scale
+    )
+    effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
+    return complete(plan, effect, checkpoint, base_warnings(checkpoint, vectors))
+
+
+def lay_out(
+    checkpoint: Checkpoint,
+    route: Route,
+    biases: tuple[PlannedBias, ...],
+    vectors: RecordedVectors,
+    steering: Steering,
+    *,
+    base_model: str,
+    scale: float,
+) -> BakePlan:
+    """Plan the files and the record of a steered checkpoint whose biases are known, without card and warnings.
+
+    Raises:
+        InputError: (its subclasses) a broken file of the base.
+    """
     new = route.rewrites(checkpoint) | {
-        bias.tensor: NewTensor(bias.dtype, (len(rows[0]),), (bias.data,)) for bias in biases if bias.is_new
+        bias.tensor: NewTensor(bias.dtype, (checkpoint.hidden_size,), (bias.data,)) for bias in biases if bias.is_new
     }
     files = tuple(_files(checkpoint, route, biases, new))
     record = Record(
         form="checkpoint",
         base=recorded_base(checkpoint, base_model),
-        vectors=RecordedVectors.of(vectors),
+        vectors=vectors,
         steering=steering,
         branch_scale=scale,
         route=route.name,
@@ -74,9 +99,10 @@ def make_plan(
         files={file.name: file.source for file in files if file.source.endswith(".safetensors")},
         added=tuple(sorted(new)),
         biases=tuple(map(RecordedBias.of, biases)),
+        digests=digests_of(files, checkpoint),
         earlier=history_of(checkpoint.record, f"{checkpoint.name}/{RECORD_FILE}"),
     )
-    plan = BakePlan(
+    return BakePlan(
         form="checkpoint",
         route=route.name,
         model_type=route.family.model_type,
@@ -90,9 +116,24 @@ def make_plan(
         config_changes=(*route.changes, *_tokenizer_changes(checkpoint, route)),
         added=record.added,
         overwritten=tuple(sorted(bias.tensor for bias in biases if not bias.is_new)),
-        warnings=(*strength_warnings(vectors, rows), *base_warnings(checkpoint, vectors)),
     )
+
+
+def complete(plan: BakePlan, effect: Effect, checkpoint: Checkpoint, warnings: Iterable[str] = ()) -> BakePlan:
+    """Add the effect, the warnings, the record's file and the card to a plan of `lay_out`."""
+    plan = replace(plan, effect=effect, warnings=(*effect.warnings, *warnings))
     return with_documents(plan, model_card(plan, checkpoint))
+
+
+def digests_of(files: Sequence[PlannedFile], checkpoint: Checkpoint) -> dict[str, str]:
+    """File name -> sha256, for the files that are all new and for those that are carried and hold no weights."""
+    digests = {}
+    for file in files:
+        if file.action == "write":
+            digests[file.name] = hashlib.sha256(file.data).hexdigest()
+        elif file.action == "carry" and not file.weights:
+            digests[file.name] = checkpoint.digest(file.source)
+    return {name: digest for name, digest in digests.items() if digest}
 
 
 def with_documents(plan: BakePlan, card: str) -> BakePlan:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ...core.check import Check
-from ...core.plan import Rows, Span
+from ...core.plan import BakePlan, PlannedFile
 from ...core.record import Record
-from ...core.tensors import TensorHeader
-from ...errors import InputError
-from ..check import StoredModel, compare_tensors
+from ...core.totals import total_recipe
+from ...errors import InputError, VerifyError
+from ...storage.comparing import OutputFiles
+from ...storage.files import read_small
+from ..check import StoredModel, stored_biases
+from ..checkpoint.check import tensor_at
 from .architectures import find_gguf_architecture
-from .as_llama import moved_rows
+from .header import Described, GgufHeader, parse_gguf
+from .layout import METADATA, metadata_digest
 from .model import RECORD_KEY, GgufModel
-from .plan import reordered
-
-_CHANGED_KEYS = ("general.architecture", "general.base_model.", "emobake.", "split.")
+from .modelfile import MODELFILE_START, modelfile_path, write_modelfile
+from .plan import OWN_KEYS, find_homes, lay_out_files, lay_out_record
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,11 @@ class GgufOutput:
         """Decoder layers and hidden size, by the metadata."""
         return self.model.num_hidden_layers, self.model.hidden_size
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The model's files: other things may lie beside them."""
+        return tuple(path.name for path in self.model.paths)
+
     def structure(self) -> Iterator[Check]:
         """Check the header, and that llama.cpp adds the bias in this architecture."""
         count = len(self.model.files)
@@ -42,30 +51,61 @@ class GgufOutput:
             yield Check(name, True, f"{found.name}: llama.cpp {found.sites[site]} it")
         except InputError as error:
             yield Check(name, False, str(error))
+        yield from self._modelfile()
 
-    def carried(self, base: StoredModel) -> Iterator[Check]:
-        """Compare tensor by tensor, and the metadata; rows of q and k may have moved."""
-        if not isinstance(base, GgufModel):
+    def _modelfile(self) -> Iterator[Check]:
+        """Compare a Modelfile of ours beside the file with the one that a bake writes; people edit them."""
+        path = self.model.paths[0]
+        beside = modelfile_path(path)
+        if len(self.model.files) > 1 or not beside.is_file():
             return
-        moved = moved_rows(base) if base.architecture != self.model.architecture else {}
+        found = read_small(beside).decode("utf-8", "replace")
+        if found.startswith(MODELFILE_START):
+            same = found == write_modelfile(self.model.header, path.name, total_recipe(self.record))[0]
+            said = "is as a bake writes it" if same else "is not as a bake writes it (it was edited, or moved)"
+            yield Check("Modelfile", True if same else None, f"{beside.name} {said}")
 
-        def expected(tensor: TensorHeader) -> Span | Rows:
-            if tensor.name in moved:
-                return reordered(tensor, moved[tensor.name])
-            return Span(tensor.file, tensor.start, tensor.size)
+    def digests(self, files: OutputFiles) -> Mapping[str, str]:
+        """Digest of the metadata and of the tensors' descriptions."""
+        return {METADATA: metadata_digest((header.fields, _described(header)) for header in self.model.files)}
 
-        note = f", {len(moved)} of them with rows in llama's order" if moved else ""
-        yield compare_tensors(self, base, expected, note)
-        yield self._metadata(base)
+    def plan_again(self, base: StoredModel) -> BakePlan:
+        """Plan the same files, around the record that the output has.
 
-    def _metadata(self, base: GgufModel) -> Check:
-        """Compare the bytes of all metadata of the base, its tokenizer first of all."""
-        name, other = "carried metadata", self.model.header.by_key
-        kept = [field for field in base.header.fields if not field.key.startswith(_CHANGED_KEYS)]
-        for field in kept:
-            prefix, _, rest = field.key.partition(".")
-            key = f"{self.model.architecture}.{rest}" if prefix == base.architecture else field.key
-            found = other.get(key)
-            if found is None or (found.kind, found.data) != (field.kind, field.data):
-                return Check(name, False, f"{key} is not the base's")
-        return Check(name, True, f"{len(kept)} fields, byte-identical to the base")
+        Raises:
+            VerifyError, InputError: as `emobake.formats.check.Output.plan_again`.
+        """
+        if not isinstance(base, GgufModel):
+            raise VerifyError(f"{base.name} is not a GGUF file")
+        names = self.names or ()
+        if len(names) not in (1, len(base.files)):
+            raise VerifyError(f"the output has {len(names)} files, the base {len(base.files)}")
+        record = self.record
+        homes = find_homes(base, record.vectors.site)
+        biases = stored_biases(self, homes.biases)
+        planned = replace(record.base, weights=base.weights)
+        record = lay_out_record(base, homes, biases, record.vectors, record.steering, planned)
+        own = [field for field in self.model.header.fields if field.key in OWN_KEYS]
+        return lay_out_files(base, homes, biases, record, names, own=own)
+
+    def explain(self, planned: PlannedFile, offset: int) -> str:
+        """The tensor at an offset of a file, or the entry of its metadata."""
+        header = next(header for header in self.model.files if Path(header.file).name == planned.name)
+        start = min((tensor.start for tensor in header.tensors), default=header.size)
+        beginning = planned.pieces[0]
+        if offset >= start or not isinstance(beginning, bytes):
+            return tensor_at(self.model, planned.name, offset)
+
+        def read(at: int, length: int) -> bytes:
+            return beginning[at : at + length]
+
+        wanted = parse_gguf(planned.name, planned.size, read)
+        for key in [*wanted.by_key, *header.by_key]:
+            ours, theirs = header.by_key.get(key), wanted.by_key.get(key)
+            if ours is None or theirs is None or (ours.kind, ours.data) != (theirs.kind, theirs.data):
+                return f"the metadata {key} differs"
+        return "the header differs"
+
+
+def _described(header: GgufHeader) -> list[Described]:
+    return [Described(tensor.name, tensor.dtype, tensor.shape, tensor.size) for tensor in header.tensors]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...core.plan import Piece, Span, piece_size
@@ -10,6 +11,8 @@ from .header import Described, Field, padded, serialize_gguf, text_field, unpadd
 
 _PAGE = 4096
 _PADDING = "emobake.padding"
+METADATA = "metadata"
+"""Name under which a record keeps `metadata_digest`."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,24 @@ def layout(version: int, alignment: int, fields: Sequence[Field], tensors: Seque
         gap = padded(size, alignment) - size
     _append(pieces, gap, b"")
     return tuple(pieces)
+
+
+def metadata_digest(files: Iterable[tuple[Sequence[Field], Sequence[Described]]]) -> str:
+    """Digest of all metadata but emobake's own, and of the tensors' names, types and shapes, file by file."""
+    digest = hashlib.sha256()
+
+    def add(*parts: bytes) -> None:
+        for part in parts:
+            digest.update(len(part).to_bytes(8, "little") + part)
+
+    for fields, tensors in files:
+        kept = [field for field in fields if not field.key.startswith("emobake.")]
+        add(b"%d fields, %d tensors" % (len(kept), len(tensors)))
+        for field in kept:
+            add(field.key.encode(), b"%d" % field.kind, field.data)
+        for tensor in tensors:
+            add(tensor.name.encode(), tensor.dtype.encode(), repr(tensor.shape).encode())
+    return digest.hexdigest()
 
 
 def _append(pieces: list[Piece], gap: int, piece: Piece) -> None:

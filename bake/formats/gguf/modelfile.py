@@ -57,6 +57,11 @@ class Template:
         return self.begin + "".join(turns) + self.generation
 
 
+def modelfile_path(gguf: Path) -> Path:
+    """Path of a GGUF file's Modelfile: beside it."""
+    return gguf.with_name(gguf.name.removesuffix(".gguf") + ".Modelfile")
+
+
 def write_modelfile(header: GgufHeader, gguf: str, recipe: str) -> tuple[str, list[str]]:
     """Write a Modelfile for the file named `gguf`; returns its text and warnings.
 

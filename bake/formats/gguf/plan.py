@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..._version import __version__
-from ...core.biases import Home, PlannedBias, origin_warnings, plan_bias, plan_biases, steering_rows, strength_warnings
+from ...core.biases import Home, PlannedBias, origin_warnings, plan_bias, plan_biases, steering_rows
+from ...core.effect import judge_effect
 from ...core.limits import MAX_WIDTH
 from ...core.plan import BakePlan, ConfigChange, Piece, PlannedFile, RouteName, Rows, Span
 from ...core.record import Record, RecordedBase, RecordedBias, RecordedVectors, history_of
@@ -21,16 +21,19 @@ from ...core.sites import Site
 from ...core.stacks import Support
 from ...core.steering import Steering
 from ...core.tensors import FLOATS, TensorHeader, decode
+from ...core.totals import terms_of, total_recipe
 from ...core.vector_set import VectorSet
 from ...errors import BrokenFileError, UnsupportedModelError
 from .architectures import MODULES, GgufArchitecture, find_gguf_architecture
 from .as_llama import llama_blockers, moved_rows
 from .header import Field, row_count, text_field, uint32_field
-from .layout import Placed, layout
+from .layout import METADATA, Placed, layout, metadata_digest
 from .model import RECORD_KEY, GgufModel
 
 _ARCHITECTURE = "general.architecture"
 _BASE = "general.base_model."
+OWN_KEYS = ("emobake.version", "emobake.weights", RECORD_KEY)
+"""Keys of the metadata that hold the record."""
 
 
 def make_gguf_plan(
@@ -55,48 +58,104 @@ def make_gguf_plan(
         names: of the files to write: one, or as many as `model` has.
         base_model: Hub id to name as the base; empty if unknown.
         digests: sha256 of the base's files by name, if known.
-        force: plan even if all weights are zero.
+        force: plan even if nothing would be steered, or far too much.
 
     Raises:
-        InputError: nothing would be steered and not `force`; its subclasses for a set that does not fit, a broken
-            file, or an architecture that llama.cpp would refuse or run unsteered.
+        InputError: nothing would be steered, or far too much, and not `force`; its subclasses for a set that does not
+            fit, a broken file, or an architecture that llama.cpp would refuse or run unsteered.
     """
-    assert len(names) in (1, len(model.files))
-    architecture = _target_architecture(model)
-    as_llama = architecture != model.architecture
-    row = find_gguf_architecture(architecture, vectors.site, model.name)
-    scale = row.branch_scale(model.header, model.num_hidden_layers, vectors.site)
-    added = steering_rows(vectors, steering, model.shape, branch_scale=scale, force=force)
-    biases = plan_biases(model.name, MODULES[vectors.site].rpartition(".")[2], _homes(model, row, vectors.site), added)
-    new = any(bias.is_new for bias in biases)
-    route: RouteName = "llama" if as_llama else "tensor" if new else "existing"
+    site = vectors.site
+    homes = find_homes(model, site)
+    added = steering_rows(vectors, steering, model.shape, branch_scale=homes.scale, force=force)
+    biases = plan_biases(model.name, MODULES[site].rpartition(".")[2], homes.biases, added)
     weights = tuple(replace(weight, sha256=(digests or {}).get(weight.name, "")) for weight in model.weights)
-    record = Record(
+    record = lay_out_record(
+        model, homes, biases, RecordedVectors.of(vectors, steering), steering, RecordedBase(base_model, "", weights)
+    )
+    effect = judge_effect(vectors, added * homes.scale, record, biases, force=force)
+    plan = lay_out_files(model, homes, biases, record, names)
+    return replace(plan, effect=effect, warnings=(*effect.warnings, *origin_warnings(vectors, base_model)))
+
+
+@dataclass(frozen=True, eq=False)
+class GgufHomes:
+    """The places of the biases in a GGUF model."""
+
+    row: GgufArchitecture
+    """The architecture of the result."""
+    biases: tuple[Home, ...]
+    scale: float
+    """Factor between the projection's output and the site."""
+
+
+def find_homes(model: GgufModel, site: Site) -> GgufHomes:
+    """Find the tensor that stores each layer's bias for vectors that act at `site`.
+
+    Raises:
+        BrokenFileError: a broken file; UnsupportedModelError: llama.cpp would refuse the result or run it unsteered.
+    """
+    row = find_gguf_architecture(_target_architecture(model), site, model.name)
+    scale = row.branch_scale(model.header, model.num_hidden_layers, site)
+    return GgufHomes(row, tuple(_homes(model, row, site)), scale)
+
+
+def lay_out_record(
+    model: GgufModel,
+    homes: GgufHomes,
+    biases: tuple[PlannedBias, ...],
+    vectors: RecordedVectors,
+    steering: Steering,
+    base: RecordedBase,
+) -> Record:
+    """Write the record of a model whose biases are known, but for the digest of its metadata.
+
+    Raises:
+        InputError: the base's own record is none.
+    """
+    return Record(
         form="gguf",
-        base=RecordedBase(base_model, "", weights),
-        vectors=RecordedVectors.of(vectors),
+        base=base,
+        vectors=vectors,
         steering=steering,
-        branch_scale=scale,
-        route=route,
+        branch_scale=homes.scale,
+        route=_route(model, homes.row, biases),
         model_type=model.architecture,
         added=_names(biases, is_new=True),
         biases=tuple(map(RecordedBias.of, biases)),
         earlier=history_of(model.record, f"{model.name} ({RECORD_KEY})"),
     )
+
+
+def lay_out_files(
+    model: GgufModel,
+    homes: GgufHomes,
+    biases: tuple[PlannedBias, ...],
+    record: Record,
+    names: Sequence[str],
+    *,
+    own: Sequence[Field] | None = None,
+) -> BakePlan:
+    """Plan the files `names` (one, or as many as `model` has) with biases that are known, without warnings.
+
+    The record in the plan has the digest of the metadata. The files hold it, or the fields `own` in its place.
+    """
+    assert len(names) in (1, len(model.files))
+    architecture = homes.row.name
+    files, record = _files(model, biases, record, names, architecture, own=own)
+    as_llama = architecture != model.architecture
     return BakePlan(
         form="gguf",
-        route=route,
+        route=_route(model, homes.row, biases),
         model_type=model.architecture,
         architecture=architecture,
-        steering=steering,
+        steering=record.steering,
         biases=biases,
         record=record,
-        stacks=_support(row, vectors.site),
-        files=_files(model, biases, record, names, architecture),
+        stacks=_support(homes.row, record.vectors.site),
+        files=files,
         config_changes=(ConfigChange(_ARCHITECTURE, model.architecture, architecture),) if as_llama else (),
         added=record.added,
         overwritten=_names(biases, is_new=False),
-        warnings=(*strength_warnings(vectors, added), *origin_warnings(vectors, base_model)),
     )
 
 
@@ -121,14 +180,16 @@ def make_converted_plan(model: GgufModel, baked: BakePlan, vectors: VectorSet, *
         files={},
         added=tuple(bias.tensor for bias in biases if bias.is_new),
         biases=tuple(map(RecordedBias.of, biases)),
+        digests={},
     )
+    files, record = _files(model, biases, record, [name], model.architecture, all_overwritten=True)
     return replace(
         baked,
         form="gguf",
         biases=biases,
         record=record,
         stacks=_support(row, vectors.site),
-        files=_files(model, biases, record, [name], model.architecture, all_overwritten=True),
+        files=files,
         left_out=(),
         added=record.added,
         overwritten=tuple(bias.tensor for bias in biases if not bias.is_new),
@@ -156,6 +217,12 @@ def _target_architecture(model: GgufModel) -> str:
 
 def _support(row: GgufArchitecture, site: Site) -> dict[str, Support]:
     return {"llama.cpp": Support("steered", run=site in row.ran)}
+
+
+def _route(model: GgufModel, row: GgufArchitecture, biases: Sequence[PlannedBias]) -> RouteName:
+    if row.name != model.architecture:
+        return "llama"
+    return "tensor" if any(bias.is_new for bias in biases) else "existing"
 
 
 def _names(biases: Sequence[PlannedBias], *, is_new: bool) -> tuple[str, ...]:
@@ -213,9 +280,9 @@ def _converted(model: GgufModel, bias: PlannedBias, module: str, added: np.ndarr
     return replace(stored, norm=bias.norm, is_new=bias.is_new)
 
 
-def _fields(model: GgufModel, architecture: str, record: Record, *, split: bool) -> list[Field]:
-    """The metadata: the base's, its keys renamed if the architecture changes, and the record."""
-    header, base_model = model.header, record.base.model
+def _fields(model: GgufModel, architecture: str, base_model: str, *, split: bool) -> list[Field]:
+    """The metadata without the record: the base's, its keys renamed if the architecture changes."""
+    header = model.header
     own: dict[str, Field] = {}
     for field in header.fields:
         prefix, _, rest = field.key.partition(".")
@@ -233,13 +300,27 @@ def _fields(model: GgufModel, architecture: str, record: Record, *, split: bool)
     base = {key: value for key, value in base.items() if value}
     made = [uint32_field(f"{_BASE}count", 1)] if base else []
     made += [text_field(f"{_BASE}0.{key}", value) for key, value in base.items()]
-    weights = ",".join(f"{emotion}={weight:g}" for emotion, weight in dict(record.steering.weights).items())
-    made += [
-        text_field("emobake.version", __version__),
-        text_field("emobake.weights", weights),
+    return [*own.values(), *made]
+
+
+def record_fields(record: Record) -> list[Field]:
+    """The metadata that holds the record, with the sum of all bakes for a reader."""
+    return [
+        text_field("emobake.version", record.version),
+        text_field("emobake.weights", _total_weights(record)),
         text_field(RECORD_KEY, json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":"))),
     ]
-    return [*own.values(), *made]
+
+
+def _total_weights(record: Record) -> str:
+    """``joy=1.5,anger=-0.25``, if every steered layer has the same weights; else the recipe."""
+    terms = terms_of(record)
+    per_layer = [list(term.weights.values()) for term in terms]
+    if any(len(set(found)) > 1 for found in per_layer) or len({tuple(term.weights) for term in terms}) > 1:
+        return total_recipe(record)
+    if len({(term.set_name, term.site) for term in terms}) > 1 or len({t.emotion for t in terms}) < len(terms):
+        return total_recipe(record)
+    return ",".join(f"{term.emotion}={found[0]:g}" for term, found in zip(terms, per_layer, strict=True))
 
 
 def _files(
@@ -250,8 +331,12 @@ def _files(
     architecture: str,
     *,
     all_overwritten: bool = False,
-) -> tuple[PlannedFile, ...]:
-    """The files to write. With `all_overwritten` every bias has its tensor in `model`, new or not."""
+    own: Sequence[Field] | None = None,
+) -> tuple[tuple[PlannedFile, ...], Record]:
+    """The files to write, and the record that they hold.
+
+    With `all_overwritten` every bias has its tensor in `model`. The fields `own` stand in for those of the record.
+    """
     moved = moved_rows(model) if architecture != model.architecture else {}
     new = [bias for bias in biases if bias.is_new and not all_overwritten]
     overwritten = {bias.tensor: bias.data for bias in biases if bias not in new}
@@ -265,16 +350,20 @@ def _files(
     ]
     if not split:
         placed = [[tensor for file in placed for tensor in file]]
-    fields = _fields(model, architecture, record, split=split)
+    fields = [_fields(model, architecture, record.base.model, split=split)]
+    fields += [list(header.fields) for header in model.files[1 : len(names)]]
     count = sum(map(len, placed))
-    files = []
-    for number, (name, tensors) in enumerate(zip(names, placed, strict=True)):
-        header = model.files[number]
-        written = fields if number == 0 else list(header.fields)
-        if split:
-            written = [_counted(field, count) for field in written]
-        files.append(PlannedFile(name, layout(header.version, header.alignment, written, tensors), weights=True))
-    return tuple(files)
+    if split:
+        fields = [[_counted(field, count) for field in found] for found in fields]
+    described = [[tensor.described for tensor in tensors] for tensors in placed]
+    record = replace(record, digests={METADATA: metadata_digest(zip(fields, described, strict=True))})
+    fields[0] += record_fields(record) if own is None else own
+    headers = zip(model.files, names, fields, placed, strict=False)
+    files = tuple(
+        PlannedFile(name, layout(header.version, header.alignment, found, tensors), weights=True)
+        for header, name, found, tensors in headers
+    )
+    return files, record
 
 
 def _tensor_name(bias: PlannedBias) -> str:

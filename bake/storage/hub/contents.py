@@ -12,7 +12,7 @@ from typing import Literal
 
 from huggingface_hub import CommitOperationAdd
 
-from ...core.plan import CARD_FILE, REPO_PLACEHOLDER, Piece, PlannedFile
+from ...core.plan import CARD_FILE, PLACEHOLDER_NOTE, REPO_PLACEHOLDER, Piece, PlannedFile
 from ...errors import HubError, OutputError
 from ..copying import write_pieces
 from ..files import git_blob_id, sha256_of
@@ -77,6 +77,7 @@ def _item(file: PlannedFile, repo_id: str, folder: Path | None, source: Snapshot
 def addressed(card: bytes, repo_id: str, name: str) -> bytes:
     """Put the repository's id into the commands of the model card `name`."""
     folder = name.rpartition("/")[0]
+    card = card.replace(PLACEHOLDER_NOTE.encode(), b"")
     if folder:
         card = card.replace(f'"{REPO_PLACEHOLDER}"'.encode(), f'"{repo_id}", subfolder="{folder}"'.encode())
     return card.replace(REPO_PLACEHOLDER.encode(), repo_id.encode())

@@ -83,7 +83,7 @@ def test_each_writes_complete_adapters_and_verify_reads_them_all(tmp_path):
     exec(commands.replace("THIS_REPO", str(tmp_path / "out")).replace("BASE", str(base)), names)
     assert set(names["model"].peft_config) == {"joy", "anger"} and names["model"].active_adapter == "anger"
     checks = emobake.verify(tmp_path / "out", vectors=str(tmp_path / "ev"))
-    assert {c.name.split(":")[0] for c in checks} == {"anger", "joy"}
+    assert {c.name.split(":")[0] for c in checks} == {"no other files", "anger", "joy"}
     assert all(c.ok for c in checks)
     config = tmp_path / "out" / "joy" / "adapter_config.json"
     config.write_text(config.read_text().replace('"lora_bias": true', '"lora_bias": false'))
@@ -104,3 +104,46 @@ def test_targets_want_a_checkpoint(tmp_path):
     write_vectors(tmp_path / "ev", LAYERS, HIDDEN)
     with pytest.raises(InputError, match="`targets` goes with"):
         emobake.bake(base, tmp_path / "ev", (0, 0, 0, 1, 0), tmp_path / "out", format="peft", targets=["vllm"])
+
+
+TAMPERING = {
+    "adapter_config.json": ({"target_modules": "x"}, "adapter_config.json: target_modules is", "adapter_config.json"),
+    "the base": ({"base_model_name_or_path": "a/b"}, "base_model_name_or_path", "adapter_config.json"),
+    "a rank": ({"lora_alpha": 2}, "lora_alpha is 2, not 1", "adapter_config.json"),
+    "lora_bias as a text": ({"lora_bias": "true"}, "config honours the bias", "config honours the bias"),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERING)
+def test_verify_compares_an_adapter_with_its_plan(what, tmp_path):
+    base = write_tiny("llama2", tmp_path / "base")
+    write_vectors(tmp_path / "ev", LAYERS, HIDDEN)
+    out = tmp_path / "out"
+    emobake.bake(base, tmp_path / "ev", (0, 0, 0, 1, 0), out, format="peft")
+    checks = emobake.verify(out, base=base, vectors=str(tmp_path / "ev"))
+    assert all(check.ok for check in checks), checks
+    change, with_base, alone = TAMPERING[what]
+    config = json.loads((out / "adapter_config.json").read_text())
+    (out / "adapter_config.json").write_text(json.dumps(config | change))
+    for given, said in ((base, with_base), (None, alone)):
+        found = [f"{c.name}: {c.detail}" for c in emobake.verify(out, base=given) if c.ok is False]
+        assert any(said in line for line in found), found
+
+
+def test_verify_finds_what_lies_beside_adapters(tmp_path):
+    base = write_tiny("llama2", tmp_path / "base")
+    write_vectors(tmp_path / "ev", LAYERS, HIDDEN)
+    out = tmp_path / "out"
+    emobake.bake(base, tmp_path / "ev", mix={"joy": 1.0, "fear": 1.0}, out=out, format="peft-each")
+    assert not [c for c in emobake.verify(out, base=base) if c.ok is False]
+    (out / "adapter_config.json").write_text("{}")
+    (out / "joy" / "adapter_model.bin").write_text("x")
+    found = [c.name for c in emobake.verify(out) if c.ok is False]
+    assert found == ["no other files", "joy: no other files"]
+
+
+def test_the_warnings_of_every_adapter_are_given(tmp_path):
+    base = write_tiny("llama2", tmp_path / "base")
+    write_vectors(tmp_path / "ev", LAYERS, HIDDEN)
+    result = emobake.bake(base, tmp_path / "ev", mix={"joy": 1.0, "fear": 6.0}, format="peft-each", dry_run=True)
+    assert any("strength" in warning for warning in result.plan.warnings)

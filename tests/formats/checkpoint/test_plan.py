@@ -139,7 +139,7 @@ def test_zero_weights_need_force():
     with pytest.raises(InputError, match="`force` writes it"):
         make_plan(checkpoint(), JOY, steering(None, {"joy": 0.0}))
     plan = make_plan(checkpoint(), JOY, steering(None, {"joy": 0.0}), force=True)
-    assert any("unsteered" in warning for warning in plan.warnings)
+    assert any("behaves as its base" in warning for warning in plan.warnings) and not plan.effect.steers
 
 
 def test_a_strength_beyond_use_is_a_warning_that_names_it():

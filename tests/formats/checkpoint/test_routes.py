@@ -128,6 +128,8 @@ def test_an_unknown_target():
         ({"model_type": "gemma3", "architectures": ["Gemma3ForX"], "text_config": {}}, "multimodal"),
         ({"model_type": "zork", "architectures": ["ZorkForCausalLM"]}, "not in emobake's table"),
         ({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}, "mixtral cannot be baked"),
+        ({**LLAMA, "architectures": ["Qwen2ForCausalLM", "LlamaForCausalLM"]}, "Qwen2ForCausalLM is not the causal"),
+        ({**LLAMA, "architectures": ["LlamaForCausalLM", "Qwen2ForCausalLM"]}, "Qwen2ForCausalLM is not the causal"),
     ],
 )
 def test_refusals(config, words):
@@ -141,6 +143,12 @@ def test_refusals(config, words):
 def test_configs_that_do_not_say_what_they_are(config):
     with pytest.raises(BrokenFileError, match=r"config.json"):
         choose_route(config, "m")
+
+
+@pytest.mark.parametrize("value", ["false", "true", [0], 0, 1, {}])
+def test_a_flag_that_is_neither_true_nor_false(value):
+    with pytest.raises(BrokenFileError, match=r"attention_bias is .*, not true or false"):
+        choose_route({**LLAMA, "attention_bias": value}, "m")
 
 
 def test_the_checkpoints_own_code_is_not_referred_to():

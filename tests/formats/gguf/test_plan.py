@@ -515,8 +515,59 @@ def test_verify_finds_a_change(model, tmp_path, cli, what):
     ran = cli("verify", out, "--base", model)
     assert ran.code == 1
     failed = [line for line in ran.out.splitlines() if line.startswith("FAIL")]
-    wanted = {"bias": "biases as recorded", "tensor": "carried tensors", "metadata": "carried metadata"}[what]
-    assert len(failed) == 1 and wanted in failed[0]
+    wanted = {
+        "bias": "biases as recorded: blk.1.attn_output.bias",
+        "tensor": "files as planned: out.gguf: blk.1.ffn_up.weight differs",
+        "metadata": "files as planned: out.gguf: the metadata tokenizer.ggml.tokens differs",
+    }[what]
+    assert wanted in failed[0]
+    assert cli("verify", out).code == (0 if what == "tensor" else 1), "without the base, weights cannot be compared"
+
+
+def test_the_base_again_is_refused_in_a_gguf_too(model, tmp_path):
+    bake(model, SET, mix={"joy": 1}, out=tmp_path / "one.gguf")
+    with pytest.raises(InputError, match="the base again"):
+        bake(tmp_path / "one.gguf", SET, mix={"joy": -1}, out=tmp_path / "two.gguf")
+    result = bake(tmp_path / "one.gguf", SET, mix={"joy": -1}, out=tmp_path / "two.gguf", force=True)
+    assert not result.plan.effect.steers and fields_of(tmp_path / "two.gguf")["emobake.weights"] == ""
+    bake(tmp_path / "one.gguf", SET, mix={"joy": 1}, scale=0.5, out=tmp_path / "more.gguf")
+    assert fields_of(tmp_path / "more.gguf")["emobake.weights"] == "joy=1.5", "the sum of both bakes"
+    checks = verify(tmp_path / "more.gguf", base=tmp_path / "one.gguf")
+    assert not [check for check in checks if check.ok is False], checks
+    with pytest.raises(InputError, match="destroys the model"):
+        bake(model, SET, mix={"joy": 100}, out=tmp_path / "three.gguf")
+
+
+def test_a_scaled_branch_does_not_count_as_strength(tmp_path):
+    """The vectors are divided by the scale, and act at their own strength all the same."""
+    write_model(tmp_path / "base.gguf", "granite", fields={"granite.residual_scale": 0.05})
+    plan = bake(tmp_path / "base.gguf", OUTPUT, mix={"joy": 1}, out=tmp_path / "out.gguf").plan
+    assert not [warning for warning in plan.warnings if "strength" in warning]
+
+
+def test_a_gguf_of_a_split_set_is_verified_against_it_and_renamed_bases_too(split, model, tmp_path):
+    bake(split, SET, mix={"joy": 1}, out=tmp_path / "out.gguf")
+    checks = verify(tmp_path / "out.gguf", base=split)
+    assert not [check for check in checks if check.ok is False], checks
+    bake(model, SET, mix={"joy": 1}, out=tmp_path / "single.gguf")
+    moved = model.rename(tmp_path / "renamed.gguf")
+    (tmp_path / "single.gguf").rename(tmp_path / "other.gguf")
+    checks = verify(tmp_path / "other.gguf", base=moved)
+    assert not [check for check in checks if check.ok is False], checks
+    assert [check.ok for check in verify(tmp_path / "other.gguf") if check.name == "files as recorded"] == [True]
+
+
+def test_a_modelfile_beside_it_is_compared(model, tmp_path):
+    def found() -> list[bool | None]:
+        return [check.ok for check in verify(tmp_path / "out.gguf") if check.name == "Modelfile"]
+
+    bake(model, SET, mix={"joy": 1}, out=GgufFile(tmp_path / "out.gguf", modelfile=True))
+    assert found() == [True]
+    with (tmp_path / "out.Modelfile").open("a") as file:
+        file.write("SYSTEM be brief\n")
+    assert found() == [None], "a person may edit it"
+    (tmp_path / "out.Modelfile").write_text("FROM elsewhere")
+    assert found() == []
 
 
 def test_a_folder_of_gguf_files_says_what_to_give(model, cli, vectors):

@@ -126,7 +126,8 @@ def test_verified_where_it_is(over, online, hub, repo, vectors, tmp_path):
     over().ok()
     check = ("--base", BASE, "--vectors", vectors)
     ran = online("verify", TARGET, *check).ok()
-    assert "3 files, 0 MB, with the digests of the base's" in ran.out and "FAIL" not in ran.out
+    assert "byte-identical to the plan, by the digests that the Hub keeps" in ran.out
+    assert "FAIL" not in ran.out and "model card" not in ran.out, "the card has the repository's id"
     assert "arithmetic: 2 biases equal" in ran.out and "config honours the bias" in ran.out
     assert not list((tmp_path / "hf").rglob("model-0000[123]*")), "the weights stay where they are"
     commit = hub.repos[TARGET].refs["main"]
@@ -140,6 +141,9 @@ def test_verified_where_it_is(over, online, hub, repo, vectors, tmp_path):
             files["config.json"].replace(b'"attention_bias": true', b'"attention_bias": false'),
             "UNSTEERED",
         ),
+        ("config.json", files["config.json"].replace(b"10000.0", b"20000.0"), "rope_theta is 20000.0, not 10000.0"),
+        ("tokenizer.json", b"{}", "tokenizer.json: has 2 bytes"),
+        ("adapter_config.json", b"{}", "lies beside"),
         ("model.safetensors.gguf", b"GGUF", "lies beside"),
         ("model-00001-of-00004.safetensors", _other_embeddings(files), "is not the base's"),
     ):
@@ -159,12 +163,15 @@ def test_verified_where_biases_were_overwritten(over, online, hub, vectors, tmp_
     hub.repos["owner/gpt2"].commit(base)
     over(model="owner/gpt2").ok()
     ran = online("verify", TARGET, "--base", "owner/gpt2", "--vectors", vectors).ok()
-    assert "with overwritten biases were not compared" in ran.out and "arithmetic: 2 biases equal" in ran.out
+    assert "only the size was compared, and the biases in it" in ran.out and "arithmetic: 2 biases equal" in ran.out
 
 
-def test_an_adapter_and_other_things_are_verified_there(over, online, hub, repo, sharded):
+def test_an_adapter_and_other_things_are_verified_there(over, online, hub, repo, sharded, tmp_path):
     over("--format", "peft").ok()
     assert "FAIL" not in online("verify", TARGET).ok().out
+    ran = online("verify", TARGET, "--base", BASE).ok()
+    assert "FAIL" not in ran.out and "files as planned: 2 files" in ran.out
+    assert not list((tmp_path / "hf").rglob("model-0000*")), "an adapter needs the headers of its base only"
     online("verify", BASE).one_line(BASE, "not an output of emobake")
     online("verify", "me/nothing").one_line("me/nothing", "no such")
     repo.keep(repo.files() | {"emobake.json": b"{}"}, "main")

@@ -322,7 +322,7 @@ def test_what_is_no_steered_output(online, hub, out, base, tmp_path):
         online("push", out, "me/x").one_line(said, "nothing was uploaded")
     shard.write_bytes(whole)
     (out / "pytorch_model.bin").write_bytes(b"pickle")
-    online("push", out, "me/x").one_line("pytorch_model.bin", "beside the steered weights")
+    online("push", out, "me/x").one_line("pytorch_model.bin", "lies beside the model")
     (out / "pytorch_model.bin").unlink()
     (out / "link").symlink_to("nowhere")
     online("push", out, "me/x").one_line("link", "broken link")

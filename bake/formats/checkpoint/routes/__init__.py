@@ -15,7 +15,7 @@ from .existing import ExistingRoute
 from .flag import FlagRoute
 from .llama import LlamaRoute
 
-__all__ = ["ROUTES", "Route", "choose_route", "declared_classes", "find_family"]
+__all__ = ["ROUTES", "Route", "choose_route", "declared_classes", "find_family", "route_by_name"]
 
 ROUTES: tuple[type[Route], ...] = (ExistingRoute, FlagRoute, LlamaRoute)
 """Routes, the preferred ones first among those that serve as many stacks."""
@@ -45,6 +45,22 @@ def choose_route(config: Mapping[str, Any], name: str, targets: Iterable[str] = 
     raise UnsupportedModelError(f"{name}: {_unbakeable(family, config, candidates)}")
 
 
+def route_by_name(route: str, config: Mapping[str, Any], name: str, site: Site = SITE) -> Route:
+    """Return the route of a bake that was made before; arguments as for `choose_route`.
+
+    Raises:
+        UnsupportedModelError: the config does not allow this route; BrokenFileError: it does not say what it is.
+    """
+    family = find_family(config, name, site)
+    kind = next((kind for kind in ROUTES if kind.name == route), None)
+    if kind is None:
+        raise UnsupportedModelError(f"{name}: there is no route {route[:40]!r}")
+    blockers = kind.blockers(family, config)
+    if blockers:
+        raise UnsupportedModelError(f"{name}: the route {route} does not apply, because {blockers[0]}")
+    return kind(family, config)
+
+
 def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Family:
     """Find the family of a config, for vectors that act at `site`.
 
@@ -71,10 +87,14 @@ def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Fami
             f"{name}: the architecture {model_type} ({classes[0]}) is not in emobake's table, so it is not "
             f"known which stacks would add the bias; {_ADAPTER_HINT}"
         )
-    if not set(classes) & set(family.classes):
+    # A stack takes the first class that it knows, and each one treats the bias in its own way.
+    strange = [declared for declared in classes if declared not in family.classes]
+    if strange:
         raise UnsupportedModelError(
-            f"{name}: {classes[0]} is not the causal language model of {model_type} ({family.classes[0]} is)"
+            f"{name}: {strange[0]} is not the causal language model of {model_type} ({family.classes[0]} is)"
         )
+    if family.flag is not None and not isinstance(config.get(family.flag), bool | None):
+        raise BrokenFileError(f"{name}/config.json: {family.flag} is {config[family.flag]!r}, not true or false")
     return family
 
 

@@ -1,0 +1,110 @@
+"""The effect of a bake, judged before the first byte is written: too much of it, or none in total.
+
+All bakes of a model count together: the last one alone does not say what its biases hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import InputError
+from .biases import PlannedBias, norm_of
+from .record import Record
+from .tensors import FLOATS
+from .totals import terms_of, total_recipe
+from .vector_set import VectorSet
+
+COLLAPSE = 3.0
+"""Strength from which a warning is due. At strength 4 most of the paper's published answers collapse into
+repetition."""
+DESTROYED = 10.0
+"""Strength from which a bake is refused unless it is forced."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The total effect of a model's bakes."""
+
+    recipe: str = ""
+    """The sum of all bakes in words."""
+    steers: bool = True
+    """False if the result behaves as the model that was never baked."""
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, record: Record, biases: Sequence[PlannedBias]) -> Effect:
+        """The effect that `record` and `biases` tell, without warnings of the strength."""
+        undone = bool(record.history) and _is_undone(record, biases)
+        steers = not undone and (bool(record.history) or any(bias.norm for bias in biases))
+        warnings: tuple[str, ...] = ()
+        if undone:
+            warnings = (f"{_bakes(record)} add up to nothing: the result is the base again",)
+        elif not any(bias.norm for bias in biases):
+            warnings = ("all weights are zero: the result behaves as its base",)
+        return cls(total_recipe(record), steers, warnings)
+
+
+def judge_effect(
+    vectors: VectorSet, rows: np.ndarray, record: Record, biases: Sequence[PlannedBias], *, force: bool
+) -> Effect:
+    """Judge what `biases` do, which add `rows` (float32 ``[layers, hidden]``, at the site) and have this `record`.
+
+    Raises:
+        InputError: not `force`, and the result is the base again, or is steered so strongly that it is destroyed.
+    """
+    effect = Effect.of(record, biases)
+    if not effect.steers and not force:
+        raise InputError(f"{effect.warnings[0]}; `force` writes it anyway")
+    layer, strength = _strength(vectors, rows, record)
+    if strength >= DESTROYED and not force:
+        raise InputError(
+            f"strength {strength:.3g} at layer {layer}: the steering is that many times the set's own mean norm, which "
+            f"destroys the model; use smaller weights (at {DESTROYED:g} and more, only `force` writes it)"
+        )
+    if strength <= COLLAPSE:
+        return effect
+    warning = (
+        f"strength {strength:.1f} at layer {layer}: the steering is that many times the set's own mean norm, far "
+        "beyond a layer's usual change; at 4 most models collapse into repetition"
+    )
+    return replace(effect, warnings=(*effect.warnings, warning))
+
+
+def _bakes(record: Record) -> str:
+    """All bakes in words, the first one first."""
+    recipes = [each.steering.recipe for each in (*record.history, record)]
+    return "the bakes " + ", then ".join(recipes)
+
+
+def _is_undone(record: Record, biases: Sequence[PlannedBias]) -> bool:
+    """True if the weights add up to zero, or if only bakes made these biases and every one is zero."""
+    if not terms_of(record):
+        return True
+    made = {tensor for earlier in record.history for tensor in earlier.added}
+    return all(bias.tensor in made and not np.frombuffer(bias.data, FLOATS[bias.dtype]).any() for bias in biases)
+
+
+def _strength(vectors: VectorSet, rows: np.ndarray, record: Record) -> tuple[int, float]:
+    """The layer that is steered most, and how strongly: in units of the set's mean norm there, at weight 1.
+
+    Earlier bakes of the same vectors count, as far as the set has them.
+    """
+    total = rows.astype(np.float64)
+    if record.history:
+        total[:] = 0
+        for term in terms_of(record):
+            if term.emotion in vectors.emotions and record.vectors.rows.get(term.emotion) == term.digest:
+                own = vectors.rows[vectors.emotions.index(term.emotion)]
+                for layer, weight in term.weights.items():
+                    if layer < min(len(own), len(total)):
+                        total[layer] += weight * own[layer].astype(np.float64)
+    usual = np.zeros(len(rows))
+    own_norms = np.mean([[norm_of(row) for row in emotion] for emotion in vectors.rows], axis=0)
+    usual[: len(own_norms)] = own_norms[: len(rows)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        strength = np.nan_to_num(np.linalg.norm(total, axis=1) / usual, nan=0.0)
+    layer = int(strength.argmax())
+    return layer, float(strength[layer])
