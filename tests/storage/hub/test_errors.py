@@ -46,7 +46,9 @@ def test_a_reason_is_one_short_line_without_secrets(monkeypatch):
     assert "\n" not in said and len(said) <= 200
     assert said.startswith("500 Error for url 'https://s3.example/x (token) and (token) long")
     assert reason(KeyError()) == "KeyError"
-    text = "HTTPSConnectionPool(host='s3.example'): Max retries exceeded with url: /x?X-Amz-Signature=abc (Caused by it)"
+    text = (
+        "HTTPSConnectionPool(host='s3.example'): Max retries exceeded with url: /x?X-Amz-Signature=abc (Caused by it)"
+    )
     assert reason(ConnectionError(text)).endswith("Max retries exceeded with url: /x (Caused by it)")
 
 
