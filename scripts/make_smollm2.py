@@ -87,9 +87,10 @@ def make_smollm2(out: Path, dtype: str = "float32") -> Path:
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     # transformers 5 writes new spellings only; 4.57, mlx-lm and the converters read the old ones.
+    config = model.config
     edit_json(
         out / "config.json",
-        rope_theta=model.config.rope_parameters["rope_theta"],
+        rope_theta=config.rope_theta if hasattr(config, "rope_theta") else config.rope_parameters["rope_theta"],
         torch_dtype=dtype,
         dtype=dtype,
         quantization_config=None,
