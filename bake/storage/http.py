@@ -20,6 +20,7 @@ from huggingface_hub import __version__ as _version
 from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    _http,
     build_hf_headers,
     get_session,
     hf_raise_for_status,
@@ -29,11 +30,13 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from ..core.text import one_line
 from ..errors import without_secrets
+from .network_limits import bounded, limited
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState, Retrying
 
 __all__ = [
+    "bounded",
     "build_hf_headers",
     "get",
     "is_passing",
@@ -44,6 +47,10 @@ __all__ = [
     "status",
     "validate_repo_id",
 ]
+
+if hasattr(_http, "set_client_factory"):  # Since version 1.
+    # Whatever factory the process has set stays in use.
+    _http.set_client_factory(limited(_http._GLOBAL_CLIENT_FACTORY))
 
 _PASSING = (408, 429, 500, 502, 503, 504)
 """Statuses that another try may not meet again."""

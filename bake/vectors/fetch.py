@@ -88,7 +88,7 @@ def _make(folder: Path) -> None:
 def _fetch(file: PublishedFile) -> bytes:
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    from ..storage.http import get, quiet_library, reason, retrying
+    from ..storage.http import bounded, get, quiet_library, reason, retrying
 
     quiet_library()
     name = f"{file.repository}/{file.path}"
@@ -100,7 +100,7 @@ def _fetch(file: PublishedFile) -> bytes:
     try:
         for attempt in retrying(attempts=4):
             # Without the Hub's token: this is another host.
-            with attempt, get(url, {}) as (_, chunks):
+            with attempt, bounded(name), get(url, {}) as (_, chunks):
                 content.clear()
                 for chunk in chunks:
                     content += chunk

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...core.limits import MAX_TENSORS
+from ...core.limits import MAX_FILES, MAX_TENSORS
 from ...core.names import is_plain
 from ...core.side_files import INDEX, REPLACED, SINGLE, is_carried, is_licence, is_ours
 from ...core.strict_json import parse_json_object
@@ -40,7 +40,6 @@ from .model import Checkpoint
 if TYPE_CHECKING:
     from ...storage.hub.snapshot import RemoteFile, Snapshot
 
-_MAX_FILES = 20_000
 _AT_ONCE = 8
 """Parallel requests for headers."""
 _SKIPPED_FOLDERS = ("original", "onnx", "openvino", "coreml", ".git", ".cache", "__pycache__", "runs")
@@ -111,13 +110,13 @@ def open_remote_base(model: ModelName) -> tuple[Base, Snapshot]:
     """
     from ...storage.http import retrying
     from ...storage.hub.errors import fetching
-    from ...storage.hub.snapshot import fetch, open_ranges, take_snapshot
+    from ...storage.hub.snapshot import fetch_small, open_ranges, take_snapshot
 
     missing = "a listed file is no longer there; run again"
 
     def digest(name: str) -> str:
         with fetching(model.name, model.revision, missing):
-            return snapshot.files[name].sha256 or sha256_of(fetch(snapshot, name))
+            return snapshot.files[name].sha256 or sha256_of(fetch_small(snapshot, name))
 
     with fetching(model.name, model.revision, missing):
         snapshot = retrying()(take_snapshot, model.name, model.revision)
@@ -126,7 +125,7 @@ def open_remote_base(model: ModelName) -> tuple[Base, Snapshot]:
         files = Files(
             name=model.name,
             sizes={path: file.size for path, file in snapshot.files.items()},
-            small=lambda name: read_small(fetch(snapshot, name), f"{model.name}/{name}"),
+            small=lambda name: read_small(fetch_small(snapshot, name), f"{model.name}/{name}"),
             read_at=lambda name: open_ranges(snapshot, name),
             weight=lambda name: _listed(snapshot.files[name]),
             digest=digest,
@@ -324,8 +323,8 @@ def _list_files(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
                 files[name] = path.stat().st_size
             elif is_carried(name) or name in (INDEX, SINGLE):
                 raise InputError(f"{path}: is not a file that can be copied (a broken link?)")
-        if len(files) > _MAX_FILES:
-            raise InputError(f"{folder}: holds more than {_MAX_FILES} files; this is not a checkpoint's folder")
+        if len(files) > MAX_FILES:
+            raise InputError(f"{folder}: holds more than {MAX_FILES} files; this is not a checkpoint's folder")
     return files, tuple(unfollowed)
 
 

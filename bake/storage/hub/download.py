@@ -12,11 +12,13 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from ...core.limits import MAX_SMALL, MAX_VECTORS
 from ...core.names import is_inside
 from ...core.side_files import INDEX, REPLACED, SINGLE, is_carried
 from ...core.strict_json import parse_json_object
 from ...errors import BrokenFileError
 from ..files import advertised, check_content, read_small
+from ..http import bounded
 from .errors import fetching
 
 
@@ -28,7 +30,7 @@ def download_config(repo_id: str, revision: str | None) -> Path:
         HubError: the Hub or the network failed.
     """
     with fetching(repo_id, revision, "has no config.json; it is not a transformers checkpoint"):
-        return _fetch(repo_id, "config.json", revision)
+        return _download_small(repo_id, "config.json", revision)
 
 
 def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
@@ -42,7 +44,8 @@ def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
     commit = snapshot.name
     with fetching(repo_id, commit, "a listed file is no longer there; run again"):
         try:
-            names = tuple(HfApi().list_repo_files(repo_id, revision=commit))
+            with bounded(f"{repo_id}: its list of files", bytes=MAX_SMALL):
+                names = tuple(HfApi().list_repo_files(repo_id, revision=commit))
         except OfflineModeIsEnabled:
             return ()
         except Exception:  # From the HTTP library, whichever it is. The cache is as good as ever.
@@ -53,7 +56,9 @@ def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
             raise BrokenFileError(f"{repo_id}: lists a file {outside[0][:120]!r}, which cannot be one of its own")
         needed = _needed(repo_id, commit, names)
         new = [name for name in needed if not (snapshot / name).exists()]
-        snapshot_download(repo_id, revision=commit, allow_patterns=[glob.escape(name) for name in needed])
+        # Its listing is asked for in this thread, its files in others, which have no budget.
+        with bounded(f"{repo_id}: its list of files", bytes=MAX_SMALL):
+            snapshot_download(repo_id, revision=commit, allow_patterns=[glob.escape(name) for name in needed])
         # Once, as they come: later bakes do not read the weights a second time. Small files are always checked.
         for name in new:
             check_content(snapshot / name, advertised(snapshot / name), f"{repo_id}/{name}")
@@ -66,8 +71,9 @@ def download_file(repo_id: str, name: str, revision: str | None, *, kind: str) -
     Raises:
         InputError, HubError: as `download_config`.
     """
-    with fetching(repo_id, revision, f"has no {name}; it is not a {kind}"):
-        return _fetch(repo_id, name, revision)
+    missing = f"has no {name}; it is not a {kind}"
+    with fetching(repo_id, revision, missing), bounded(f"{repo_id}/{name}", bytes=MAX_VECTORS, seconds=3600):
+        return _download(repo_id, name, revision)
 
 
 def card_text(repo_id: str, revision: str | None) -> str:
@@ -78,7 +84,7 @@ def card_text(repo_id: str, revision: str | None) -> str:
     """
     with fetching(repo_id, revision, "has no model card"):
         try:
-            card = _fetch(repo_id, "README.md", revision)
+            card = _download_small(repo_id, "README.md", revision)
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError) and not HF_HUB_OFFLINE:
                 raise  # The network failed; the repository may well have a card.
@@ -86,11 +92,16 @@ def card_text(repo_id: str, revision: str | None) -> str:
         return read_small(card, f"{repo_id}/README.md").decode("utf-8", "replace")
 
 
-def _fetch(repo_id: str, name: str, revision: str | None) -> Path:
-    """Fetch a small file, and compare it with the digest that the Hub gave."""
+def _download(repo_id: str, name: str, revision: str | None) -> Path:
+    """Fetch a file, and compare it with the digest that the Hub gave."""
     path = Path(hf_hub_download(repo_id, name, revision=revision))
     check_content(path, advertised(path), f"{repo_id}/{name}")
     return path
+
+
+def _download_small(repo_id: str, name: str, revision: str | None) -> Path:
+    with bounded(f"{repo_id}/{name}", bytes=MAX_SMALL):
+        return _download(repo_id, name, revision)
 
 
 def _needed(repo_id: str, commit: str, names: tuple[str, ...]) -> list[str]:
@@ -100,7 +111,7 @@ def _needed(repo_id: str, commit: str, names: tuple[str, ...]) -> list[str]:
     if INDEX not in names:
         return wanted
     name = f"{repo_id}/{INDEX}"
-    index = read_small(_fetch(repo_id, INDEX, commit), name)
+    index = read_small(_download_small(repo_id, INDEX, commit), name)
     weight_map = parse_json_object(index, name).get("weight_map")
     shards = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
     return [*wanted, *sorted(shards & set(names))]

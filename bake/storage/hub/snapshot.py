@@ -12,11 +12,12 @@ from huggingface_hub import __version__ as _library
 from huggingface_hub.hf_api import RepoFile
 
 from ..._version import __version__
+from ...core.limits import MAX_FILES, MAX_SMALL
 from ...core.names import is_inside
 from ...core.tensors import ReadAt
 from ...errors import BrokenFileError, HubError
 from ..files import check_content, git_blob_id
-from ..http import build_hf_headers, get, reason, retrying
+from ..http import bounded, build_hf_headers, get, reason, retrying
 
 COPIES = "src_repo_id" in {field.name for field in fields(CommitOperationCopy)}
 """True if huggingface_hub can have files copied from one repository to another, as it can since 1.17."""
@@ -69,12 +70,20 @@ def take_snapshot(repo_id: str, revision: str | None) -> Snapshot:
 
     Raises the library's errors, and `BrokenFileError` for a file name that leads out of the repository.
     """
-    hub = api()
+    with bounded(f"{repo_id}: its list of files", bytes=MAX_SMALL):
+        return _take_snapshot(api(), repo_id, revision)
+
+
+def _take_snapshot(hub: HfApi, repo_id: str, revision: str | None) -> Snapshot:
     info = hub.model_info(repo_id, revision=revision)
     # From here on the commit is fixed, even if the branch moves.
     commit = str(info.sha)
-    tree = hub.list_repo_tree(repo_id, revision=commit, recursive=True)
-    files = {entry.path: _remote(entry) for entry in tree if isinstance(entry, RepoFile)}
+    files: dict[str, RemoteFile] = {}
+    for number, entry in enumerate(hub.list_repo_tree(repo_id, revision=commit, recursive=True)):
+        if number > 2 * MAX_FILES or len(files) > MAX_FILES:
+            raise BrokenFileError(f"{repo_id}: lists more than {MAX_FILES} files; it is not a model's repository")
+        if isinstance(entry, RepoFile):
+            files[entry.path] = _remote(entry)
     for path in files:
         if not is_inside(path):
             raise BrokenFileError(f"{repo_id}: lists a file {path[:120]!r}, which cannot be one of its own")
@@ -104,6 +113,19 @@ def fetch(snapshot: Snapshot, path: str) -> Path:
     place = Path(retrying()(hf_hub_download, snapshot.repo_id, path, revision=snapshot.commit))
     check_content(place, snapshot.files[path].digest, f"{snapshot.repo_id}/{path}")
     return place
+
+
+def fetch_small(snapshot: Snapshot, path: str) -> Path:
+    """Fetch a small file of the commit, as `fetch`.
+
+    Raises:
+        BrokenFileError: the commit lists it with too many bytes. HubError: the server sends more than that.
+    """
+    name, size = f"{snapshot.repo_id}/{path}", snapshot.files[path].size
+    if size > MAX_SMALL:
+        raise BrokenFileError(f"{name}: {size} bytes are too many for this kind of file")
+    with bounded(name, bytes=MAX_SMALL):
+        return fetch(snapshot, path)
 
 
 def fetch_all(snapshot: Snapshot) -> Path:
@@ -167,17 +189,22 @@ def _range(url: str, name: str, start: int, end: int) -> bytes:
     headers["Range"] = f"bytes={start}-{end - 1}"
     content = bytearray()
     try:
-        for attempt in retrying(also=lambda error: isinstance(error, _CutError)):
-            with attempt, get(url, headers) as (status, chunks):
-                if status == 200 and start:
-                    raise HubError(f"{name}: the Hub's storage does not serve parts of files; bake with `out`")
-                content.clear()
-                for chunk in chunks:
-                    content += chunk
-                    if len(content) >= end - start:
-                        break  # A server that ignores the range would send the whole file.
-                if len(content) < end - start:
-                    raise _CutError
+        with bounded(name):
+            _collect(content, url, name, headers, start, end)
     except _CutError:
         raise HubError(f"{name}: the connection ended too early; run again") from None
     return bytes(content[: end - start])
+
+
+def _collect(content: bytearray, url: str, name: str, headers: dict[str, str], start: int, end: int) -> None:
+    for attempt in retrying(also=lambda error: isinstance(error, _CutError)):
+        with attempt, get(url, headers) as (status, chunks):
+            if status == 200 and start:
+                raise HubError(f"{name}: the Hub's storage does not serve parts of files; bake with `out`")
+            content.clear()
+            for chunk in chunks:
+                content += chunk
+                if len(content) >= end - start:
+                    break  # A server that ignores the range would send the whole file.
+            if len(content) < end - start:
+                raise _CutError
