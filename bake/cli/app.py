@@ -90,6 +90,7 @@ def _fail(message: str, code: int, *, debug: bool = False) -> NoReturn:
     if debug:
         import traceback
 
-        click.echo(without_secrets(traceback.format_exc()), err=True, nl=False)
+        for line in without_secrets(traceback.format_exc()).splitlines():
+            echo(line, err=True)
     echo("emobake: " + without_secrets(message), err=True)
     sys.exit(code)

@@ -173,7 +173,8 @@ class Session:
         self._say(first, "bold")
         for line in rest:
             self._say(one_line(line))
-        show_command(self.console, next_commands(result, out)[0] + "\n")
+        show_command(self.console, next_commands(result, out)[0])
+        self._say("")
 
     def _help(self) -> None:
         from rich.table import Table

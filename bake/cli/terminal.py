@@ -73,7 +73,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def show_command(to: Console, command: str) -> None:
     """Print a command, or another line to be copied: in one piece, however long."""
-    to.print(command, soft_wrap=True)
+    to.print(styled(command), soft_wrap=True)
 
 
 def show_indented(to: Console, *parts: str | tuple[str, str]) -> None:

@@ -16,7 +16,7 @@ from .._version import __version__
 from ..errors import InputError
 from .biases import PlannedBias
 from .limits import MAX_LAYERS
-from .names import is_emotion_name, is_inside, is_plain
+from .names import is_emotion_name, is_inside
 from .sites import SITE, SITES, Site
 from .steering import Steering
 from .tensors import WeightFile
@@ -310,7 +310,7 @@ def _each(value: Any, parse: Callable[[Any], T]) -> tuple[T, ...]:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not is_plain(value):
+    if not isinstance(value, str):
         raise TypeError
     return value
 

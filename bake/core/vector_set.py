@@ -77,9 +77,6 @@ class VectorSet:
     """The sets that this one was merged of, each with its name, source and digests; empty for a set of its own."""
 
     def __post_init__(self) -> None:
-        for text in (self.name, self.base_model, self.source, self.license):
-            if not is_plain(text):
-                raise VectorError(f"the set {self.name[:60]!r}: {text[:60]!r} has control characters; remove them")
         for emotion in self.emotions:
             if not is_emotion_name(emotion):
                 raise VectorError(

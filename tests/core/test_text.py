@@ -26,6 +26,7 @@ from emobake.core.text import code, markdown, one_line, printable
 from emobake.core.vector_set import Statistics
 from emobake.formats.adapter.plan import make_adapter_plan
 from emobake.measure.report import write_report
+from emobake.measure.summary import definitions
 from emobake.vectors.share import vector_card
 from emobake.vectors.write import write_set
 
@@ -172,6 +173,7 @@ def test_reports():
     direction = {"name": NASTY, "like": NASTY, "control": False, "emotions": ["joy"], "points": [point]}
     scorer = {"name": NASTY, "unit": "probability", "note": NASTY, "main": True}
     data = {
+        "definitions": definitions(),
         "warnings": [NASTY], "scorers": [scorer], "directions": [direction], "layers": {}, "best": {}, "engine": "x",
         "questions": {"name": NASTY, "count": 1, "shown": NASTY, "groups": {NASTY: 1}, "held_out": None},
         "sampling": None, "model": NASTY, "vectors": NASTY, "emobake": "1",

@@ -254,7 +254,7 @@ def python_block(checkpoint: Checkpoint, tokenizer: str, model: Sequence[str], i
         *imports,
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        f'tokenizer = AutoTokenizer.from_pretrained("{tokenizer}")',
+        f"tokenizer = AutoTokenizer.from_pretrained({quoted(tokenizer)})",
         *model,
         ask,
         "output = model.generate(**inputs, max_new_tokens=60)",

@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 from support.headers import CONFIG, ROWS, checkpoint
 
-from emobake import InputError, Record, Steering, VectorSet, make_plan
+from emobake import InputError, Record, VectorSet, make_plan
+from emobake.core.record import RecordedVectors
 from emobake.core.steering import steering
 from emobake.formats.adapter.plan import make_adapter_plan
 from emobake.formats.front_matter import read_front_matter
@@ -75,10 +76,11 @@ def test_history_is_a_flat_list_oldest_first():
 
 
 def test_a_strangers_history_begins_no_code_and_no_line():
-    hostile = Record("checkpoint", steering=Steering((("a`\n# <b>x", 1.0),))).to_json()
+    named = RecordedVectors(name="a`\n# <b>x")
+    hostile = Record("checkpoint", vectors=named, steering=steering(None, {"fear": 1.0})).to_json()
     biases = {f"model.layers.{i}.self_attn.o_proj.bias": [0.0] * 4 for i in range(2)}
     text, _ = documents(checkpoint({**CONFIG, "attention_bias": True}, biases=biases, record=hostile))
-    assert "1. 1 x a # bx" in text and "\n# <b>" not in text and "<b>" not in text
+    assert "1. 1 x fear (set `` a` # <b>x ``)" in text and "\n# <b>" not in text
 
 
 def test_a_base_with_a_record_that_is_none_is_refused():
