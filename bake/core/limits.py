@@ -36,6 +36,8 @@ MAX_SMALL = 64 * 2**20
 """Bytes of a config, an index, a tokenizer's config, or a JSON file of vectors, which for 405B takes 50 million."""
 MAX_ANSWERS = 256 * 2**20
 """Bytes of a file of queries or recorded answers, which users write themselves."""
+MAX_FILES = 20_000
+"""Files of a checkpoint's folder or repository."""
 MAX_JSON_VALUES = 2**22
 """Values in a JSON document; a vector of 405B has 2.1 million numbers, the index of Kimi K2 210,000 names."""
 MAX_JSON_GROUPS = 2**20

@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import get_token
+from huggingface_hub import get_token, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    _http,
     build_hf_headers,
     get_session,
     hf_raise_for_status,
@@ -25,11 +26,13 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from ..core.text import one_line
+from .network_limits import bounded, limited
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState, Retrying
 
 __all__ = [
+    "bounded",
     "build_hf_headers",
     "get_session",
     "hf_raise_for_status",
@@ -42,6 +45,9 @@ __all__ = [
     "status",
     "validate_repo_id",
 ]
+
+# Whatever factory the process has set stays in use.
+set_client_factory(limited(_http._GLOBAL_CLIENT_FACTORY))
 
 _PASSING = (408, 429, 500, 502, 503, 504)
 """Statuses that another try may not meet again."""

@@ -90,7 +90,7 @@ def _make(folder: Path) -> None:
 def _fetch(file: PublishedFile) -> bytes:
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    from ..storage.http import http_stream_backoff, quiet_library, reason
+    from ..storage.http import bounded, http_stream_backoff, quiet_library, reason
 
     quiet_library()
     name = f"{file.repository}/{file.path}"
@@ -101,7 +101,7 @@ def _fetch(file: PublishedFile) -> bytes:
     content = bytearray()
     try:
         # Without the Hub's token: this is another host.
-        with http_stream_backoff("GET", url, timeout=30, max_retries=3) as response:
+        with bounded(name), http_stream_backoff("GET", url, timeout=30, max_retries=3) as response:
             response.raise_for_status()
             for chunk in response.iter_bytes():
                 content += chunk

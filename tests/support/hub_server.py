@@ -11,13 +11,17 @@ Beside it, files as raw.githubusercontent.com serves them (``raw``).
 from __future__ import annotations
 
 import base64
+import contextlib
+import gzip
 import hashlib
 import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -105,8 +109,9 @@ class Fault:
     """Something that goes wrong with the next `times` requests whose ``METHOD path`` the pattern is found in."""
 
     pattern: str
-    what: Literal["cut", "cut after", "half"] | int
-    """Cut the connection instead of an answer; do the work, then cut it; send half of the content; or this status."""
+    what: Literal["cut", "cut after", "half", "flood", "drip", "drip headers", "zip"] | int
+    """Cut the connection instead of an answer; do the work, then cut it; send half of the content, content without end,
+    content or headers byte by byte, or content that unpacks to much; or this status."""
     times: int = 1
     headers: dict[str, str] = field(default_factory=dict)
     message: str = "Injected"
@@ -138,6 +143,8 @@ class StandInHub:
         """Number of attempts to copy from a fresh duplicate that find it still empty."""
         self.without_xet: set[str] = set()
         """Repositories whose large files are in the storage of old."""
+        self.endless_tree: int | None = None
+        """List files without end, so many on each page."""
         self.no_ranges = False
         """Send whole files, whatever part is asked for."""
         hub = self
@@ -295,10 +302,15 @@ class StandInHub:
         page = PAGE if len(entries) < 100 else 50
         start = int(parse_qs(asked.query).get("cursor", ["0"])[0])
         headers = {}
-        if start + page < len(entries):
+        if self.endless_tree is not None:
+            numbers = range(start, start + self.endless_tree)
+            shown = [{"type": "file", "path": f"{i}.txt", "oid": "0" * 40, "size": 1} for i in numbers]
+        else:
+            shown = entries[start : start + page]
+        if self.endless_tree is not None or start + page < len(entries):
             here = f"{self.url}/api/models/{asked.found['id']}/tree/{quote(asked.found['revision'], safe='')}"
-            headers["Link"] = f'<{here}?recursive=true&cursor={start + page}>; rel="next"'
-        asked.handler.reply(entries[start : start + page], asked.body, headers)
+            headers["Link"] = f'<{here}?recursive=true&cursor={start + (self.endless_tree or page)}>; rel="next"'
+        asked.handler.reply(shown, asked.body, headers)
 
     def _paths(self, asked: _Asked) -> None:
         if place := self._repo(asked):
@@ -511,6 +523,12 @@ def metadata_errors(card: str) -> list[str]:
     return errors
 
 
+@cache
+def _packed() -> bytes:
+    """A few kilobytes that unpack to 64 megabytes."""
+    return gzip.compress(bytes(2**26))
+
+
 def _file(path: str) -> str:
     return path.split("/resolve/")[1].partition("/")[2]
 
@@ -598,6 +616,11 @@ class _Handler(BaseHTTPRequestHandler):
         fault, self.fault = self.fault, ""
         if fault == "cut after":
             return self.cut()
+        if fault in ("flood", "drip", "drip headers", "zip"):
+            with contextlib.suppress(OSError):  # Until the client has enough.
+                self.pester(fault, status, data, headers or {})
+            self.close_connection = True
+            return None
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -611,6 +634,38 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "half":
             self.cut()
         return None
+
+    def pester(self, fault: str, status: int, data: bytes, headers: dict[str, str]) -> None:
+        """Answer in a way that no client should put up with."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if fault == "drip headers":
+            self.end_headers_slowly()
+        elif fault == "zip":
+            packed = _packed()
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", str(len(packed)))
+            self.end_headers()
+            self.wfile.write(packed)
+        elif fault == "flood":
+            self.end_headers()
+            for _ in range(4096):
+                self.wfile.write(bytes(2**20))
+                self.count(sent=2**20)
+        else:
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            for i in range(len(data)):
+                self.wfile.write(data[i : i + 1])
+                time.sleep(0.05)
+
+    def end_headers_slowly(self) -> None:
+        """Send headers, and then one more that never ends."""
+        self.wfile.write(b"".join(self._headers_buffer) + b"X-Long: ")
+        for _ in range(4096):
+            self.wfile.write(b"x")
+            time.sleep(0.05)
 
     def refuse(self, status: int, code: str, message: str, body: bool, headers: dict[str, str] | None = None) -> None:
         extra = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})

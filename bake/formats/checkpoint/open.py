@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...core.limits import MAX_TENSORS
+from ...core.limits import MAX_FILES, MAX_TENSORS
 from ...core.side_files import INDEX, SINGLE, is_carried
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
@@ -28,7 +28,6 @@ from .model import Checkpoint
 if TYPE_CHECKING:
     from ...storage.hub.snapshot import Snapshot
 
-_MAX_FILES = 20_000
 _AT_ONCE = 8
 """Parallel requests for headers."""
 _SKIPPED_FOLDERS = ("original", "onnx", "openvino", "coreml", ".git", ".cache", "__pycache__", "runs")
@@ -98,7 +97,7 @@ def open_remote_base(model: ModelName) -> tuple[Base, Snapshot]:
     """
     from ...storage.http import retrying
     from ...storage.hub.errors import fetching
-    from ...storage.hub.snapshot import fetch, open_ranges, take_snapshot
+    from ...storage.hub.snapshot import fetch_small, open_ranges, take_snapshot
 
     missing = "a listed file is no longer there; run again"
     with fetching(model.name, model.revision, missing):
@@ -108,7 +107,7 @@ def open_remote_base(model: ModelName) -> tuple[Base, Snapshot]:
         files = Files(
             name=model.name,
             sizes={path: file.size for path, file in snapshot.files.items()},
-            small=lambda name: read_small(fetch(snapshot, name), f"{model.name}/{name}"),
+            small=lambda name: read_small(fetch_small(snapshot, name), f"{model.name}/{name}"),
             read_at=lambda name: open_ranges(snapshot, name),
             sha256=lambda name: snapshot.files[name].sha256,
             repo_id=model.name,
@@ -263,8 +262,8 @@ def _list_files(folder: Path) -> dict[str, int]:
                     raise InputError(f"{path}: is not a file that can be copied (a broken link?)")
                 continue
             files[path.relative_to(folder).as_posix()] = path.stat().st_size
-        if len(files) > _MAX_FILES:
-            raise InputError(f"{folder}: holds more than {_MAX_FILES} files; this is not a checkpoint's folder")
+        if len(files) > MAX_FILES:
+            raise InputError(f"{folder}: holds more than {MAX_FILES} files; this is not a checkpoint's folder")
     return files
 
 

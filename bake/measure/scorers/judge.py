@@ -15,7 +15,7 @@ from typing import Any
 
 from ...core.vector_set import EMOTIONS
 from ...errors import HubError, InputError, ModelError
-from ...storage.http import reason, retrying
+from ...storage.http import bounded, reason, retrying
 from .base import TOPIC
 
 _PROMPT = """\
@@ -34,6 +34,8 @@ Reply with one JSON object and nothing else, for example {example}"""
 _ATTEMPTS = 3
 _LONGEST = 4000
 """Characters of an answer that are sent."""
+_MOST = 2**20
+"""Bytes of a reply, with all tries for it; 200 tokens take a few thousand."""
 
 
 class Judge:
@@ -68,13 +70,14 @@ class Judge:
         said = ""
         for _ in range(_ATTEMPTS):
             try:
-                reply: Any = retrying()(
-                    self._client.chat_completion,
-                    [{"role": "user", "content": prompt}],
-                    model=self._model,
-                    temperature=0.0,
-                    max_tokens=200,
-                )
+                with bounded(f"{self.name} at {self._url}", bytes=_MOST):
+                    reply: Any = retrying()(
+                        self._client.chat_completion,
+                        [{"role": "user", "content": prompt}],
+                        model=self._model,
+                        temperature=0.0,
+                        max_tokens=200,
+                    )
                 said = str(reply.choices[0].message.content or "")
             except Exception as error:  # From the HTTP library, or a reply of another form.
                 raise HubError(

@@ -12,9 +12,11 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from ...core.limits import MAX_SMALL, MAX_VECTORS
 from ...core.side_files import INDEX, REPLACED, SINGLE, is_carried
 from ...core.strict_json import parse_json_object
 from ..files import read_small
+from ..http import bounded
 from .errors import fetching
 
 
@@ -26,7 +28,7 @@ def download_config(repo_id: str, revision: str | None) -> Path:
         HubError: the Hub or the network failed.
     """
     with fetching(repo_id, revision, "has no config.json; it is not a transformers checkpoint"):
-        return Path(hf_hub_download(repo_id, "config.json", revision=revision))
+        return _download_small(repo_id, "config.json", revision)
 
 
 def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
@@ -40,7 +42,8 @@ def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
     commit = snapshot.name
     with fetching(repo_id, commit, "a listed file is no longer there; run again"):
         try:
-            names = tuple(HfApi().list_repo_files(repo_id, revision=commit))
+            with bounded(f"{repo_id}: its list of files", bytes=MAX_SMALL):
+                names = tuple(HfApi().list_repo_files(repo_id, revision=commit))
         except OfflineModeIsEnabled:
             return ()
         except Exception:  # From the HTTP library, whichever it is. The cache is as good as ever.
@@ -48,7 +51,9 @@ def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
                 raise
             return ()
         patterns = [glob.escape(name) for name in _needed(repo_id, commit, names)]
-        snapshot_download(repo_id, revision=commit, allow_patterns=patterns)
+        # Its listing is asked for in this thread, its files in others, which have no budget.
+        with bounded(f"{repo_id}: its list of files", bytes=MAX_SMALL):
+            snapshot_download(repo_id, revision=commit, allow_patterns=patterns)
     return names
 
 
@@ -58,7 +63,8 @@ def download_file(repo_id: str, name: str, revision: str | None, *, kind: str) -
     Raises:
         InputError, HubError: as `download_config`.
     """
-    with fetching(repo_id, revision, f"has no {name}; it is not a {kind}"):
+    missing = f"has no {name}; it is not a {kind}"
+    with fetching(repo_id, revision, missing), bounded(f"{repo_id}/{name}", bytes=MAX_VECTORS, seconds=3600):
         return Path(hf_hub_download(repo_id, name, revision=revision))
 
 
@@ -70,12 +76,17 @@ def card_text(repo_id: str, revision: str | None) -> str:
     """
     with fetching(repo_id, revision, "has no model card"):
         try:
-            card = Path(hf_hub_download(repo_id, "README.md", revision=revision))
+            card = _download_small(repo_id, "README.md", revision)
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError) and not HF_HUB_OFFLINE:
                 raise  # The network failed; the repository may well have a card.
             return ""
         return read_small(card, f"{repo_id}/README.md").decode("utf-8", "replace")
+
+
+def _download_small(repo_id: str, name: str, revision: str | None) -> Path:
+    with bounded(f"{repo_id}/{name}", bytes=MAX_SMALL):
+        return Path(hf_hub_download(repo_id, name, revision=revision))
 
 
 def _needed(repo_id: str, commit: str, names: tuple[str, ...]) -> list[str]:
@@ -85,7 +96,7 @@ def _needed(repo_id: str, commit: str, names: tuple[str, ...]) -> list[str]:
     if INDEX not in names:
         return wanted
     name = f"{repo_id}/{INDEX}"
-    index = read_small(Path(hf_hub_download(repo_id, INDEX, revision=commit)), name)
+    index = read_small(_download_small(repo_id, INDEX, commit), name)
     weight_map = parse_json_object(index, name).get("weight_map")
     shards = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
     return [*wanted, *sorted(shards & set(names))]

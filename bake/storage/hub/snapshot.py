@@ -10,9 +10,10 @@ from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 from huggingface_hub.hf_api import RepoFile
 
 from ..._version import __version__
+from ...core.limits import MAX_FILES, MAX_SMALL
 from ...core.tensors import ReadAt
 from ...errors import BrokenFileError, HubError
-from ..http import build_hf_headers, get_session, hf_raise_for_status, reason, retrying
+from ..http import bounded, build_hf_headers, get_session, hf_raise_for_status, reason, retrying
 
 _AHEAD = 16 * 2**10
 """Bytes of the first request to a file. The header of a shard of a large model takes a few thousand."""
@@ -58,12 +59,20 @@ def take_snapshot(repo_id: str, revision: str | None) -> Snapshot:
 
     Raises the library's errors, and `BrokenFileError` for a file name that leads out of the repository.
     """
-    hub = api()
+    with bounded(f"{repo_id}: its list of files", bytes=MAX_SMALL):
+        return _take_snapshot(api(), repo_id, revision)
+
+
+def _take_snapshot(hub: HfApi, repo_id: str, revision: str | None) -> Snapshot:
     info = hub.model_info(repo_id, revision=revision)
     # From here on the commit is fixed, even if the branch moves.
     commit = str(info.sha)
-    tree = hub.list_repo_tree(repo_id, revision=commit, recursive=True)
-    files = {entry.path: _remote(entry) for entry in tree if isinstance(entry, RepoFile)}
+    files: dict[str, RemoteFile] = {}
+    for number, entry in enumerate(hub.list_repo_tree(repo_id, revision=commit, recursive=True)):
+        if number > 2 * MAX_FILES or len(files) > MAX_FILES:
+            raise BrokenFileError(f"{repo_id}: lists more than {MAX_FILES} files; it is not a model's repository")
+        if isinstance(entry, RepoFile):
+            files[entry.path] = _remote(entry)
     for path in files:
         if any(part in ("", ".", "..") for part in path.split("/")) or "\\" in path:
             raise BrokenFileError(f"{repo_id}: lists a file {path[:120]!r}, which cannot be one of its own")
@@ -83,6 +92,19 @@ def find_snapshot(repo_id: str, revision: str) -> tuple[Snapshot | None, str]:
 def fetch(snapshot: Snapshot, path: str) -> Path:
     """Fetch one file of the commit into the Hub's cache. Raises the library's errors."""
     return Path(retrying()(hf_hub_download, snapshot.repo_id, path, revision=snapshot.commit))
+
+
+def fetch_small(snapshot: Snapshot, path: str) -> Path:
+    """Fetch a small file of the commit, as `fetch`.
+
+    Raises:
+        BrokenFileError: the commit lists it with too many bytes. HubError: the server sends more than that.
+    """
+    name, size = f"{snapshot.repo_id}/{path}", snapshot.files[path].size
+    if size > MAX_SMALL:
+        raise BrokenFileError(f"{name}: {size} bytes are too many for this kind of file")
+    with bounded(name, bytes=MAX_SMALL):
+        return fetch(snapshot, path)
 
 
 def fetch_all(snapshot: Snapshot) -> Path:
@@ -137,20 +159,25 @@ def _range(url: str, name: str, start: int, end: int) -> bytes:
     }
     content = bytearray()
     try:
-        for attempt in retrying(also=lambda error: isinstance(error, _CutError)):
-            with attempt, get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
-                if response.status_code not in (200, 206):
-                    response.read()
-                    hf_raise_for_status(response)
-                if response.status_code == 200 and start:
-                    raise HubError(f"{name}: the Hub's storage does not serve parts of files; bake with `out`")
-                content.clear()
-                for chunk in response.iter_raw():
-                    content += chunk
-                    if len(content) >= end - start:
-                        break  # A server that ignores the range would send the whole file.
-                if len(content) < end - start:
-                    raise _CutError
+        with bounded(name):
+            _collect(content, url, name, headers, start, end)
     except _CutError:
         raise HubError(f"{name}: the connection ended too early; run again") from None
     return bytes(content[: end - start])
+
+
+def _collect(content: bytearray, url: str, name: str, headers: dict[str, str], start: int, end: int) -> None:
+    for attempt in retrying(also=lambda error: isinstance(error, _CutError)):
+        with attempt, get_session().stream("GET", url, headers=headers, follow_redirects=True) as response:
+            if response.status_code not in (200, 206):
+                response.read()
+                hf_raise_for_status(response)
+            if response.status_code == 200 and start:
+                raise HubError(f"{name}: the Hub's storage does not serve parts of files; bake with `out`")
+            content.clear()
+            for chunk in response.iter_raw():
+                content += chunk
+                if len(content) >= end - start:
+                    break  # A server that ignores the range would send the whole file.
+            if len(content) < end - start:
+                raise _CutError
