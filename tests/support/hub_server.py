@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -533,6 +534,12 @@ def metadata_errors(card: str) -> list[str]:
     return errors
 
 
+@cache
+def _packed() -> bytes:
+    """A few kilobytes that unpack to 64 megabytes."""
+    return gzip.compress(bytes(2**26))
+
+
 def _file(path: str) -> str:
     return path.split("/resolve/")[1].partition("/")[2]
 
@@ -647,7 +654,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "drip headers":
             self.end_headers_slowly()
         elif fault == "zip":
-            packed = gzip.compress(bytes(2**28))
+            packed = _packed()
             self.send_header("Content-Encoding", "gzip")
             self.send_header("Content-Length", str(len(packed)))
             self.end_headers()
