@@ -24,7 +24,7 @@ from support.gguf_files import (
 )
 
 import emobake
-from emobake import GgufFile, InputError, ModelName, VectorSet, VectorSource, bake
+from emobake import GgufFile, InputError, ModelName, Record, VectorSet, VectorSource, bake
 from emobake.actions.verify import verify
 from emobake.formats.gguf.architectures import MODULES, gguf_architectures
 from emobake.formats.gguf.model import open_gguf
@@ -555,6 +555,17 @@ def test_a_gguf_of_a_split_set_is_verified_against_it_and_renamed_bases_too(spli
     checks = verify(tmp_path / "other.gguf", base=moved)
     assert not [check for check in checks if check.ok is False], checks
     assert [check.ok for check in verify(tmp_path / "other.gguf") if check.name == "files as recorded"] == [True]
+
+
+def test_a_file_of_an_earlier_version_without_digests(model, tmp_path, monkeypatch):
+    whole = Record.to_json
+    monkeypatch.setattr(Record, "to_json", lambda record: {k: v for k, v in whole(record).items() if k != "digests"})
+    bake(model, SET, mix={"joy": 1}, out=tmp_path / "out.gguf")
+    monkeypatch.undo()
+    checks = verify(tmp_path / "out.gguf", base=model)
+    assert not [check for check in checks if check.ok is False], checks
+    (found,) = [check for check in verify(tmp_path / "out.gguf") if check.name == "files as recorded"]
+    assert found.ok is None and "earlier version" in found.detail
 
 
 def test_a_modelfile_beside_it_is_compared(model, tmp_path):
