@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +24,9 @@ from .options import (
 )
 from .progress import count_bars
 from .terminal import console, echo, warn
+
+if TYPE_CHECKING:
+    from ..core.progress import Advance
 
 
 @click.command(cls=Command)
@@ -74,13 +78,21 @@ def tune(mix: tuple[str, ...], scale: float, plot: Path | None, as_json: bool, q
 
     model, vectors = model_and_vectors(options)
     runtime = runtime_of(options)
-    if not (quiet or as_json):
-        count = neutral_count(options["limit"])
-        console(stderr=True).print(
-            f"{count} prompts are answered, then scales are tried ...", style="dim", highlight=False
-        )
+
+    @cache
+    def announce() -> None:
+        """Say once, when the work begins, what takes so long."""
+        if not (quiet or as_json):
+            count = neutral_count(options["limit"])
+            console(stderr=True).print(f"{count} prompts are answered, then scales are tried ...", style="dim")
+
     with ExitStack() as bars:
-        progress = count_bars(bars, silent=quiet or as_json)
+        show = count_bars(bars, silent=quiet or as_json)
+
+        def progress(task: str, done: int, total: int) -> Advance:
+            announce()
+            return show(task, done, total)
+
         found = search(
             model, vectors, mix=parsed_mix(mix), runtime=runtime, tried=say, progress=progress, notice=warn, **options
         )

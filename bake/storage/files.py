@@ -172,7 +172,7 @@ def read_small(path: Path, name: str | None = None, *, most: int = MAX_SMALL) ->
     """Read a whole file of at most `most` bytes; `name` is its name in messages, by default `path`.
 
     Raises:
-        InputError: missing, unreadable or too large.
+        InputError: missing, unreadable, too large, or changing meanwhile.
     """
     name = name or str(path)
     try:
@@ -180,9 +180,9 @@ def read_small(path: Path, name: str | None = None, *, most: int = MAX_SMALL) ->
             size = os.fstat(file.fileno()).st_size
             if size > most:
                 raise BrokenFileError(f"{name}: {size} bytes are too many for this kind of file")
-            content = file.read(most + 1)  # A file may grow.
-        if len(content) > most:
-            raise BrokenFileError(f"{name}: is larger than {most} bytes, too many for this kind of file")
+            content = file.read(size + 1)  # Not more: memory is taken for all that is asked for.
+        if len(content) != size:
+            raise InputError(f"{name}: changes while it is read; run again once it is at rest")
         return content
     except FileNotFoundError:
         raise InputError(f"{name}: not found") from None

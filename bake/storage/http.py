@@ -183,5 +183,5 @@ def reason(error: BaseException) -> str:
     token = get_token()  # The environment's, or that of `hf auth login`.
     if token:
         text = text.replace(token, "(token)")
-    text = re.sub(r"((?:https?://|url: /)[^\s?]*)\?\S*", r"\1", text)
+    text = re.sub(r"(url: /[^\s?]*)\?\S*", r"\1", text)  # As requests writes it.
     return one_line(without_secrets(text))[:200]

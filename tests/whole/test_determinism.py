@@ -72,7 +72,7 @@ def test_the_order_of_the_files_of_a_folder_does_not_matter(cli, kind, vectors, 
     first = tree(bake(cli, kind, vectors, tmp_path / "one"))
     listdir, scandir, walk = os.listdir, os.scandir, os.walk
     monkeypatch.setattr(os, "listdir", lambda *a: sorted(listdir(*a), reverse=True))
-    monkeypatch.setattr(os, "walk", lambda *a: ((r, d, sorted(f, reverse=True)) for r, d, f in walk(*a)))
+    monkeypatch.setattr(os, "walk", lambda *a, **k: ((r, d, sorted(f, reverse=True)) for r, d, f in walk(*a, **k)))
     assert first == tree(bake(cli, kind, vectors, tmp_path / "two"))
     assert scandir is os.scandir
 

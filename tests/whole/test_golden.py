@@ -1,7 +1,7 @@
 """The bytes of every kind of output, held against committed digests: a refactoring must not change one of them.
 
 A release changes `emobake_version` in every record; then, and when an output is changed on purpose, write the file
-anew and read the difference: EMOBAKE_WRITE_GOLDEN=1 python -m pytest tests/test_golden.py
+anew and read the difference: EMOBAKE_WRITE_GOLDEN=1 python -m pytest tests/whole/test_golden.py
 """
 
 from __future__ import annotations

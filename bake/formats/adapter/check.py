@@ -52,7 +52,7 @@ def open_adapter(folder: Path) -> Adapter:
     """
     file = folder / WEIGHTS_FILE
     if not file.is_file():
-        raise InputError(f"{file}: not found")
+        raise InputError(f"{file}: {'is not a file' if file.exists() else 'not found'}")
     headers = parse_header(str(file), file.stat().st_size, read_at(file))
     tensors = {header.name: replace(header, file=WEIGHTS_FILE) for header in headers}
     return Adapter(str(folder), folder, read_json(folder / CONFIG_FILE), tensors)

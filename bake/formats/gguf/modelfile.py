@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ...core.packages import require
 from ...core.text import one_line, printable
+from ...errors import OutputError
 from .header import GgufHeader
 
 MODELFILE_START = "# Made by emobake"
@@ -148,7 +149,7 @@ def _render(
     """Render conversations, each with or without the text before an answer; None for one that cannot be rendered.
 
     Raises:
-        MissingPackageError: the jinja2 package is not installed.
+        MissingPackageError: the jinja2 package is not installed. OutputError: no process can be started.
     """
     require("jinja2", extra="gguf", purpose="`modelfile`")
     program = Path(__file__).with_name("render_templates.py")
@@ -160,7 +161,9 @@ def _render(
             input=given.encode(), capture_output=True, timeout=_SECONDS, check=True,
         )  # fmt: skip
         texts: list[str | None] = json.loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):
+    except OSError as error:
+        raise OutputError(f"the chat template cannot be rendered ({error.strerror}); run again") from None
+    except (subprocess.SubprocessError, ValueError):
         return [None] * len(asked)
     return texts
 
