@@ -193,7 +193,7 @@ class BakePlan:
         return f"seen with a {like} in {known.ran}; this one was not run"
 
     def behaviour(self, stack: str) -> str:
-        """What `stack` does with the result, and how that is known."""
+        """Describe the behaviour of `stack` with the result, and how it is known."""
         support, evidence = self.stacks[stack], self.evidence(stack)
         if not self.effect.steers and support.status in ("steered", "option"):
             return "loads it, and it behaves as its base: nothing is steered"

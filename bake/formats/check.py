@@ -204,7 +204,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _compare(output: Output, files: OutputFiles, planned: PlannedFile) -> str | None:
-    """What is wrong with a file, in words; empty if nothing is, None if only fetching it could tell."""
+    """Describe the fault of a file; empty if there is none, None if only fetching it could tell."""
     size = files.sizes.get(planned.name)
     if size is None:
         return "is missing"

@@ -36,7 +36,7 @@ LONGEST_WAIT = 120
 
 @dataclass
 class _Budget:
-    """What is left for the requests of a thread."""
+    """Bytes and time that are left for the requests of a thread."""
 
     what: str
     bytes: int | None
