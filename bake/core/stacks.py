@@ -104,7 +104,7 @@ class Support:
     option: str = ""
     """Command-line option that makes the stack add the bias (status ``option`` only)."""
     note: str = ""
-    """What else a user must know, as a clause: a condition, or a fault of the stack that the base has as well."""
+    """A condition, or a fault of the stack that the base has as well, as a clause."""
 
     @property
     def clause(self) -> str:
