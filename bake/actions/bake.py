@@ -34,6 +34,7 @@ def bake(
     push: str | HubTarget | None = None,
     targets: Iterable[str] = (),
     format: BakeFormat = "checkpoint",
+    text_only: bool = False,
     hash_files: bool = False,
     force: bool = False,
     dry_run: bool = False,
@@ -61,6 +62,7 @@ def bake(
         targets: stacks that must load the result steered; names of `emobake.core.stacks.STACKS`.
         format: ``checkpoint``; ``peft`` for an adapter; ``peft-each`` for one adapter per emotion, each at its own
             weight (1 without `times` and `mix`).
+        text_only: of a multimodal checkpoint, bake the language model alone, as a plain causal language model.
         hash_files: record the sha256 of every weight file (reads them all).
         force: write even if nothing would be steered in total, or so strongly that the model is destroyed.
         dry_run: plan only.
@@ -82,6 +84,7 @@ def bake(
         push=None if push is None else _parse_push(push),
         targets=parse_targets(targets),
         format=format,
+        text_only=text_only,
         hash_files=hash_files,
         force=force,
         dry_run=dry_run,

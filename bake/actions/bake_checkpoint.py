@@ -14,6 +14,7 @@ from ..core.sites import SITE
 from ..core.vector_set import VectorSet
 from ..errors import EmobakeError, HubError, InputError
 from ..formats.adapter.plan import gather, make_adapter_plan
+from ..formats.checkpoint.language_model import language_model, language_model_config
 from ..formats.checkpoint.model import Checkpoint
 from ..formats.checkpoint.open import Base, open_base, open_remote_base
 from ..formats.checkpoint.plan import make_plan
@@ -61,7 +62,7 @@ class _Opened:
 
     checkpoint: Checkpoint
     route: Route | None
-    """None for adapters."""
+    """None for adapters, and where the planner chooses."""
     snapshot: Snapshot | None
     """Its commit on the Hub, if its files can be copied from there."""
 
@@ -75,10 +76,14 @@ def _open(request: BakeRequest, out: Folder | None) -> _Opened:
         if request.format == "checkpoint":
             # Before anything large is fetched. A set that is found by the model acts at the paper's site.
             site = SITE if sets.by_model else sets.open(request.emotions).site
-            route = choose_route(base.config, model.name, request.targets, site)
+            config = language_model_config(base.config, model.name) if request.text_only else base.config
+            route = choose_route(config, model.name, request.targets, site)
         sets.open(request.emotions)
         if out is not None and not request.dry_run:
             check_folder(out, (*([] if base.folder is None else [base.folder]), *sets.source.paths))
+        if request.text_only:
+            # Chosen again by the config that the tensors complete.
+            return _Opened(language_model(base.open()), None, snapshot)
         return _Opened(base.open(), route, snapshot)
 
 

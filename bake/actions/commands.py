@@ -65,7 +65,7 @@ def show(conversation: Conversation, argument: str) -> Sequence[str]:
     drawn = f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}" if sampling.temperature else "greedy"
     seed = "" if sampling.seed is None or not sampling.temperature else f", seed {sampling.seed}"
     return [
-        f"model     {live.name} ({live.family.model_type}, {live.layers} layers, {dtype} on {live.device})",
+        f"model     {live.name} ({live.family.label}, {live.layers} layers, {dtype} on {live.device})",
         f"vectors   {vectors.name}",
         f"emotions  {', '.join(vectors.emotions)}",
         *describe_weights(conversation),

@@ -33,6 +33,7 @@ class BakeRequest:
     push: HubTarget | None
     targets: tuple[str, ...]
     format: BakeFormat
+    text_only: bool
     hash_files: bool
     force: bool
     dry_run: bool

@@ -157,6 +157,11 @@ carrying_options = _together(
         show_default=True,
         help="A standalone checkpoint, or a PEFT adapter (any Linear projection; cannot be merged by PEFT).",
     ),
+    click.option(
+        "--text-only",
+        is_flag=True,
+        help="Of a multimodal checkpoint, bake the language model alone, as a plain causal language model.",
+    ),
     click.option("--each", is_flag=True, help="With --format peft: one adapter per emotion, for set_adapter."),
     click.option(
         "--link-mode",

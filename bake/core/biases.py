@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -69,21 +69,45 @@ def steering_rows(
     return np.asarray(rows / np.float32(branch_scale))
 
 
-def plan_biases(model: str, projection: str, homes: Sequence[Home], rows: np.ndarray) -> tuple[PlannedBias, ...]:
-    """Add each row of float32 `rows` to the bias at its home; `model` and `projection` are names in messages.
+def landing(
+    model: str, projection: str, homes: Sequence[Home], rows: np.ndarray, steering: Steering, *, force: bool
+) -> Steering:
+    """The weights with the layers whose rows land; `model` and `projection` are names in messages.
+
+    In hybrids only some layers have attention. Rows of the others are lost, which `force` allows.
 
     Raises:
-        InputError: a row that is not zero has no home; names the layers to choose from.
+        InputError: not `force`, and a row that is not zero has no home; names the layers to choose from.
+    """
+    layers = sorted({home.layer for home in homes})
+    homeless = [layer for layer in range(len(rows)) if rows[layer].any() and layer not in layers]
+    if not homeless:
+        return steering
+    if not force:
+        choice = (
+            f"{len(layers)} of {len(rows)} layers have one; `layers` {','.join(map(str, layers))} steers those, and "
+            "`force` does too, with a warning"
+            if homes
+            else "no layer has one"
+        )
+        raise InputError(f"{model}: layer {homeless[0]} has no {projection}, so its vector cannot land; {choice}")
+    chosen = layers if steering.layers is None else [layer for layer in steering.layers if layer in layers]
+    return replace(steering, layers=tuple(chosen))
+
+
+def hybrid_warnings(projection: str, homes: Sequence[Home], layers: int) -> Iterable[str]:
+    """Warn of a hybrid of `layers` layers, of which only some have the `projection`."""
+    if len(homes) < layers:
+        yield f"only {len(homes)} of {layers} layers have {projection}: the others are not steered"
+
+
+def plan_biases(model: str, homes: Sequence[Home], rows: np.ndarray) -> tuple[PlannedBias, ...]:
+    """Add each row of float32 `rows` to the bias at its home; `model` is a name in messages.
+
+    Raises:
         BrokenFileError: a projection has another width than the rows.
         VectorError: a sum is too large for its dtype.
     """
-    layers = {home.layer for home in homes}
-    homeless = [layer for layer in range(len(rows)) if rows[layer].any() and layer not in layers]
-    if homeless:
-        choice = (
-            f"; choose among the layers that have one: `layers` {','.join(map(str, sorted(layers)))}" if homes else ""
-        )
-        raise InputError(f"{model}: layer {homeless[0]} has no {projection}, so its vector cannot land{choice}")
     return tuple(plan_bias(model, home, rows[home.layer]) for home in homes)
 
 

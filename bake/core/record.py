@@ -132,6 +132,8 @@ class Record:
     model_type: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     """Weight file of the output -> the base's file that it continues."""
+    text_only: bool = False
+    """True if the output is the language model of a multimodal base alone."""
     added: tuple[str, ...] = ()
     """Tensors that the base does not have."""
     biases: tuple[RecordedBias, ...] = ()
@@ -174,6 +176,7 @@ class Record:
             **({} if self.branch_scale == 1 else {"branch_scale": self.branch_scale}),
             "route": self.route,
             "model_type": self.model_type,
+            **({"text_only": True} if self.text_only else {}),
             "files": dict(self.files),
             "added_tensors": list(self.added),
             "biases": [
@@ -237,6 +240,7 @@ def difference(found: Record, planned: Record) -> str:
         "branch_scale": (found.branch_scale, planned.branch_scale),
         "route": (found.route, planned.route),
         "model_type": (found.model_type, planned.model_type),
+        "text_only": (found.text_only, planned.text_only),
         "files": (dict(found.files), dict(planned.files)),
         "added_tensors": (sorted(found.added), sorted(planned.added)),
         "biases": (found.biases, planned.biases),
@@ -265,6 +269,7 @@ def _parse(data: Mapping[str, Any]) -> Record:
         route=_text(data["route"]),
         model_type=_text(data["model_type"]),
         files={_file(name): _file(source) for name, source in dict(data["files"]).items()},
+        text_only=_flag(data.get("text_only", False)),
         added=_each(data["added_tensors"], _text),
         biases=_each(data["biases"], _bias),
         digests=_texts(data.get("digests") or {}),
@@ -328,6 +333,12 @@ def _number(value: Any) -> float:
 def _whole(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
     return value
 
 

@@ -21,7 +21,7 @@ CARRIED = (
     "*.model",
     "chat_template*",
     "additional_chat_templates/*.jinja",
-    "preprocessor_config.json",
+    "*preprocessor_config.json",
     "processor_config.json",
     *_LICENCES,
 )

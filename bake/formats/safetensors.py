@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from ..core.limits import MAX_HEADER, MAX_TENSORS
-from ..core.plan import Piece, piece_size
+from ..core.plan import Piece, Span, piece_size
 from ..core.strict_json import parse_json_object
 from ..core.tensors import ReadAt, TensorHeader
 from ..errors import BrokenFileError
@@ -82,10 +82,29 @@ def serialize(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> 
 
     The library's own writer keeps metadata in a hash map, which gives other bytes in every process.
     """
+    return _lay_out({name: tensors[name] for name in sorted(tensors)}, metadata)
+
+
+def excerpt(tensors: Iterable[TensorHeader], edits: Mapping[int, bytes]) -> tuple[Piece, ...]:
+    """Lay out a file of some `tensors` of one file, under the names that they have here.
+
+    `edits` maps offsets in that file to the new bytes of whole tensors. The tensors keep their order, but wider
+    elements come first, as the library writes them, so that each stays aligned; runs of neighbours move as one piece.
+    """
+    ordered = sorted(tensors, key=lambda tensor: (-_BITS[tensor.dtype], tensor.start))
+    new = {
+        tensor.name: NewTensor(
+            tensor.dtype, tensor.shape, (edits.get(tensor.start, Span(tensor.file, tensor.start, tensor.size)),)
+        )
+        for tensor in ordered
+    }
+    return _lay_out(new, {"format": "pt"})
+
+
+def _lay_out(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> tuple[Piece, ...]:
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     position = 0
-    for name in sorted(tensors):
-        tensor = tensors[name]
+    for name, tensor in tensors.items():
         header[name] = {
             "dtype": tensor.dtype,
             "shape": list(tensor.shape),
@@ -96,8 +115,8 @@ def serialize(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> 
     # The format wants the data to begin at a multiple of eight bytes, filled up with spaces.
     text += b" " * (-len(text) % 8)
     pieces: list[Piece] = [len(text).to_bytes(8, "little") + text]
-    for name in sorted(tensors):
-        pieces += tensors[name].pieces
+    for tensor in tensors.values():
+        pieces += tensor.pieces
     return join(pieces)
 
 
@@ -110,7 +129,7 @@ def serialize_bytes(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str
 
 
 def join(pieces: list[Piece]) -> tuple[Piece, ...]:
-    """Join runs of new bytes into one piece each."""
+    """Join runs of new bytes, and of neighbouring spans, into one piece each."""
     joined: list[Piece] = []
     run: list[bytes] = []
     for piece in pieces:
@@ -120,10 +139,19 @@ def join(pieces: list[Piece]) -> tuple[Piece, ...]:
         if run:
             joined.append(b"".join(run))
             run = []
-        joined.append(piece)
+        last = joined[-1] if joined else None
+        if isinstance(last, Span) and isinstance(piece, Span) and is_next(last, piece):
+            joined[-1] = Span(last.source, last.offset, last.size + piece.size)
+        elif piece_size(piece):
+            joined.append(piece)
     if run:
         joined.append(b"".join(run))
     return tuple(joined)
+
+
+def is_next(span: Span, other: Span) -> bool:
+    """True if `other` begins where `span` ends."""
+    return span.source == other.source and span.offset + span.size == other.offset
 
 
 def _read_entries(file: str, size: int, read: ReadAt) -> tuple[dict[str, Any], int]:

@@ -170,7 +170,7 @@ def _record(live: LiveModel, questionnaire: Questionnaire, sampling: Sampling) -
         "emobake": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "model": live.base_model or live.family.model_type,
+        "model": live.base_model or live.family.label,
         "revision": live.revision,
         "dtype": str(live.model.dtype).removeprefix("torch."),
         **questionnaire.record,

@@ -14,11 +14,12 @@ from ..core.check import Check
 from ..core.packages import require
 from ..core.sites import Site
 from ..errors import VerifyError
-from ..formats.checkpoint.families import Family, families
+from ..formats.checkpoint.families import Family
+from ..formats.checkpoint.wrappers import family_of, language_config
 from ..storage.files import read_json
 from .hooks import adding
 from .likelihood import kl_divergence
-from .loading import load_tokenizer, load_weights, need_transformers
+from .loading import load_tokenizer, load_weights, need_transformers, render_chat
 from .sampling import generate
 from .stacks import run_stack
 
@@ -144,7 +145,8 @@ def prompts(base: Path, out: Path | None = None) -> list[list[int]]:
     if not any((base / name).exists() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         config = read_json(base / "config.json")
         draw = np.random.default_rng(0)
-        return [draw.integers(0, int(config["vocab_size"]), 16).tolist() for _ in QUESTIONS]
+        size = int(language_config(config)["vocab_size"])
+        return [draw.integers(0, size, 16).tolist() for _ in QUESTIONS]
     ids = [_tokenize(base, question) for question in QUESTIONS]
     if out is not None and (out / "tokenizer_config.json").exists() and ids != [_tokenize(out, q) for q in QUESTIONS]:
         raise VerifyError(f"{out}: its tokenizer gives other ids than that of {base}")
@@ -173,7 +175,7 @@ def _against_every(
 
 def _family(folder: Path, site: Site) -> Family:
     config = read_json(folder / "config.json")
-    family = families(site).get(str(config.get("model_type")))
+    family = family_of(config, site)
     if family is None:
         raise VerifyError(f"{folder}: {config.get('model_type')!r} is not in the table, so there is no hook for it")
     return family
@@ -183,9 +185,7 @@ def _tokenize(folder: Path, question: str) -> list[int]:
     tokenizer = load_tokenizer(folder)
     if tokenizer.chat_template is None:
         return list(tokenizer(question)["input_ids"])
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
-    )
+    text = render_chat(tokenizer, [{"role": "user", "content": question}])
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

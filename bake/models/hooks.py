@@ -29,8 +29,8 @@ def site_module(model: torch.nn.Module, family: Family, layer: int) -> torch.nn.
         AttributeError: the layer has no such module.
     """
     if family.site == "layer_output":
-        return model.get_submodule(family.block.format(layer=layer))
-    return model.get_submodule(family.projection.format(layer=layer).rpartition(".")[0])
+        return model.get_submodule(family.live(family.block).format(layer=layer))
+    return model.get_submodule(family.live(family.projection).format(layer=layer).rpartition(".")[0])
 
 
 @contextlib.contextmanager

@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.packages import require
 from ..errors import InputError, ModelError, UnsupportedModelError
-from ..formats.checkpoint.families import Family, families
+from ..formats.checkpoint.families import Family
 from ..formats.checkpoint.open import open_base
-from ..storage.files import cached_id, reading
+from ..formats.checkpoint.routes import declared_classes
+from ..formats.checkpoint.wrappers import family_of, language_config, wrapper_of
+from ..storage.files import cached_id, read_json, reading
 from ..storage.model_name import ModelName
 
 if TYPE_CHECKING:
     import torch
+
+_PROCESSOR_TEMPLATE = "chat_template.json"
+"""File in which older multimodal checkpoints keep their chat template."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -108,7 +113,7 @@ class LiveModel:
             text = "\n\n".join(message["content"] for message in messages) + "\n\n"
             return list(self.tokenizer(text)["input_ids"])
         try:
-            text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+            text = render_chat(self.tokenizer, messages)
         except Exception as error:  # A template is a program of the checkpoint.
             # transformers runs it, in Jinja's sandbox, as every stack that serves the model will: without limits on
             # time. A hostile one hangs a chat, which its user can stop; no bake renders it in this process.
@@ -124,7 +129,8 @@ def load(
 ) -> LiveModel:
     """Load a checkpoint, ready to generate; no code of the checkpoint is run.
 
-    `check` receives config.json before any weight is fetched or loaded, and may refuse by raising.
+    `check` receives the language model's fields of config.json before any weight is fetched or loaded, and may refuse
+    by raising.
 
     Raises:
         InputError: no such model; UnsupportedModelError: its family is unknown.
@@ -137,7 +143,7 @@ def load(
     with reading():
         base = open_base(model)
         family = _family(base.config, model.name)
-        check(base.config)
+        check(language_config(base.config))
         folder = base.fetch()
     place = device_for(runtime.device)
     chosen = getattr(torch, runtime.dtype) if runtime.dtype != "auto" else torch.float32 if place == "cpu" else "auto"
@@ -165,18 +171,20 @@ def load(
 
 
 def load_weights(
-    folder: Path, dtype: Any, *, name: str = "", device_map: str | None = None, kind: str = "AutoModelForCausalLM"
+    folder: Path, dtype: Any, *, name: str = "", device_map: str | None = None, kind: str = ""
 ) -> tuple[Any, list[tuple[str, str]]]:
     """Load the model in `folder` from safetensors, in evaluation mode.
 
     Also returns the loading problems: kind (``missing_keys``, ``unexpected_keys`` ...) and tensor. `kind` is the class
-    of transformers that loads it; `name` names the model in messages.
+    of transformers that loads it; default: the class that a multimodal wrapper declares, and else
+    ``AutoModelForCausalLM``. `name` names the model in messages.
 
     Raises:
         ModelError: it does not load.
     """
     import transformers
 
+    kind = kind or _class_of(folder)
     try:
         model, info = getattr(transformers, kind).from_pretrained(
             folder,
@@ -193,17 +201,51 @@ def load_weights(
 
 
 def load_tokenizer(folder: Path, name: str = "") -> Any:
-    """Load the tokenizer in `folder`.
+    """Load the tokenizer in `folder`, with the chat template that multimodal checkpoints keep for their processor.
 
     Raises:
-        ModelError: it does not load.
+        ModelError: it does not load. BrokenFileError: the processor's template is not valid JSON.
     """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"{name or folder}: its tokenizer does not load ({_one_line(error)})") from error
+    if tokenizer.chat_template is None and (folder / _PROCESSOR_TEMPLATE).is_file():
+        template = read_json(folder / _PROCESSOR_TEMPLATE).get("chat_template")
+        tokenizer.chat_template = template if isinstance(template, str) else None
+    return tokenizer
+
+
+def render_chat(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """Render a conversation in the tokenizer's chat template, ready for the next answer.
+
+    Templates of multimodal checkpoints want the content as a list of parts, and some of them drop a plain text without
+    a word: then the text is given as such a list. A template may raise any exception.
+    """
+
+    def render(conversation: list[Any]) -> str:
+        return str(tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
+
+    plain = [dict(message) for message in messages]
+    parts = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+    last = messages[-1]["content"].strip() if messages else ""
+    try:
+        text = render(plain)
+    except Exception:
+        try:
+            return render(parts)
+        except Exception:
+            pass
+        raise
+    if last in text:
+        return text
+    try:
+        listed = render(parts)
+    except Exception:  # A template for texts only.
+        return text
+    return listed if last in listed else text
 
 
 def fingerprint(live: LiveModel) -> list[list[Any]]:
@@ -259,8 +301,18 @@ def device_for(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def _class_of(folder: Path) -> str:
+    """The class of transformers for the model in `folder`.
+
+    ``AutoModelForCausalLM`` knows some wrappers only, and a plain class finds random weights in a wrapper's folder.
+    """
+    config = read_json(folder / "config.json")
+    wrapper, declared = wrapper_of(config), declared_classes(config)
+    return declared[0] if wrapper is not None and set(declared) & set(wrapper.classes) else "AutoModelForCausalLM"
+
+
 def _family(config: Mapping[str, Any], name: str) -> Family:
-    family = families().get(str(config.get("model_type")))
+    family = family_of(config)
     if family is None:
         raise UnsupportedModelError(
             f"{name}: {config.get('model_type')!r} is not in the table of families, so its attention modules are not "

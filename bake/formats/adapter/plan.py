@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from ...core.biases import Home, PlannedBias, plan_biases, steering_rows
+from ...core.biases import Home, PlannedBias, hybrid_warnings, landing, plan_biases, steering_rows
 from ...core.effect import Effect, judge_effect
 from ...core.names import is_plain
 from ...core.plan import BakePlan, LeftOut, PlannedFile, new_file
@@ -22,11 +22,12 @@ from ...core.steering import Steering
 from ...core.strict_json import json_bytes
 from ...core.vector_set import VectorSet
 from ...errors import BrokenFileError, UnsupportedModelError
-from ..checkpoint.families import Family, families
+from ..checkpoint.families import Family
 from ..checkpoint.model import Checkpoint
 from ..checkpoint.plan import base_warnings, digests_of, recorded_base, with_documents
 from ..checkpoint.projections import branch_scale, find_projections, input_width
 from ..checkpoint.routes import declared_classes
+from ..checkpoint.wrappers import family_of
 from ..safetensors import NewTensor, serialize
 from .card import adapter_card, adapters_card
 
@@ -58,12 +59,15 @@ def make_adapter_plan(
     scale = branch_scale(checkpoint, family)
     rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
     homes = adapter_homes(checkpoint, family)
-    biases = plan_biases(checkpoint.name, family.projection.rpartition(".")[2], homes, rows)
+    projection = family.projection.rpartition(".")[2]
+    steering = landing(checkpoint.name, projection, homes, rows, steering, force=force)
+    biases = plan_biases(checkpoint.name, homes, rows)
     plan = lay_out_adapter(
         checkpoint, family, biases, RecordedVectors.of(vectors, steering), steering, base_model=base_model, scale=scale
     )
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
-    return complete_adapter(plan, effect, checkpoint, base_warnings(checkpoint, vectors))
+    warnings = hybrid_warnings(projection, homes, len(rows))
+    return complete_adapter(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
 
 
 def adapter_homes(checkpoint: Checkpoint, family: Family) -> tuple[Home, ...]:
@@ -165,7 +169,7 @@ def find_adapted_family(checkpoint: Checkpoint, site: Site) -> Family:
     model_type = str(checkpoint.config.get("model_type"))
     if not is_plain(model_type):
         raise BrokenFileError(f"{checkpoint.name}/config.json: its model_type {model_type[:60]!r} is no name")
-    known = families(site).get(model_type)
+    known = family_of(checkpoint.config, site)
     if known is not None and known.projection:
         return known
     if site != SITE:
@@ -187,7 +191,7 @@ def find_adapted_family(checkpoint: Checkpoint, site: Site) -> Family:
 
 def _prefix(family: Family, layer: int) -> str:
     # PEFT names modules by the model that transformers builds, not by the names in the file.
-    return f"base_model.model.{family.projection.format(layer=layer)}"
+    return f"base_model.model.{family.live(family.projection).format(layer=layer)}"
 
 
 def _tensors(checkpoint: Checkpoint, family: Family, biases: tuple[PlannedBias, ...]) -> dict[str, NewTensor]:
@@ -204,7 +208,7 @@ def _tensors(checkpoint: Checkpoint, family: Family, biases: tuple[PlannedBias, 
 
 def _config(family: Family, base_model: str) -> dict[str, object]:
     # A pattern over full module names: the last part alone (`dense`, `c_proj`) also names MLP modules.
-    head, _, tail = family.projection.partition("{layer}")
+    head, _, tail = family.live(family.projection).partition("{layer}")
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -12,11 +12,12 @@ from ...core.record import RECORD_FILE, Record
 from ...errors import VerifyError
 from ...storage.comparing import OutputFiles
 from ..check import StoredModel, stored_biases
-from .families import families
+from .language_model import language_model
 from .model import Checkpoint
 from .plan import complete, lay_out
 from .projections import branch_scale
 from .routes import declared_classes, route_by_name
+from .wrappers import family_of, language_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,8 @@ class CheckpointOutput:
         if not isinstance(base, Checkpoint):
             raise VerifyError(f"{base.name} is not a checkpoint")
         record = self.record
+        if record.text_only:
+            base = language_model(base)
         route = route_by_name(record.route, base.config, base.name, record.vectors.site)
         biases = stored_biases(self, route.homes(base))
         plan = lay_out(
@@ -75,7 +78,7 @@ class CheckpointOutput:
 
     def _config_adds_bias(self) -> Check:
         name, config = "config honours the bias", self.model.config
-        family = families(self.record.vectors.site).get(str(config.get("model_type")))
+        family = family_of(config, self.record.vectors.site)
         if family is None or not family.has_bias:
             return Check(name, False, f"{config.get('model_type')} has no such bias: it would load UNSTEERED")
         classes = declared_classes(config)
@@ -85,11 +88,11 @@ class CheckpointOutput:
             return Check(name, False, f"architectures {said}, not {family.classes[0]}: it could load UNSTEERED")
         if "auto_map" in config:
             return Check(name, False, "auto_map names code of the checkpoint: it could load UNSTEERED")
-        value = config.get(str(family.flag), family.flag_default)
+        value = language_config(config).get(str(family.flag), family.flag_default)
         if not family.always and value is not True:
             said = "off" if value is False else f"{value!r}, not true,"
             return Check(name, False, f"{family.flag} is {said} in config.json: it could load UNSTEERED")
-        return Check(name, True, f"{family.model_type}: " + (f"{family.flag} is on" if family.flag else "always"))
+        return Check(name, True, f"{family.label}: " + (f"{family.flag} is on" if family.flag else "always"))
 
     def _siblings_zero(self) -> Check:
         own = {entry.tensor for entry in self.record.biases}

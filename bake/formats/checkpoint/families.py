@@ -73,6 +73,31 @@ class Family:
     """Config field by which the projection's output is multiplied before the site."""
     refusal: str = ""
     """Reason for refusing a family without any route."""
+    wrapper: str = ""
+    """``model_type`` of the multimodal checkpoint that holds the language model; empty for a plain one."""
+    prefixes: tuple[str, ...] = ()
+    """What may stand in place of ``model.`` in the tensor names of a wrapper's files."""
+    live_prefix: str = ""
+    """What stands there in the names of a wrapper's modules in transformers."""
+
+    @property
+    def label(self) -> str:
+        """Name in messages and records."""
+        return f"{self.model_type} in {self.wrapper}" if self.wrapper else self.model_type
+
+    def names_of(self, module: str) -> tuple[str, ...]:
+        """Names that a module of the plain family may have in files.
+
+        Checkpoints that were saved from the bare model (the original GPT-2, say) lack the first part of each name;
+        stacks read both.
+        """
+        if not self.prefixes:
+            return (module, module.partition(".")[2])
+        return tuple(prefix + module.removeprefix("model.") for prefix in self.prefixes)
+
+    def live(self, module: str) -> str:
+        """Name of a module of the plain family in the model that transformers builds."""
+        return self.live_prefix + module.removeprefix("model.") if self.wrapper else module
 
     @property
     def block(self) -> str:
@@ -122,7 +147,7 @@ def _family(name: str, table: Mapping[str, Any]) -> Family:
         always=table.get("always", False),
         siblings=_siblings(projection, table.get("siblings", ())),
         conv1d=table.get("conv1d", False),
-        stacks=_support(table),
+        stacks=parse_support(table),
         llama=None if form is None else _llama_form(form),
         refusal=table.get("refusal", ""),
     )
@@ -138,7 +163,7 @@ def _at_layer_output(family: Family, table: Mapping[str, Any] | None) -> Family:
             flag_default=table.get("flag_default", False),
             always=table.get("always", False),
             siblings=_siblings(family.projection, table.get("siblings", ())),
-            stacks=_support(table),
+            stacks=parse_support(table),
             branch_scale=table.get("branch_scale", ""),
             refusal="",
         )
@@ -160,7 +185,8 @@ def _siblings(projection: str, given: str | list[str] | tuple[str, ...]) -> tupl
     return tuple(f"{block}.{module}" for module in (_QKV if given == "qkv" else given))
 
 
-def _support(table: Mapping[str, Any]) -> dict[str, Support]:
+def parse_support(table: Mapping[str, Any]) -> dict[str, Support]:
+    """Parse the keys ``ran``, ``read`` and ``notes``: the treatment of the bias by each stack."""
     found = {
         stack: replace(
             Support("option", ran, value) if value.startswith("--") else Support(value, ran),

@@ -14,6 +14,7 @@ from ...core.vector_set import ModelShape
 from ...errors import BrokenFileError
 from ...storage.files import Stamps
 from ..front_matter import FrontMatter, read_front_matter
+from .wrappers import language_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +47,9 @@ class Checkpoint:
     """JSON of ``emobake.json``, if the checkpoint was baked before."""
     folder: Path | None = None
     """Folder of its files; None for a commit on the Hub."""
+    text_only: bool = False
+    """True for the language model of a multimodal checkpoint alone: of its files, only `tensors` are carried, by these
+    names."""
     stamps: Stamps = field(default_factory=Stamps)
     """Stamps of its files from before they were read; empty for a commit on the Hub."""
 
@@ -54,15 +58,20 @@ class Checkpoint:
         """Metadata of the card."""
         return read_front_matter(self.card)
 
+    @cached_property
+    def language_config(self) -> Mapping[str, Any]:
+        """The fields of `config` that describe the language model; of a multimodal wrapper its ``text_config``."""
+        return language_config(self.config)
+
     @property
     def num_hidden_layers(self) -> int:
         """Number of decoder layers; BrokenFileError if the config does not say."""
-        return config_dimension(self.config, self.name, "num_hidden_layers")
+        return config_dimension(self.language_config, self.name, "num_hidden_layers")
 
     @property
     def hidden_size(self) -> int:
         """Width of the residual stream; BrokenFileError if the config does not say."""
-        return config_dimension(self.config, self.name, "hidden_size")
+        return config_dimension(self.language_config, self.name, "hidden_size")
 
     @property
     def shape(self) -> ModelShape:

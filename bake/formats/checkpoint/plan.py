@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...core.biases import PlannedBias, origin_warnings, plan_biases, steering_rows
+from ...core.biases import PlannedBias, hybrid_warnings, landing, origin_warnings, plan_biases, steering_rows
 from ...core.effect import Effect, judge_effect
 from ...core.plan import CARD_FILE, BakePlan, ConfigChange, LeftOut, PlannedFile, new_file
 from ...core.record import RECORD_FILE, Record, RecordedBase, RecordedBias, RecordedVectors, history_of
@@ -18,7 +18,7 @@ from ...core.side_files import INDEX, is_carried, reason_left_out
 from ...core.steering import Steering
 from ...core.strict_json import json_bytes
 from ...core.vector_set import VectorSet
-from ..safetensors import NewTensor, serialize
+from ..safetensors import NewTensor, excerpt, serialize
 from .card import model_card
 from .model import Checkpoint
 from .projections import branch_scale
@@ -61,12 +61,15 @@ def make_plan(
     scale = branch_scale(checkpoint, route.family)
     rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
     projection = route.family.projection.rpartition(".")[2]
-    biases = plan_biases(checkpoint.name, projection, route.homes(checkpoint), route.values(rows, checkpoint))
+    homes = route.homes(checkpoint)
+    steering = landing(checkpoint.name, projection, homes, rows, steering, force=force)
+    biases = plan_biases(checkpoint.name, homes, route.values(rows, checkpoint))
     plan = lay_out(
         checkpoint, route, biases, RecordedVectors.of(vectors, steering), steering, base_model=base_model, scale=scale
     )
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
-    return complete(plan, effect, checkpoint, base_warnings(checkpoint, vectors))
+    warnings = hybrid_warnings(projection, homes, len(rows))
+    return complete(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
 
 
 def lay_out(
@@ -95,17 +98,18 @@ def lay_out(
         steering=steering,
         branch_scale=scale,
         route=route.name,
-        model_type=route.family.model_type,
+        model_type=route.family.label,
         files={file.name: file.source for file in files if file.source.endswith(".safetensors")},
         added=tuple(sorted(new)),
         biases=tuple(map(RecordedBias.of, biases)),
+        text_only=checkpoint.text_only,
         digests=digests_of(files, checkpoint),
         earlier=history_of(checkpoint.record, f"{checkpoint.name}/{RECORD_FILE}"),
     )
     return BakePlan(
         form="checkpoint",
         route=route.name,
-        model_type=route.family.model_type,
+        model_type=route.family.label,
         architecture=str(route.config["architectures"][0]),
         steering=steering,
         biases=biases,
@@ -173,18 +177,22 @@ def _files(
 ) -> Iterable[PlannedFile]:
     weights = sorted(checkpoint.weights, key=lambda weight: weight.name)
     names = {weight.name: weight.name for weight in weights}
-    if new:
-        count = len(weights) + 1
+    if new or checkpoint.text_only:
+        count = len(weights) + bool(new)
         names = {w.name: f"model-{i:05d}-of-{count:05d}.safetensors" for i, w in enumerate(weights, 1)}
         shard = f"model-{count:05d}-of-{count:05d}.safetensors"
-        yield PlannedFile(shard, serialize(new, {"format": "pt"}))
+        if new:
+            yield PlannedFile(shard, serialize(new, {"format": "pt"}))
         yield new_file(INDEX, _index(checkpoint, names, new, shard))
     elif INDEX in checkpoint.side_files:
         yield PlannedFile.carried(INDEX, INDEX, checkpoint.side_files[INDEX])
     edits = _edits(checkpoint, biases)
     for weight in weights:
         name = names[weight.name]
-        if weight.name in edits:
+        if checkpoint.text_only:
+            tensors = [tensor for tensor in checkpoint.tensors.values() if tensor.file == weight.name]
+            yield PlannedFile(name, excerpt(tensors, edits.get(weight.name, {})), weights=True)
+        elif weight.name in edits:
             yield PlannedFile.overwritten(name, weight.name, weight.size, edits[weight.name])
         else:
             yield PlannedFile.carried(name, weight.name, weight.size, weights=True)
@@ -218,7 +226,7 @@ def _tokenizer_changes(checkpoint: Checkpoint, route: Route) -> tuple[ConfigChan
 
 def _index(checkpoint: Checkpoint, names: Mapping[str, str], new: Mapping[str, NewTensor], shard: str) -> bytes:
     headers = checkpoint.tensors.values()
-    metadata: dict[str, Any] = dict(checkpoint.index_metadata)
+    metadata: dict[str, Any] = {} if checkpoint.text_only else dict(checkpoint.index_metadata)
     metadata["total_size"] = sum(h.size for h in headers) + sum(tensor.size for tensor in new.values())
     if "total_parameters" in metadata:
         metadata["total_parameters"] += sum(tensor.shape[0] for tensor in new.values())

@@ -26,25 +26,21 @@ def find_projections(checkpoint: Checkpoint, family: Family) -> dict[int, str]:
         BrokenFileError: no layer has the projection.
     """
     modules = {
-        layer: module_in_file(checkpoint, family.projection.format(layer=layer))
+        layer: module_in_file(checkpoint, family, family.projection.format(layer=layer))
         for layer in range(checkpoint.num_hidden_layers)
     }
     found = {layer: module for layer, module in modules.items() if module is not None}
     if not found:
         raise BrokenFileError(
-            f"{checkpoint.name}: no tensor {family.projection.format(layer=0)}.weight; "
-            f"these are not the weights of {family.model_type}"
+            f"{checkpoint.name}: no tensor {family.names_of(family.projection.format(layer=0))[0]}.weight; "
+            f"these are not the weights of {family.label}"
         )
     return found
 
 
-def module_in_file(checkpoint: Checkpoint, module: str) -> str | None:
-    """Name under which a linear module is stored; None if it is not.
-
-    Checkpoints that were saved from the bare model (the original GPT-2, say) lack the first part of each name; stacks
-    read both.
-    """
-    for name in (module, module.partition(".")[2]):
+def module_in_file(checkpoint: Checkpoint, family: Family, module: str) -> str | None:
+    """Name under which a linear module of `family` is stored; None if it is not."""
+    for name in family.names_of(module):
         if any(f"{name}.{part}" in checkpoint.tensors for part in _WEIGHT_NAMES):
             return name
     return None
@@ -59,7 +55,8 @@ def bias_dtype(checkpoint: Checkpoint, module: str) -> str:
     weight = checkpoint.tensors.get(f"{module}.weight")
     if weight is not None and weight.dtype in FLOATS:
         return weight.dtype
-    named = checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")
+    configs = (checkpoint.language_config, checkpoint.config)
+    named = next((n for config in configs for key in ("dtype", "torch_dtype") if (n := config.get(key))), None)
     if isinstance(named, str) and named.removeprefix("torch.") in _DTYPES:
         return _DTYPES[named.removeprefix("torch.")]
     raise BrokenFileError(
@@ -83,11 +80,11 @@ def output_width(checkpoint: Checkpoint, family: Family, module: str) -> int:
     if scales is not None and len(scales.shape) == 2:
         return _checked(checkpoint, module, scales.shape[1])
     # bitsandbytes stores 4-bit weights as one flat column; the config has to tell.
-    heads = checkpoint.config.get("num_attention_heads")
-    kv_heads = checkpoint.config.get("num_key_value_heads") or heads
+    heads = checkpoint.language_config.get("num_attention_heads")
+    kv_heads = checkpoint.language_config.get("num_key_value_heads") or heads
     head_dim = _head_dim(checkpoint, "head_dim")
     widths = {"q_proj": (heads, head_dim), "k_proj": (kv_heads, head_dim), "v_proj": (kv_heads, head_dim)}
-    widths |= dict.fromkeys(("gate_proj", "up_proj"), (1, checkpoint.config.get("intermediate_size")))
+    widths |= dict.fromkeys(("gate_proj", "up_proj"), (1, checkpoint.language_config.get("intermediate_size")))
     widths |= dict.fromkeys(("o_proj", "down_proj", family.projection.rpartition(".")[2]), (1, checkpoint.hidden_size))
     count, width = widths.get(module.rpartition(".")[2], (None, None))
     if _is_count(count) and _is_count(width) and _is_count(count * width):
@@ -104,9 +101,10 @@ def input_width(checkpoint: Checkpoint, family: Family, module: str) -> int:
     weight = checkpoint.tensors.get(f"{module}.weight")
     if weight is not None and len(weight.shape) == 2 and weight.dtype in (*FLOATS, *_UNPACKED):
         return _checked(checkpoint, module, weight.shape[0 if family.conv1d else 1])
-    heads, head_dim = checkpoint.config.get("num_attention_heads"), _head_dim(checkpoint, "v_head_dim", "head_dim")
+    heads = checkpoint.language_config.get("num_attention_heads")
+    head_dim = _head_dim(checkpoint, "v_head_dim", "head_dim")
     if module.endswith("down_proj"):
-        heads, head_dim = 1, checkpoint.config.get("intermediate_size")
+        heads, head_dim = 1, checkpoint.language_config.get("intermediate_size")
     if _is_count(heads) and _is_count(head_dim) and _is_count(heads * head_dim):
         return heads * head_dim
     raise BrokenFileError(f"{checkpoint.name}: cannot tell how many inputs {module} has from its quantised form")
@@ -118,7 +116,7 @@ def branch_scale(checkpoint: Checkpoint, family: Family) -> float:
     Raises:
         BrokenFileError: the config's field is not a positive number.
     """
-    value = checkpoint.config.get(family.branch_scale, 1.0) if family.branch_scale else 1.0
+    value = checkpoint.language_config.get(family.branch_scale, 1.0) if family.branch_scale else 1.0
     if type(value) not in (int, float) or not 0 < value < 1e6:
         raise BrokenFileError(
             f"{checkpoint.name}/config.json: {family.branch_scale} is {value!r}, not a positive number"
@@ -139,6 +137,6 @@ def _checked(checkpoint: Checkpoint, module: str, width: int) -> int:
 
 def _head_dim(checkpoint: Checkpoint, *names: str) -> Any:
     """The first of the fields `names` that the config gives, whatever it is; else hidden size by heads."""
-    heads = checkpoint.config.get("num_attention_heads")
+    heads = checkpoint.language_config.get("num_attention_heads")
     default = checkpoint.hidden_size // heads if _is_count(heads) else None
-    return next((value for name in names if (value := checkpoint.config.get(name))), default)
+    return next((value for name in names if (value := checkpoint.language_config.get(name))), default)

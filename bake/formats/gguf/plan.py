@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...core.biases import Home, PlannedBias, origin_warnings, plan_bias, plan_biases, steering_rows
+from ...core.biases import Home, PlannedBias, landing, origin_warnings, plan_bias, plan_biases, steering_rows
 from ...core.effect import judge_effect
 from ...core.limits import MAX_WIDTH
 from ...core.plan import BakePlan, ConfigChange, Piece, PlannedFile, RouteName, Rows, Span
@@ -67,7 +67,8 @@ def make_gguf_plan(
     site = vectors.site
     homes = find_homes(model, site)
     added = steering_rows(vectors, steering, model.shape, branch_scale=homes.scale, force=force)
-    biases = plan_biases(model.name, MODULES[site].rpartition(".")[2], homes.biases, added)
+    steering = landing(model.name, MODULES[site].rpartition(".")[2], homes.biases, added, steering, force=force)
+    biases = plan_biases(model.name, homes.biases, added)
     weights = tuple(replace(weight, sha256=(digests or {}).get(weight.name, "")) for weight in model.weights)
     record = lay_out_record(
         model, homes, biases, RecordedVectors.of(vectors, steering), steering, RecordedBase(base_model, "", weights)

@@ -20,7 +20,11 @@ def greedy(checkpoint: str, prompts: list[list[int]], max_new_tokens: int, eos: 
 
     major = int(transformers.__version__.split(".")[0])
     dtype: dict[str, Any] = {"dtype" if major >= 5 else "torch_dtype": torch.float32}
-    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False, **dtype)
+    config = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+    # A multimodal wrapper loads by the class that it declares; a plain class finds random weights in its folder.
+    declared = (config.get("architectures") or [""])[0] if "text_config" in config else ""
+    kind = getattr(transformers, declared, transformers.AutoModelForCausalLM)
+    model = kind.from_pretrained(checkpoint, trust_remote_code=False, **dtype)
     model.eval()
     # A fresh generation config: the checkpoint's own may ask for sampling or a repetition penalty.
     model.generation_config = transformers.GenerationConfig(

@@ -9,7 +9,8 @@ from ....core.names import is_plain
 from ....core.sites import SITE, Site
 from ....core.stacks import STACKS, parse_targets
 from ....errors import BrokenFileError, UnsupportedModelError
-from ..families import Family, families
+from ..families import Family
+from ..wrappers import TEXT, family_of, language_config, wrappers
 from .base import Route
 from .existing import ExistingRoute
 from .flag import FlagRoute
@@ -34,15 +35,15 @@ def choose_route(config: Mapping[str, Any], name: str, targets: Iterable[str] = 
         InputError: an unknown target.
     """
     demanded = parse_targets(targets)
-    family = find_family(config, name, site)
-    candidates = [route(family, config) for route in ROUTES if not route.blockers(family, config)]
+    family, fields = find_family(config, name, site), language_config(config)
+    candidates = [route(family, config) for route in ROUTES if not route.blockers(family, fields)]
     wanted = demanded or ("transformers",)
     serving = [r for r in candidates if all(r.stacks[s].status == "steered" for s in wanted)]
     if serving:
         return max(serving, key=lambda r: sum(s.status == "steered" for s in r.stacks.values()))
     if demanded and candidates:
         raise UnsupportedModelError(f"{name}: {_unserved(family, candidates, wanted)}")
-    raise UnsupportedModelError(f"{name}: {_unbakeable(family, config, candidates)}")
+    raise UnsupportedModelError(f"{name}: {_unbakeable(family, fields, candidates)}")
 
 
 def route_by_name(route: str, config: Mapping[str, Any], name: str, site: Site = SITE) -> Route:
@@ -55,7 +56,7 @@ def route_by_name(route: str, config: Mapping[str, Any], name: str, site: Site =
     kind = next((kind for kind in ROUTES if kind.name == route), None)
     if kind is None:
         raise UnsupportedModelError(f"{name}: there is no route {route[:40]!r}")
-    blockers = kind.blockers(family, config)
+    blockers = kind.blockers(family, language_config(config))
     if blockers:
         raise UnsupportedModelError(f"{name}: the route {route} does not apply, because {blockers[0]}")
     return kind(family, config)
@@ -73,13 +74,13 @@ def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Fami
         raise BrokenFileError(f"{name}/config.json: has no model_type; it is not a transformers config")
     if config.get("is_encoder_decoder"):
         raise UnsupportedModelError(f"{name}: {model_type} is an encoder-decoder, not a causal language model")
-    if "text_config" in config:
-        raise UnsupportedModelError(
-            f"{name}: {model_type} is a multimodal checkpoint; bake its text model, saved on its own"
-        )
     if not classes:
         raise BrokenFileError(f"{name}/config.json: has no architectures; add the class, e.g. LlamaForCausalLM")
-    family = families(site).get(model_type)
+    family = family_of(config, site)
+    if family is None and isinstance(config.get(TEXT), Mapping):
+        raise UnsupportedModelError(
+            f"{name}: {_unknown_wrapper(config)}, so it is not known which stacks would add the bias"
+        )
     if family is None:
         if not any("CausalLM" in c or "LMHead" in c for c in classes):
             raise UnsupportedModelError(f"{name}: {classes[0]} is not a causal language model")
@@ -93,8 +94,9 @@ def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Fami
         raise UnsupportedModelError(
             f"{name}: {strange[0]} is not the causal language model of {model_type} ({family.classes[0]} is)"
         )
-    if family.flag is not None and not isinstance(config.get(family.flag), bool | None):
-        raise BrokenFileError(f"{name}/config.json: {family.flag} is {config[family.flag]!r}, not true or false")
+    fields = language_config(config)
+    if family.flag is not None and not isinstance(fields.get(family.flag), bool | None):
+        raise BrokenFileError(f"{name}/config.json: {family.flag} is {fields[family.flag]!r}, not true or false")
     return family
 
 
@@ -104,11 +106,20 @@ def declared_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(classes) if isinstance(classes, list) and all(isinstance(c, str) for c in classes) else ()
 
 
+def _unknown_wrapper(config: Mapping[str, Any]) -> str:
+    """The multimodal checkpoint or its language model, which the table does not have, in words."""
+    model_type, inner = config.get("model_type"), config[TEXT].get("model_type")
+    known = wrappers().get(str(model_type))
+    if known is None:
+        return f"{model_type} is a multimodal checkpoint that is not in emobake's table"
+    return f"{model_type} with the language model {inner!r:.40} is not in emobake's table ({', '.join(known.texts)} is)"
+
+
 def _unserved(family: Family, candidates: list[Route], wanted: tuple[str, ...]) -> str:
     best = max(candidates, key=lambda r: sum(r.stacks[s].status == "steered" for s in wanted))
     lacking = [s for s in wanted if best.stacks[s].status != "steered"]
     what = "; ".join(f"{s} {best.stacks[s].clause}" for s in lacking)
-    return f"no route for {family.model_type} serves every stack of `targets`: {what}. Leave it out of `targets`"
+    return f"no route for {family.label} serves every stack of `targets`: {what}. Leave it out of `targets`"
 
 
 def _unbakeable(family: Family, config: Mapping[str, Any], candidates: list[Route]) -> str:
@@ -121,4 +132,4 @@ def _unbakeable(family: Family, config: Mapping[str, Any], candidates: list[Rout
     obey = [s for r in candidates for s in STACKS if r.stacks[s].status == "steered"]
     if obey:
         advice = f"`targets` {','.join(obey)} bakes for the stacks that would add it; {advice}"
-    return f"{family.model_type} cannot be baked: {'; '.join(reasons)}. {advice}"
+    return f"{family.label} cannot be baked: {'; '.join(reasons)}. {advice}"

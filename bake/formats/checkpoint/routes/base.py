@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from ...safetensors import NewTensor
 from ..families import Family
 from ..model import Checkpoint
 from ..projections import bias_dtype, find_projections, module_in_file, output_width
+from ..wrappers import TEXT, language_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,28 +41,43 @@ class Route(ABC):
         """Reasons why the route does not apply, as clauses; empty if it applies."""
 
     @cached_property
+    def old_fields(self) -> Mapping[str, Any]:
+        """The fields of the language model in the config as it is."""
+        return language_config(self.old_config)
+
+    @cached_property
     def config(self) -> dict[str, Any]:
         """config.json as it will be written. Fields that are not part of the change are kept, in order."""
-        config = self.change(dict(self.old_config))
-        add_old_rope(config)
-        # The checkpoint's own code is left out, and nothing is known of its class: stacks must use the class that
-        # the families table describes.
+        config = dict(self.old_config)
+        inner = config.get(TEXT)
+        if isinstance(inner, Mapping):
+            config[TEXT] = self._changed(dict(inner))
+        else:
+            config = self._changed(config)
         config.pop("auto_map", None)
         return config
 
     def change(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Make the route's own changes to a copy of the config."""
+        """Make the route's own changes to a copy of the language model's fields."""
         return config
+
+    def _changed(self, fields: dict[str, Any]) -> dict[str, Any]:
+        fields = self.change(fields)
+        add_old_rope(fields)
+        # The checkpoint's own code is left out, and nothing is known of its class: stacks must use the class that
+        # the families table describes.
+        fields.pop("auto_map", None)
+        return fields
 
     @cached_property
     def changes(self) -> tuple[ConfigChange, ...]:
-        """Difference between the old and the new config."""
+        """Difference between the old and the new config, field by field within ``text_config`` too."""
         old, new = self.old_config, self.config
-        return tuple(
-            ConfigChange(key, old.get(key), new.get(key))
-            for key in dict.fromkeys([*old, *new])
-            if (key in old) != (key in new) or old.get(key) != new.get(key)
-        )
+        inner, new_inner = old.get(TEXT), new.get(TEXT)
+        if not isinstance(inner, Mapping) or not isinstance(new_inner, Mapping):
+            return tuple(_changes(old, new))
+        outer = [change for change in _changes(old, new) if change.field != TEXT]
+        return (*outer, *(replace(c, field=f"{TEXT}.{c.field}") for c in _changes(inner, new_inner)))
 
     @property
     def stacks(self) -> Mapping[str, Support]:
@@ -120,7 +136,7 @@ class Route(ABC):
     def _siblings_in(self, checkpoint: Checkpoint) -> Iterator[str]:
         for layer in find_projections(checkpoint, self.family):
             for template in self.siblings:
-                module = module_in_file(checkpoint, template.format(layer=layer))
+                module = module_in_file(checkpoint, self.family, template.format(layer=layer))
                 if module is not None:
                     yield module
 
@@ -134,6 +150,12 @@ class Route(ABC):
         values = read_bias(checkpoint, header, width)
         self.accept_existing(checkpoint, header, values)
         return Home(layer, name, header.dtype, width, values)
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[ConfigChange]:
+    for key in dict.fromkeys([*old, *new]):
+        if (key in old) != (key in new) or old.get(key) != new.get(key):
+            yield ConfigChange(key, old.get(key), new.get(key))
 
 
 def read_bias(checkpoint: Checkpoint, header: TensorHeader, width: int) -> np.ndarray:

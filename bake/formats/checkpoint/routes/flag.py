@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....core.tensors import TensorHeader, decode
-from ..families import Family
+from ..families import Family, families
 from ..model import Checkpoint
 from .base import Route, refuse_dormant
 
@@ -27,7 +27,11 @@ class FlagRoute(Route):
 
     def change(self, config: dict[str, Any]) -> dict[str, Any]:
         """Switch the flag on."""
-        return config | {str(self.family.flag): True}
+        new = config | {str(self.family.flag): True}
+        if self.family.wrapper and self.family.model_type == "llama":
+            # llama.cpp's converter takes a wrapper's language model by this field.
+            new["architectures"] = new.get("architectures") or list(families()["llama"].classes[:1])
+        return new
 
     @property
     def siblings(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from ....core.tensors import TensorHeader, decode
 from ....errors import BrokenFileError
 from ..families import Family, LlamaForm, families
 from ..model import Checkpoint
+from ..wrappers import wrapped, wrappers
 from .base import Route, add_new_rope, refuse_dormant
 
 _GENERIC_TOKENIZERS = ("LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
@@ -56,13 +57,13 @@ class LlamaRoute(Route):
     @property
     def stacks(self) -> Mapping[str, Support]:
         """Llama's stacks; marked as run only where the re-expressed model was run."""
-        stacks = families(self.family.site)["llama"].stacks
+        stacks = self._llama.stacks
         return {name: replace(support, run=support.run and name in self.form.ran) for name, support in stacks.items()}
 
     @property
     def siblings(self) -> tuple[str, ...]:
         """The modules that ``attention_bias``, and ``mlp_bias`` if it is on, reach besides the projection."""
-        llama, attention = families(self.family.site)["llama"], families()["llama"]
+        llama, attention = self._llama, families()["llama"]
         modules = dict.fromkeys((*attention.siblings, attention.projection, *llama.siblings))
         modules.pop(llama.projection, None)
         return tuple(modules)
@@ -105,13 +106,19 @@ class LlamaRoute(Route):
         if not re.search(r"\.[qkv]_proj\.", header.name) and not self._has_bias(header.name):
             refuse_dormant(header, decode(header, checkpoint.read(header)))
 
+    @property
+    def _llama(self) -> Family:
+        """The family that the result belongs to."""
+        site, wrapper = self.family.site, wrappers().get(self.family.wrapper)
+        return families(site)["llama"] if wrapper is None else wrapped(wrapper, wrapper.texts["llama"], site)
+
     def _has_bias(self, name: str) -> bool:
         """True if the base's own class has a bias on the module that `name` is of, by transformers and the config."""
         if ".mlp." in name:
-            return bool(self.old_config.get("mlp_bias"))
+            return bool(self.old_fields.get("mlp_bias"))
         family = families()[self.family.model_type]
         obeyed = family.stacks["transformers"].status == "steered"
-        return obeyed and family.flag is not None and bool(self.old_config.get(family.flag, family.flag_default))
+        return obeyed and family.flag is not None and bool(self.old_fields.get(family.flag, family.flag_default))
 
 
 def _differences(form: LlamaForm, config: Mapping[str, Any]) -> list[str]:
