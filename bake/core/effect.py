@@ -22,6 +22,9 @@ COLLAPSE = 3.0
 repetition."""
 DESTROYED = 10.0
 """Strength from which a bake is refused unless it is forced."""
+LOUDEST = 1e6
+"""Norm of a steering row that is refused however large the set's own rows are. Models that run in float16 hold no number
+above 65,504."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,17 @@ def judge_effect(
             f"strength {strength:.3g} at layer {layer}: the steering is that many times the set's own mean norm, which "
             f"destroys the model; use smaller weights (at {DESTROYED:g} and more, only `force` writes it)"
         )
+    loudest = max(range(len(rows)), key=lambda layer: norm_of(rows[layer]))
+    if norm_of(rows[loudest]) >= LOUDEST and not force:
+        raise InputError(
+            f"the steering of layer {loudest} has a norm of {norm_of(rows[loudest]):.3g}, far beyond what any layer puts "
+            f"out, which destroys the model; use smaller weights, or another set (from {LOUDEST:g} on, only `force` "
+            "writes it)"
+        )
     if strength <= COLLAPSE:
         return effect
     warning = (
-        f"strength {strength:.1f} at layer {layer}: the steering is that many times the set's own mean norm, far "
+        f"strength {strength:.3g} at layer {layer}: the steering is that many times the set's own mean norm, far "
         "beyond a layer's usual change; at 4 most models collapse into repetition"
     )
     return replace(effect, warnings=(*effect.warnings, warning))

@@ -130,6 +130,14 @@ def test_a_destroyed_model_is_refused_unless_it_is_forced(maker):
     maker(checkpoint(), JOY, steering(None, {"joy": 9.0}))
 
 
+@pytest.mark.parametrize("maker", [make_plan, make_adapter_plan])
+def test_a_set_whose_own_rows_destroy_a_model_is_refused(maker):
+    loud = VectorSet(("joy",), np.full((1, LAYERS, HIDDEN), 1e30, np.float32), "ev")
+    with pytest.raises(InputError, match=r"layer 0 has a norm of 2e\+30, far beyond .*only `force`"):
+        maker(checkpoint(dtype="BF16"), loud, steering(None, {"joy": 1.0}))
+    maker(checkpoint(dtype="BF16"), loud, steering(None, {"joy": 1.0}), force=True)
+
+
 def test_the_strengths_of_all_bakes_count():
     once = make_plan(checkpoint(), JOY, steering(None, {"joy": 6.0}))
     with pytest.raises(InputError, match="strength 12 at layer"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...core.check import Check
 from ...core.plan import BakePlan, PlannedFile
 from ...core.record import Record
-from ...core.totals import total_recipe
+from ...core.totals import steers_in_total, total_recipe
 from ...errors import InputError, VerifyError
 from ...storage.comparing import OutputFiles
 from ...storage.files import read_small
@@ -61,7 +61,8 @@ class GgufOutput:
             return
         found = read_small(beside).decode("utf-8", "replace")
         if found.startswith(MODELFILE_START):
-            same = found == write_modelfile(self.model.header, path.name, total_recipe(self.record))[0]
+            recipe = total_recipe(self.record) if steers_in_total(self.record) else ""
+            same = found == write_modelfile(self.model.header, path.name, recipe)[0]
             said = "is as a bake writes it" if same else "is not as a bake writes it (it was edited, or moved)"
             yield Check("Modelfile", True if same else None, f"{beside.name} {said}")
 
