@@ -62,25 +62,22 @@ def judge_effect(
     if not effect.steers and not force:
         raise InputError(f"{effect.warnings[0]}; `force` writes it anyway")
     layer, strength = _strength(vectors, rows, record)
+    much = f"strength {strength:.3g} at layer {layer}: the steering is that many times the set's own mean norm"
     if strength >= DESTROYED and not force:
         raise InputError(
-            f"strength {strength:.3g} at layer {layer}: the steering is that many times the set's own mean norm, which "
-            f"destroys the model; use smaller weights (at {DESTROYED:g} and more, only `force` writes it)"
+            f"{much}, which destroys the model; use smaller weights (at {DESTROYED:g} and more, only `force` writes it)"
         )
-    loudest = max(range(len(rows)), key=lambda layer: norm_of(rows[layer]))
-    if norm_of(rows[loudest]) >= LOUDEST and not force:
+    norms = [norm_of(row) for row in rows]
+    loud = f"a norm of {max(norms):.3g} at layer {int(np.argmax(norms))} is far beyond what any layer puts out"
+    if max(norms) >= LOUDEST and not force:
         raise InputError(
-            f"the steering of layer {loudest} has a norm of {norm_of(rows[loudest]):.3g}, far beyond what any layer puts "
-            f"out, which destroys the model; use smaller weights, or another set (from {LOUDEST:g} on, only `force` "
+            f"{loud}, which destroys the model; use smaller weights, or another set (from {LOUDEST:g} on, only `force` "
             "writes it)"
         )
-    if strength <= COLLAPSE:
-        return effect
-    warning = (
-        f"strength {strength:.3g} at layer {layer}: the steering is that many times the set's own mean norm, far "
-        "beyond a layer's usual change; at 4 most models collapse into repetition"
-    )
-    return replace(effect, warnings=(*effect.warnings, warning))
+    warnings = [loud] if max(norms) >= LOUDEST else []
+    if strength > COLLAPSE:
+        warnings.append(f"{much}, far beyond a layer's usual change; at 4 most models collapse into repetition")
+    return replace(effect, warnings=(*effect.warnings, *warnings))
 
 
 def _bakes(record: Record) -> str:
