@@ -23,8 +23,8 @@ repetition."""
 DESTROYED = 10.0
 """Strength from which a bake is refused unless it is forced."""
 LOUDEST = 1e6
-"""Norm of a steering row that is refused however large the set's own rows are. Models that run in float16 hold no number
-above 65,504."""
+"""Norm of a steering row that is refused however large the set's own rows are. float16, in which many models run, holds
+no number above 65,504."""
 
 
 @dataclass(frozen=True)
