@@ -10,7 +10,7 @@ from ..core.record import RECORD_FILE, Record
 from ..errors import InputError
 from ..storage.files import read_json
 from ..storage.model_name import is_gguf
-from .check import Output
+from .check.output import Output
 
 
 def read_record(out: str | os.PathLike[str]) -> Record:

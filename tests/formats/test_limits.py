@@ -115,7 +115,7 @@ def test_a_record_that_names_a_large_tensor(tmp_path, monkeypatch, cli):
     record = json.loads((tmp_path / "out/emobake.json").read_text())
     record["biases"][0]["tensor"] = "model.embed_tokens.weight"
     (tmp_path / "out/emobake.json").write_text(json.dumps(record))
-    monkeypatch.setattr("emobake.formats.check.MAX_WIDTH", 16)
+    monkeypatch.setattr("emobake.formats.check.biases.MAX_WIDTH", 16)
     assert any("so it is not a bias" in check.detail for check in emobake.verify(tmp_path / "out"))
 
 

@@ -13,7 +13,8 @@ from ...core.totals import steers_in_total, total_recipe
 from ...errors import InputError, VerifyError
 from ...storage.comparing import OutputFiles
 from ...storage.files import read_small
-from ..check import StoredModel, stored_biases
+from ..check.biases import stored_biases
+from ..check.output import StoredModel
 from ..checkpoint.check import tensor_at
 from .architectures import find_gguf_architecture
 from .header import Described, GgufHeader, parse_gguf
@@ -25,7 +26,7 @@ from .plan import OWN_KEYS, find_homes, lay_out_files, lay_out_record
 
 @dataclass(frozen=True, eq=False)
 class GgufOutput:
-    """A baked GGUF model; satisfies `emobake.formats.check.Output`."""
+    """A baked GGUF model; satisfies `emobake.formats.check.output.Output`."""
 
     model: GgufModel
     record: Record
@@ -74,7 +75,7 @@ class GgufOutput:
         """Plan the same files, around the record that the output has.
 
         Raises:
-            VerifyError, InputError: as `emobake.formats.check.Output.plan_again`.
+            VerifyError, InputError: as `emobake.formats.check.output.Output.plan_again`.
         """
         if not isinstance(base, GgufModel):
             raise VerifyError(f"{base.name} is not a GGUF file")
