@@ -27,8 +27,15 @@ _SECRETS = {"HF_TOKEN": "(token)", "HUGGING_FACE_HUB_TOKEN": "(token)", "OPENAI_
 """Environment variables whose values are never shown -> the word in their place."""
 
 
+_ADDRESSES = ("OPENAI_BASE_URL", "HF_ENDPOINT", "EMOBAKE_RAW_ENDPOINT")
+"""Environment variables of addresses that may hold a password, with characters that no address may have."""
+
+
 def without_secrets(text: str) -> str:
     """`text` without passwords and queries in addresses, and without tokens and keys."""
+    for name in _ADDRESSES:
+        user, at, _ = os.environ.get(name, "").partition("://")[2].rpartition("@")
+        text = text.replace(user + at, "") if at else text
     text = re.sub(r"\b([a-z][a-z0-9+.-]*://)[^\s/]*@", r"\1", text, flags=re.IGNORECASE)
     text = re.sub(r"\b(https?://[^\s?]*)\?[^\s)\]}>,;'\"]*", r"\1", text, flags=re.IGNORECASE)
     for name, word in _SECRETS.items():

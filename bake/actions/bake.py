@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from ..core.arguments import require_choice
 from ..core.outputs import Folder, GgufFile, parse_output
 from ..core.progress import Notice, Progress, no_notice, no_progress
 from ..core.stacks import parse_targets
@@ -75,6 +76,7 @@ def bake(
     """
     if out is None and push is None and not dry_run:
         raise InputError("give `out`, the folder to write, or `push` (or `dry_run` to see the plan)")
+    require_choice("format", format, get_args(BakeFormat))
     name = ModelName.parse(model)
     request = BakeRequest(
         model=name,

@@ -164,6 +164,6 @@ def _is_our_modelfile(path: Path) -> bool:
 def _with_modelfile(plan: BakePlan, header: GgufHeader, out: GgufFile | None) -> BakePlan:
     if out is None or not out.modelfile:
         return plan
-    text, notes = write_modelfile(header, plan.files[0].name, plan.effect.recipe)
+    text, notes = write_modelfile(header, plan.files[0].name, plan.effect.recipe if plan.effect.steers else "")
     plan = replace(plan, warnings=(*plan.warnings, *notes))
     return plan.with_files(new_file(modelfile_path(out.target).name, text.encode()))

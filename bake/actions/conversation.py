@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from ..core.arguments import require_choice
 from ..core.steering import Steering, steering, weighted_sum
 from ..core.vector_set import VectorSet
 from ..errors import InputError, ModelError
@@ -252,6 +253,7 @@ def open_conversation(
         weights = replace(steering((0.0,) * 5, scale=scale, layers=layers), weights=())
     else:
         weights = steering(times, mix, scale=scale, layers=layers)
+    require_choice("scope", scope, get_args(Scope))
     name = ModelName.parse(model)
     live, found = open_steered(name, vectors, accept=lambda found: weighted_sum(found, weights), runtime=runtime)
     return Conversation(live, found, weights, scope=scope, sampling=sampling, system=system, model=name)

@@ -15,7 +15,10 @@ from ..core.spelling import did_you_mean
 from ..core.stacks import STACKS
 from ..core.vector_set import VectorSet
 from ..errors import EmobakeError, InputError
-from ..formats.check import Output, StoredModel, added_rows, check_bytes, check_others, run_checks
+from ..formats.check.biases import added_rows
+from ..formats.check.everything import check_bytes, run_checks
+from ..formats.check.others import check_others
+from ..formats.check.output import Output, StoredModel
 from ..formats.checkpoint.check import CheckpointOutput
 from ..formats.checkpoint.model import Checkpoint
 from ..formats.checkpoint.open import open_base, open_remote_base

@@ -38,6 +38,11 @@ def model_option(help: str, *, required: bool = False) -> Decorator:
     return click.option("--model", metavar="PATH|ID", required=required, shell_complete=completion.models, help=help)
 
 
+def _known_model(name: str, help: str) -> Decorator:
+    """An option that names a model by its Hub id."""
+    return click.option(name, metavar="ID", default="", shell_complete=completion.known_models, help=help)
+
+
 steering_options = _together(
     click.option(
         "--revision",
@@ -52,26 +57,14 @@ steering_options = _together(
         help="Emotion vectors: a file or folder, a name that `emobake vectors list` shows, or a Hub repository. "
         "Given more than once: the emotions of all of them. Default: the set published for the model.",
     ),
-    click.option(
-        "--vectors-for",
-        metavar="ID",
-        default="",
-        shell_complete=completion.known_models,
-        help="Use the set published for this model, e.g. for a fine-tune of it.",
-    ),
+    _known_model("--vectors-for", "Use the set published for this model, e.g. for a fine-tune of it."),
     click.option(
         "--site",
         type=click.Choice(SITES),
         callback=lambda _context, _option, value: value or "",
         help="Where the vectors act, for a file that does not say it; a file that says otherwise is refused.",
     ),
-    click.option(
-        "--base-model",
-        metavar="ID",
-        default="",
-        shell_complete=completion.known_models,
-        help="Hub id of the base when --model is a folder.",
-    ),
+    _known_model("--base-model", "Hub id of the base when --model is a folder."),
     click.option(
         "--times",
         type=Numbers("five numbers, for anger, disgust, fear, joy and sadness in this order", 5),

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..actions.request import BakeResult
+    from ..core.biases import PlannedBias
     from ..core.plan import BakePlan, PlannedFile
+    from ..core.record import RecordedBias
     from ..core.stacks import Support
     from ..storage.hub.changes import Pushed
 
@@ -66,7 +68,8 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
     """Print what was baked, the route, the stacks that load it, the files, and the next commands."""
     plan = result.plan
     done = "Planned" if result.out is None and _commit(result) is None else "Baked"
-    console.print(styled((f"{done}: {_headline(plan)}", "bold")))
+    total = headline(plan.effect.recipe, steers=plan.effect.steers, again=bool(plan.record.history))
+    console.print(styled((f"{done}: {total}", "bold")))
     console.print(_facts(result))
     console.print("Stacks:")
     stacks = Table.grid(padding=(0, 2))
@@ -140,15 +143,13 @@ def _commit(result: BakeResult) -> Pushed | None:
 
 def _facts(result: BakeResult) -> Table:
     plan = result.plan
-    norms = [bias.norm for bias in plan.biases]
-    steered, layers = len({b.layer for b in plan.biases if b.norm > 0}), len({b.layer for b in plan.biases})
     table = Table.grid(padding=(0, 2))
     table.add_row("model", styled(f"{result.model} ({plan.model_type})"))
     for number, earlier in enumerate(plan.record.history):
         table.add_row("" if number else "before", styled(earlier.steering.recipe))
     if plan.record.history:
         table.add_row("this bake", styled(plan.steering.recipe))
-    table.add_row("layers", f"{steered} of {layers} steered, bias norms {min(norms):.3g} to {max(norms):.3g}")
+    table.add_row("layers", layers_changed(plan.biases, again=bool(plan.record.history)))
     table.add_row("route", f"{plan.route}: {_ROUTES[plan.route]}")
     for change in plan.config_changes:
         table.add_row("", styled(f"{change.field}: {_value(change.old)} -> {_value(change.new)}"))
@@ -159,13 +160,21 @@ def _facts(result: BakeResult) -> Table:
     return table
 
 
-def _headline(plan: BakePlan) -> str:
-    """The sum of all bakes, and that it is none."""
-    if plan.effect.steers:
-        return f"{plan.effect.recipe}, all bakes together" if plan.record.history else plan.effect.recipe
-    return (
-        f"{plan.effect.recipe} (this is the base again)" if plan.record.history else "nothing (it behaves as its base)"
-    )
+def headline(recipe: str, *, steers: bool, again: bool) -> str:
+    """The sum of all bakes, and that it is none; `again` if there was more than one."""
+    if steers:
+        return f"{recipe}, all bakes together" if again else recipe
+    return f"{recipe} (this is the base again)" if again else "nothing (it behaves as its base)"
+
+
+def layers_changed(biases: Sequence[PlannedBias | RecordedBias], *, again: bool) -> str:
+    """The number of layers that a bake has changed, and how much; of a later bake, the sum is another one."""
+    norms = [bias.norm for bias in biases]
+    layers, changed = {bias.layer for bias in biases}, {bias.layer for bias in biases if bias.norm > 0}
+    span = f"norms {min(norms):.3g} to {max(norms):.3g}" if norms else "no biases"
+    if again:
+        return f"{len(changed)} of {len(layers)} changed by the last bake, by {span}"
+    return f"{len(changed)} of {len(layers)} steered, bias {span}"
 
 
 def _show_left_out(console: Console, plan: BakePlan, *, verbose: bool) -> None:

@@ -108,13 +108,14 @@ def _show_record(console: Console, record: Record) -> None:
     """Print what a record says: the weights, the base, the vectors, and how much each layer got."""
     from rich.table import Table
 
-    from ..core.totals import total_recipe
+    from ..core.totals import steers_in_total, total_recipe
+    from .summary import headline, layers_changed
 
     if record.adapters:
         console.print(styled((f"Adapters: {', '.join(record.adapters)} (`emobake show` each)", "bold")))
         return
     history = record.history
-    total = f"{total_recipe(record)}, all bakes together" if history else record.steering.recipe
+    total = headline(total_recipe(record), steers=steers_in_total(record), again=bool(history))
     console.print(styled((f"Baked: {total}", "bold")))
     base, vectors = record.base, record.vectors
     table = Table.grid(padding=(0, 2))
@@ -123,10 +124,7 @@ def _show_record(console: Console, record: Record) -> None:
     count = len(vectors.sha256)
     digests = f", {count} digest{'s' * (count != 1)}" if count else ""
     table.add_row("vectors", styled(f"{vectors.name}, of the {vectors.site.replace('_', ' ')}{digests}"))
-    norms = {bias.layer: bias.norm for bias in record.biases}
-    steered = [layer for layer, norm in norms.items() if norm]
-    span = f"bias norms {min(norms.values()):.3g} to {max(norms.values()):.3g}" if norms else "no biases"
-    table.add_row("layers", f"{len(steered)} of {len(norms)} steered, {span}")
+    table.add_row("layers", layers_changed(record.biases, again=bool(history)))
     table.add_row("made as", styled(" ".join(text[:40] for text in (record.form, record.model_type, record.version))))
     for number, earlier in enumerate(history):
         table.add_row("" if number else "before", styled(earlier.steering.recipe))

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from ..errors import InputError
+from .spelling import did_you_mean
 
 T = TypeVar("T")
+
+
+def require_choice(argument: str, given: object, choices: Sequence[str]) -> None:
+    """Refuse a word that is none of the `choices`.
+
+    Raises:
+        InputError: another word, or another type.
+    """
+    if given not in choices:
+        like = did_you_mean(given, choices) if isinstance(given, str) else ""
+        raise InputError(f"`{argument}` takes one of {', '.join(choices)}, not {given!r}{like}")
 
 
 def as_list(argument: str, given: Iterable[T], example: str) -> tuple[T, ...]:

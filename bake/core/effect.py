@@ -22,6 +22,9 @@ COLLAPSE = 3.0
 repetition."""
 DESTROYED = 10.0
 """Strength from which a bake is refused unless it is forced."""
+LOUDEST = 1e6
+"""Norm of a steering row that is refused however large the set's own rows are. float16, in which many models run, holds
+no number above 65,504."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +62,22 @@ def judge_effect(
     if not effect.steers and not force:
         raise InputError(f"{effect.warnings[0]}; `force` writes it anyway")
     layer, strength = _strength(vectors, rows, record)
+    much = f"strength {strength:.3g} at layer {layer}: the steering is that many times the set's own mean norm"
     if strength >= DESTROYED and not force:
         raise InputError(
-            f"strength {strength:.3g} at layer {layer}: the steering is that many times the set's own mean norm, which "
-            f"destroys the model; use smaller weights (at {DESTROYED:g} and more, only `force` writes it)"
+            f"{much}, which destroys the model; use smaller weights (at {DESTROYED:g} and more, only `force` writes it)"
         )
-    if strength <= COLLAPSE:
-        return effect
-    warning = (
-        f"strength {strength:.1f} at layer {layer}: the steering is that many times the set's own mean norm, far "
-        "beyond a layer's usual change; at 4 most models collapse into repetition"
-    )
-    return replace(effect, warnings=(*effect.warnings, warning))
+    norms = [norm_of(row) for row in rows]
+    loud = f"a norm of {max(norms):.3g} at layer {int(np.argmax(norms))} is far beyond what any layer puts out"
+    if max(norms) >= LOUDEST and not force:
+        raise InputError(
+            f"{loud}, which destroys the model; use smaller weights, or another set (from {LOUDEST:g} on, only `force` "
+            "writes it)"
+        )
+    warnings = [loud] if max(norms) >= LOUDEST else []
+    if strength > COLLAPSE:
+        warnings.append(f"{much}, far beyond a layer's usual change; at 4 most models collapse into repetition")
+    return replace(effect, warnings=(*effect.warnings, *warnings))
 
 
 def _bakes(record: Record) -> str:

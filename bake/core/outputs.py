@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ..errors import InputError
+from .arguments import require_choice
 
 LinkMode = Literal["auto", "reflink", "copy", "hardlink", "symlink"]
 LINK_MODES: tuple[LinkMode, ...] = get_args(LinkMode)
@@ -57,8 +58,10 @@ def parse_output(out: str | os.PathLike[str] | Folder | GgufFile | None) -> Fold
     """Parse the argument `out`: a name that ends in ``.gguf`` is a `GgufFile`, another one a `Folder`.
 
     Raises:
-        InputError: another type.
+        InputError: another type, or an unknown link mode.
     """
+    if isinstance(out, Folder):
+        require_choice("link_mode", out.link_mode, LINK_MODES)
     if out is None or isinstance(out, Folder | GgufFile):
         return out
     if not isinstance(out, str | os.PathLike):

@@ -57,6 +57,11 @@ def terms_of(record: Record) -> tuple[Term, ...]:
     return tuple(term for term in terms if term.weights)
 
 
+def steers_in_total(record: Record) -> bool:
+    """False if the weights of all bakes, by the record, add up to nothing."""
+    return bool(terms_of(record))
+
+
 def total_recipe(record: Record) -> str:
     """The sum of all bakes in words; of a single bake its own recipe.
 

@@ -45,9 +45,10 @@ def read_front_matter(card: str) -> FrontMatter:
         return FrontMatter(problem=f"has more than {MAX_FRONT_MATTER} characters") if unending else FrontMatter()
     try:
         value = _load(block[1])
-    except Exception as error:  # yaml raises more than its own errors for strange tags.
-        why = str(error) if type(error) is ValueError else "is not valid YAML"
-        return FrontMatter(problem=why)
+    except _RefusedError as error:
+        return FrontMatter(problem=str(error))
+    except Exception:  # yaml raises more than its own errors for strange tags and numbers.
+        return FrontMatter(problem="is not valid YAML")
     if not isinstance(value, dict):
         return FrontMatter() if value is None else FrontMatter(problem="is not a mapping")
     return FrontMatter(value)
@@ -60,6 +61,10 @@ def write_front_matter(**values: Any) -> str:
     return f"---\n{ModelCardData(**_printable(values)).to_yaml()}\n---"
 
 
+class _RefusedError(Exception):
+    """Valid YAML that is not read; the message is a clause."""
+
+
 def _load(text: str) -> Any:
     """Load YAML whose events were looked through first: a loader builds everything before it returns anything."""
     import yaml
@@ -68,12 +73,12 @@ def _load(text: str) -> Any:
     depth = 0
     for event in yaml.parse(text, loader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise ValueError("has anchors or aliases")
+            raise _RefusedError("has anchors or aliases")
         if isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.implicit[0]:
-            raise ValueError("has merge keys")
+            raise _RefusedError("has merge keys")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
-            raise ValueError(f"is nested deeper than {_MAX_DEPTH} levels")
+            raise _RefusedError(f"is nested deeper than {_MAX_DEPTH} levels")
     return _plain(yaml.load(text, loader))
 
 
@@ -81,7 +86,7 @@ def _plain(value: Any) -> Any:
     """`value` as JSON data.
 
     Raises:
-        ValueError: something that JSON has not, or a number of hundreds of digits.
+        _RefusedError: something that JSON has not, or a number of hundreds of digits.
     """
     if isinstance(value, dict):
         return {str(_plain(key)): _plain(item) for key, item in value.items()}
@@ -91,7 +96,7 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if value is None or isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**63):
         return value
-    raise ValueError("has a value that a card cannot hand on")
+    raise _RefusedError("has a value that a card cannot hand on")
 
 
 def _printable(value: Any) -> Any:

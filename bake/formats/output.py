@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,16 @@ from ..core.record import RECORD_FILE, Record
 from ..errors import InputError
 from ..storage.files import read_json
 from ..storage.model_name import is_gguf
-from .check import Output
+from .check.output import Output
 
 
-def read_record(out: Path) -> Record:
+def read_record(out: str | os.PathLike[str]) -> Record:
     """Read the record of an output: of a folder, or of a GGUF file.
 
     Raises:
         InputError: no such output, or not a record that this version writes.
     """
+    out = Path(out)
     return Record.from_json(read_record_json(out), str(out) if _is_gguf_file(out) else f"{out}/{RECORD_FILE}")
 
 

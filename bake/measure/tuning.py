@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
+from ..core.arguments import require_choice
 from ..core.packages import require
 from ..core.progress import Advance, Notice, Progress, no_notice, no_progress
 from ..core.steering import steering, weighted_sum
@@ -97,6 +98,8 @@ def tune(
     require("scipy.optimize", extra="eval", purpose="tuning")
     if (target_kl is None) == (match is None):
         raise InputError("say what to tune for: `target_kl` X, or `match` last")
+    if match is not None:
+        require_choice("match", match, get_args(Match))
     if not 0 < max_scale < np.inf or (target_kl is not None and not 0 < target_kl < np.inf):
         raise InputError("`target_kl` and `max_scale` take numbers above 0")
     if limit is not None and limit < 1:

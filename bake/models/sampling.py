@@ -8,10 +8,12 @@ transformers.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
 from .loading import LiveModel
 
 if TYPE_CHECKING:
@@ -22,7 +24,11 @@ Tokens = Sequence[int]
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling of the answers. The defaults are those of the answers published with the paper."""
+    """Sampling of the answers. The defaults are those of the answers published with the paper.
+
+    Raises:
+        InputError: a number out of its range, or none.
+    """
 
     max_new_tokens: int = 512
     temperature: float = 0.6
@@ -30,6 +36,14 @@ class Sampling:
     top_p: float = 0.9
     seed: int | None = 0
     """An answer gets the same random numbers whatever its batch; None (in a conversation) draws anew each time."""
+
+    def __post_init__(self) -> None:
+        if not self.max_new_tokens >= 1:
+            raise InputError(f"`max_new_tokens` takes a number from 1 on, not {self.max_new_tokens}")
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"`temperature` takes a number from 0 on, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"`top_p` takes a number above 0, at most 1, not {self.top_p}")
 
 
 GREEDY = Sampling(max_new_tokens=64, temperature=0.0, top_p=1.0)

@@ -83,7 +83,7 @@ class Stage:
         taken = [name for name in sorted({*names, *outdated}) if os.path.lexists(self.parent / name)]
         if taken and not overwrite:
             raise FileExistsError(errno.EEXIST, "exists already", str(self.parent / taken[0]))
-        if len(names) == 1 and len(taken) < 2 and not any((self.parent / name).is_dir() for name in taken):
+        if len(names) == 1 and taken in ([], names) and not any((self.parent / name).is_dir() for name in taken):
             self._place_one(names[0], overwrite=overwrite)
             return
         try:

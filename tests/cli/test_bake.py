@@ -42,6 +42,20 @@ def test_json_is_all_that_stands_on_stdout(cli, base, vectors, tmp_path):
     assert summary["warnings"]
 
 
+def test_the_sum_of_all_bakes_stands_in_the_summary_and_in_show(cli, base, vectors, tmp_path):
+    def bake(model, weight, name, *options):
+        return cli("--model", model, "--vectors", vectors, "--mix", f"joy={weight}", "--out", tmp_path / name, *options)
+
+    bake(base, 1, "once").ok()
+    for ran in (bake(tmp_path / "once", 0.5, "more").ok(), cli("show", tmp_path / "more").ok()):
+        assert ran.out.startswith("Baked: 1.5 x joy, all bakes together\n")
+        assert "2 of 2 changed by the last bake, by norms" in ran.out and "steered, bias norms" not in ran.out
+    for ran in (bake(tmp_path / "once", -1, "none", "--force").ok(), cli("show", tmp_path / "none").ok()):
+        assert ran.out.startswith("Baked: nothing (this is the base again)\n")
+    bake(base, 0, "zero", "--force").ok()
+    assert cli("show", tmp_path / "zero").ok().out.startswith("Baked: nothing (it behaves as its base)\n")
+
+
 def test_quiet_prints_nothing_and_verbose_names_files(cli, base, vectors, tmp_path):
     assert cli("--model", base, "--vectors", vectors, *TIMES, "--out", tmp_path / "a", "-q").ok().out == ""
     ran = cli("--model", base, "--vectors", vectors, *TIMES, "--out", tmp_path / "b", "-v").ok()

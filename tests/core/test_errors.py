@@ -40,6 +40,21 @@ def test_a_judge_does_not_show_its_password(monkeypatch):
         assert secret not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "address", ["http://me:s3/cret@host/v1", "http://me:1/s3cret@host", "me:s3cret@host", "http://"]
+)
+def test_an_address_that_is_none_is_refused_without_showing_it(monkeypatch, address):
+    """HTTP libraries name the part that they take for the port."""
+    from emobake.measure.scorers.judge import Judge
+
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    with pytest.raises(InputError, match="OPENAI_BASE_URL is not an address") as caught:
+        Judge("model")
+    assert "s3" not in str(caught.value)
+    if "@" in address and "://" in address:
+        assert "cret" not in without_secrets(f"judge at {address} (it failed)")
+
+
 @pytest.mark.parametrize("debug", [(), ("--debug",)])
 def test_nor_does_the_command_line(debug):
     """Whatever fails: an address of the user's own is in the traceback, too."""
@@ -84,6 +99,9 @@ def test_nor_do_logs_and_addresses(monkeypatch, capsys):
         ({"mix": "joy=1"}, "`mix` takes numbers by name"),
         ({"mix": None, "times": "joy"}, "`times` takes a list"),
         ({"model": 5}, "a model is a path"),
+        ({"format": "pefft"}, r"`format` takes one of checkpoint, .* did you mean peft\?"),
+        ({"format": None}, "`format` takes one of"),
+        ({"out": emobake.Folder("x", link_mode="hard")}, r"`link_mode` takes one of .*; did you mean hardlink\?"),
     ],
     ids=str,
 )
@@ -91,6 +109,24 @@ def test_arguments_of_a_wrong_type(base, vectors, arguments, said):
     given = {"model": base, "vectors": vectors, "mix": {"joy": 1}, "dry_run": True} | arguments
     with pytest.raises(InputError, match=said):
         emobake.bake(**given)
+
+
+def test_words_that_are_none_of_the_choices(base, vectors):
+    with pytest.raises(InputError, match="`scope` takes one of every, last, not 'evry'; did you mean every"):
+        emobake.open_conversation(base, vectors, scope="evry")
+
+
+@pytest.mark.parametrize(
+    "number", [{"temperature": float("nan")}, {"temperature": -1}, {"top_p": 0}, {"max_new_tokens": 0}]
+)
+def test_sampling_out_of_range(number):
+    with pytest.raises(InputError, match=f"`{next(iter(number))}` takes a number"):
+        emobake.Sampling(**number)
+
+
+def test_a_record_is_read_by_the_name_of_its_folder(base, vectors, tmp_path):
+    emobake.bake(base, vectors, mix={"joy": 1}, out=tmp_path / "out")
+    assert emobake.read_record(str(tmp_path / "out")).steering.recipe == "1 x joy"
 
 
 def test_a_text_where_a_list_is_wanted(base, tmp_path):

@@ -130,6 +130,15 @@ def test_a_destroyed_model_is_refused_unless_it_is_forced(maker):
     maker(checkpoint(), JOY, steering(None, {"joy": 9.0}))
 
 
+@pytest.mark.parametrize("maker", [make_plan, make_adapter_plan])
+def test_a_set_whose_own_rows_destroy_a_model_is_refused(maker):
+    loud = VectorSet(("joy",), np.full((1, LAYERS, HIDDEN), 1e30, np.float32), "ev")
+    with pytest.raises(InputError, match=r"a norm of .*e\+30 at layer 0 is far beyond .*only `force`"):
+        maker(checkpoint(dtype="BF16"), loud, steering(None, {"joy": 1.0}))
+    plan = maker(checkpoint(dtype="BF16"), loud, steering(None, {"joy": 1.0}), force=True)
+    assert any("far beyond what any layer puts out" in warning for warning in plan.warnings)
+
+
 def test_the_strengths_of_all_bakes_count():
     once = make_plan(checkpoint(), JOY, steering(None, {"joy": 6.0}))
     with pytest.raises(InputError, match="strength 12 at layer"):

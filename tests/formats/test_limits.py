@@ -50,13 +50,14 @@ def header_of(content: bytes) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        b"[" + b'"",' * 8_000_000 + b'""]',  # First: memory is measured as the most that the process ever took.
         b"[" + b"[]," * 10_000_000 + b"[]]",
         b"{" + b",".join(b'"%d":0' % i for i in range(4_300_000)) + b"}",
         b"[" + b"0," * 4_300_000 + b"0]",
         b'["' + b'\\"' * 1_000_000 + b'",' + b"{}," * 1_100_000 + b"{}]",
         b'"' + b'\\"' * 2_000_000 + b"[" * 2_000_000,
     ],
-    ids=["lists", "keys", "numbers", "behind a text", "in an unending text"],
+    ids=["texts", "lists", "keys", "numbers", "behind a text", "in an unending text"],
 )
 def test_json_of_many_values(text):
     with pytest.raises(BrokenFileError, match=r"holds more than|not valid JSON"):
@@ -114,7 +115,7 @@ def test_a_record_that_names_a_large_tensor(tmp_path, monkeypatch, cli):
     record = json.loads((tmp_path / "out/emobake.json").read_text())
     record["biases"][0]["tensor"] = "model.embed_tokens.weight"
     (tmp_path / "out/emobake.json").write_text(json.dumps(record))
-    monkeypatch.setattr("emobake.formats.check.MAX_WIDTH", 16)
+    monkeypatch.setattr("emobake.formats.check.biases.MAX_WIDTH", 16)
     assert any("so it is not a bias" in check.detail for check in emobake.verify(tmp_path / "out"))
 
 
@@ -128,6 +129,25 @@ def test_published_json_of_many_layers(tmp_path):
     (tmp_path / "x_joy.json").write_text(json.dumps({"0": [[0.5] * 70_000]}))
     with pytest.raises(VectorError, match="hidden size of at most 65536"):
         open_vectors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ([[2, 4]] * 1025, "holds 1025 tensors; expected at most 1024 emotions"),
+        ([[2, 4], [8]], r"'1' has shape \[8\], not \[layers, hidden\]"),
+        ([[2, 70_000]], "gives 2 layers x 70000"),
+    ],
+)
+def test_tensors_of_others_are_refused_by_the_header(tmp_path, monkeypatch, shapes, words):
+    header, end = {}, 0
+    for number, shape in enumerate(shapes):
+        start, end = end, end + 4 * int(np.prod(shape))
+        header[str(number)] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    (tmp_path / "v.safetensors").write_bytes(raw_safetensors(header, bytes(end)))
+    monkeypatch.setattr("emobake.vectors.formats.single_file.decode", pytest.fail)
+    with pytest.raises(VectorError, match=words):
+        open_vectors(tmp_path / "v.safetensors", **SAID)
 
 
 def test_archives_that_unpack_to_much(tmp_path):

@@ -33,6 +33,12 @@ def test_outdated_entries_go(place):
     assert tree(place) == {"a": b"alone"}
 
 
+def test_an_outdated_entry_goes_where_the_new_one_was_missing(tmp_path):
+    write_all(tmp_path / "b", {"b": b"old b"})
+    write_all(tmp_path / "a", {"a": b"alone"}, outdated=("b",))
+    assert tree(tmp_path) == {"a": b"alone"}
+
+
 def test_nothing_is_replaced_unasked(place):
     with pytest.raises(FileExistsError):
         write_all(place / "a", NEW, overwrite=False)

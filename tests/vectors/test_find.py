@@ -262,6 +262,7 @@ def test_a_typo_is_recognised(emobake, base, tmp_path, words, meant):
 
 def test_typos_in_other_names(emobake, server, tmp_path):
     emobake("vectors", "pull", "smollm2").one_line("did you mean smollm2-135m-instruct?")
+    emobake("vectors", "pull", "smolm2").one_line("did you mean smollm2-135m-instruct?")
     (tmp_path / "ev").mkdir()
     for emotion in ("joy", "anger"):
         (tmp_path / "ev" / f"x_{emotion}.json").write_text(json.dumps({"0": [[1.0]]}))

@@ -9,16 +9,16 @@ from typing import Any
 
 from ...core.check import Check
 from ...core.effect import Effect
-from ...core.plan import BakePlan, PlannedFile
+from ...core.plan import BakePlan
 from ...core.record import RECORD_FILE, Record
 from ...core.tensors import TensorHeader
-from ...errors import InputError, VerifyError
-from ...storage.comparing import OutputFiles
+from ...errors import InputError
 from ...storage.files import read_at, read_json
-from ..check import StoredModel, stored_biases
-from ..checkpoint.check import tensor_at
+from ..check.biases import stored_biases
+from ..checkpoint.check import FolderOutput
 from ..checkpoint.model import Checkpoint
 from ..checkpoint.projections import branch_scale
+from ..checkpoint.recording import Ingredients
 from ..safetensors import parse_header
 from .plan import (
     CONFIG_FILE,
@@ -59,8 +59,8 @@ def open_adapter(folder: Path) -> Adapter:
 
 
 @dataclass(frozen=True, eq=False)
-class AdapterOutput:
-    """A finished adapter; satisfies `emobake.formats.check.Output`."""
+class AdapterOutput(FolderOutput):
+    """A finished adapter; satisfies `emobake.formats.check.output.Output`."""
 
     model: Adapter
     record: Record
@@ -72,11 +72,6 @@ class AdapterOutput:
         biases = [self.model.tensors[b.tensor] for b in self.record.biases if b.tensor in self.model.tensors]
         return None, biases[0].shape[0] if biases else 0
 
-    @property
-    def names(self) -> tuple[str, ...] | None:
-        """None: all files of the folder."""
-        return None
-
     def structure(self) -> Iterator[Check]:
         """Check the config's switch, and that the matrices are zero."""
         config, tensors = self.model.config, self.model.tensors
@@ -86,32 +81,10 @@ class AdapterOutput:
         loud = [tensor.name for tensor in matrices if any(self.model.read(tensor))]
         yield Check("zero matrices", not loud, f"{loud[0]} is not zero" if loud else f"{len(matrices)} are zero")
 
-    def digests(self, files: OutputFiles) -> Mapping[str, str]:
-        """Digests of the files that the record names."""
-        return {name: files.digest(name) for name in self.record.digests if name in files.sizes}
-
-    def plan_again(self, base: StoredModel) -> BakePlan:
-        """Plan the same adapter.
-
-        Raises:
-            VerifyError, InputError: as `emobake.formats.check.Output.plan_again`.
-        """
-        if not isinstance(base, Checkpoint):
-            raise VerifyError(f"{base.name} is not a checkpoint")
+    def plan_of(self, base: Checkpoint) -> BakePlan:
+        """Plan the same adapter."""
         record = self.record
         family = find_adapted_family(base, record.vectors.site)
         biases = stored_biases(self, adapter_homes(base, family))
-        plan = lay_out_adapter(
-            base,
-            family,
-            biases,
-            record.vectors,
-            record.steering,
-            base_model=record.base.model,
-            scale=branch_scale(base, family),
-        )
+        plan = lay_out_adapter(base, family, biases, Ingredients.of(record, branch_scale(base, family)))
         return complete_adapter(plan, Effect.of(plan.record, biases), base)
-
-    def explain(self, planned: PlannedFile, offset: int) -> str:
-        """The tensor at an offset of the adapter's weights."""
-        return tensor_at(self.model, planned.name, offset)

@@ -15,7 +15,7 @@ from ...core.biases import Home, PlannedBias, hybrid_warnings, landing, plan_bia
 from ...core.effect import Effect, judge_effect
 from ...core.names import is_plain
 from ...core.plan import BakePlan, LeftOut, PlannedFile, new_file
-from ...core.record import RECORD_FILE, Record, RecordedBias, RecordedVectors, history_of
+from ...core.record import Record, RecordedVectors
 from ...core.sites import SITE, Site
 from ...core.stacks import STACKS, Support
 from ...core.steering import Steering
@@ -24,8 +24,9 @@ from ...core.vector_set import VectorSet
 from ...errors import BrokenFileError, UnsupportedModelError
 from ..checkpoint.families import Family
 from ..checkpoint.model import Checkpoint
-from ..checkpoint.plan import base_warnings, digests_of, recorded_base, with_documents
+from ..checkpoint.plan import base_warnings
 from ..checkpoint.projections import branch_scale, find_projections, input_width
+from ..checkpoint.recording import Ingredients, with_documents
 from ..checkpoint.routes import declared_classes
 from ..checkpoint.wrappers import family_of
 from ..safetensors import NewTensor, serialize
@@ -62,9 +63,8 @@ def make_adapter_plan(
     projection = family.projection.rpartition(".")[2]
     steering = landing(checkpoint.name, projection, homes, rows, steering, force=force)
     biases = plan_biases(checkpoint.name, homes, rows)
-    plan = lay_out_adapter(
-        checkpoint, family, biases, RecordedVectors.of(vectors, steering), steering, base_model=base_model, scale=scale
-    )
+    ingredients = Ingredients(RecordedVectors.of(vectors, steering), steering, base_model, scale)
+    plan = lay_out_adapter(checkpoint, family, biases, ingredients)
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
     warnings = hybrid_warnings(projection, homes, len(rows))
     return complete_adapter(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
@@ -83,14 +83,7 @@ def adapter_homes(checkpoint: Checkpoint, family: Family) -> tuple[Home, ...]:
 
 
 def lay_out_adapter(
-    checkpoint: Checkpoint,
-    family: Family,
-    biases: tuple[PlannedBias, ...],
-    vectors: RecordedVectors,
-    steering: Steering,
-    *,
-    base_model: str,
-    scale: float,
+    checkpoint: Checkpoint, family: Family, biases: tuple[PlannedBias, ...], ingredients: Ingredients
 ) -> BakePlan:
     """Plan the files and the record of an adapter whose biases are known, without card and warnings.
 
@@ -98,30 +91,25 @@ def lay_out_adapter(
         BrokenFileError: the base's headers or config are broken.
     """
     tensors = _tensors(checkpoint, family, biases)
-    base = recorded_base(checkpoint, base_model)
     files = (
         PlannedFile(WEIGHTS_FILE, serialize(tensors, {"format": "pt"})),
-        new_file(CONFIG_FILE, json_bytes(_config(family, base.model))),
+        new_file(CONFIG_FILE, json_bytes(_config(family, ingredients.base_model or checkpoint.repo_id))),
     )
-    record = Record(
+    record = ingredients.record(
+        checkpoint,
+        biases,
+        files,
         form="peft",
-        base=base,
-        vectors=vectors,
-        steering=steering,
-        branch_scale=scale,
         route="adapter",
         model_type=str(checkpoint.config.get("model_type")),
         added=tuple(tensors),
-        biases=tuple(map(RecordedBias.of, biases)),
-        digests=digests_of(files, checkpoint),
-        earlier=history_of(checkpoint.record, f"{checkpoint.name}/{RECORD_FILE}"),
     )
     return BakePlan(
         form="peft",
         route="adapter",
         model_type=record.model_type,
         architecture=next(iter(declared_classes(checkpoint.config)), ""),
-        steering=steering,
+        steering=record.steering,
         biases=biases,
         record=record,
         stacks={name: _PEFT if name == "transformers" else Support("refuses") for name in STACKS},

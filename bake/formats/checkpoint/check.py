@@ -1,7 +1,8 @@
-"""The checks of a baked checkpoint that only checkpoints need."""
+"""The checks of a baked checkpoint, and what an adapter's have in common with them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,18 +12,54 @@ from ...core.plan import BakePlan, PlannedFile
 from ...core.record import RECORD_FILE, Record
 from ...errors import VerifyError
 from ...storage.comparing import OutputFiles
-from ..check import StoredModel, stored_biases
+from ..check.biases import stored_biases
+from ..check.output import StoredModel
 from .language_model import language_model
 from .model import Checkpoint
 from .plan import complete, lay_out
 from .projections import branch_scale
+from .recording import Ingredients
 from .routes import declared_classes, route_by_name
 from .wrappers import family_of, language_config
 
 
+class FolderOutput(ABC):
+    """A finished folder that was made of a checkpoint: another checkpoint, or an adapter."""
+
+    model: StoredModel
+    record: Record
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """None: all files of the folder or repository."""
+        return None
+
+    def digests(self, files: OutputFiles) -> Mapping[str, str]:
+        """Digests of the files that the record names."""
+        return {name: files.digest(name) for name in self.record.digests if name in files.sizes}
+
+    def plan_again(self, base: StoredModel) -> BakePlan:
+        """Plan the same bake.
+
+        Raises:
+            VerifyError, InputError: as `emobake.formats.check.output.Output.plan_again`.
+        """
+        if not isinstance(base, Checkpoint):
+            raise VerifyError(f"{base.name} is not a checkpoint")
+        return self.plan_of(base)
+
+    @abstractmethod
+    def plan_of(self, base: Checkpoint) -> BakePlan:
+        """Plan the same bake of `base`, with the biases that the output holds."""
+
+    def explain(self, planned: PlannedFile, offset: int) -> str:
+        """The tensor at an offset of a weight file."""
+        return tensor_at(self.model, planned.name, offset)
+
+
 @dataclass(frozen=True, eq=False)
-class CheckpointOutput:
-    """A baked checkpoint, in a folder or on the Hub; satisfies `emobake.formats.check.Output`."""
+class CheckpointOutput(FolderOutput):
+    """A baked checkpoint, in a folder or on the Hub; satisfies `emobake.formats.check.output.Output`."""
 
     model: Checkpoint
     record: Record
@@ -33,48 +70,21 @@ class CheckpointOutput:
         """Decoder layers and hidden size, by the config."""
         return self.model.num_hidden_layers, self.model.hidden_size
 
-    @property
-    def names(self) -> tuple[str, ...] | None:
-        """None: all files of the folder or repository."""
-        return None
-
     def structure(self) -> Iterator[Check]:
         """Check headers, the config's switch and the zeros of siblings."""
         yield Check("index and headers", True, f"{len(self.model.tensors)} tensors in {len(self.model.weights)} files")
         yield self._config_adds_bias()
         yield self._siblings_zero()
 
-    def digests(self, files: OutputFiles) -> Mapping[str, str]:
-        """Digests of the files that the record names."""
-        return {name: files.digest(name) for name in self.record.digests if name in files.sizes}
-
-    def plan_again(self, base: StoredModel) -> BakePlan:
-        """Plan the same bake by the route of the record.
-
-        Raises:
-            VerifyError, InputError: as `emobake.formats.check.Output.plan_again`.
-        """
-        if not isinstance(base, Checkpoint):
-            raise VerifyError(f"{base.name} is not a checkpoint")
+    def plan_of(self, base: Checkpoint) -> BakePlan:
+        """Plan the same bake by the route of the record."""
         record = self.record
         if record.text_only:
             base = language_model(base)
         route = route_by_name(record.route, base.config, base.name, record.vectors.site)
         biases = stored_biases(self, route.homes(base))
-        plan = lay_out(
-            base,
-            route,
-            biases,
-            record.vectors,
-            record.steering,
-            base_model=record.base.model,
-            scale=branch_scale(base, route.family),
-        )
+        plan = lay_out(base, route, biases, Ingredients.of(record, branch_scale(base, route.family)))
         return complete(plan, Effect.of(plan.record, biases), base)
-
-    def explain(self, planned: PlannedFile, offset: int) -> str:
-        """The tensor at an offset of a weight file."""
-        return tensor_at(self.model, planned.name, offset)
 
     def _config_adds_bias(self) -> Check:
         name, config = "config honours the bias", self.model.config

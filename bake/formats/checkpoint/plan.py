@@ -5,15 +5,14 @@ Nothing here opens a file, a socket or a heavy library.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ...core.biases import PlannedBias, hybrid_warnings, landing, origin_warnings, plan_biases, steering_rows
 from ...core.effect import Effect, judge_effect
-from ...core.plan import CARD_FILE, BakePlan, ConfigChange, LeftOut, PlannedFile, new_file
-from ...core.record import RECORD_FILE, Record, RecordedBase, RecordedBias, RecordedVectors, history_of
+from ...core.plan import BakePlan, ConfigChange, LeftOut, PlannedFile, new_file
+from ...core.record import RecordedVectors
 from ...core.side_files import INDEX, is_carried, reason_left_out
 from ...core.steering import Steering
 from ...core.strict_json import json_bytes
@@ -22,6 +21,7 @@ from ..safetensors import NewTensor, excerpt, serialize
 from .card import model_card
 from .model import Checkpoint
 from .projections import branch_scale
+from .recording import Ingredients, with_documents
 from .routes import Route, choose_route
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -64,23 +64,15 @@ def make_plan(
     homes = route.homes(checkpoint)
     steering = landing(checkpoint.name, projection, homes, rows, steering, force=force)
     biases = plan_biases(checkpoint.name, homes, route.values(rows, checkpoint))
-    plan = lay_out(
-        checkpoint, route, biases, RecordedVectors.of(vectors, steering), steering, base_model=base_model, scale=scale
-    )
+    ingredients = Ingredients(RecordedVectors.of(vectors, steering), steering, base_model, scale)
+    plan = lay_out(checkpoint, route, biases, ingredients)
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
     warnings = hybrid_warnings(projection, homes, len(rows))
     return complete(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
 
 
 def lay_out(
-    checkpoint: Checkpoint,
-    route: Route,
-    biases: tuple[PlannedBias, ...],
-    vectors: RecordedVectors,
-    steering: Steering,
-    *,
-    base_model: str,
-    scale: float,
+    checkpoint: Checkpoint, route: Route, biases: tuple[PlannedBias, ...], ingredients: Ingredients
 ) -> BakePlan:
     """Plan the files and the record of a steered checkpoint whose biases are known, without card and warnings.
 
@@ -91,27 +83,22 @@ def lay_out(
         bias.tensor: NewTensor(bias.dtype, (checkpoint.hidden_size,), (bias.data,)) for bias in biases if bias.is_new
     }
     files = tuple(_files(checkpoint, route, biases, new))
-    record = Record(
+    record = ingredients.record(
+        checkpoint,
+        biases,
+        files,
         form="checkpoint",
-        base=recorded_base(checkpoint, base_model),
-        vectors=vectors,
-        steering=steering,
-        branch_scale=scale,
         route=route.name,
         model_type=route.family.label,
-        files={file.name: file.source for file in files if file.source.endswith(".safetensors")},
-        added=tuple(sorted(new)),
-        biases=tuple(map(RecordedBias.of, biases)),
-        text_only=checkpoint.text_only,
-        digests=digests_of(files, checkpoint),
-        earlier=history_of(checkpoint.record, f"{checkpoint.name}/{RECORD_FILE}"),
+        added=sorted(new),
+        continued={file.name: file.source for file in files if file.source.endswith(".safetensors")},
     )
     return BakePlan(
         form="checkpoint",
         route=route.name,
         model_type=route.family.label,
         architecture=str(route.config["architectures"][0]),
-        steering=steering,
+        steering=record.steering,
         biases=biases,
         record=record,
         stacks=route.stacks,
@@ -127,28 +114,6 @@ def complete(plan: BakePlan, effect: Effect, checkpoint: Checkpoint, warnings: I
     """Add the effect, the warnings, the record's file and the card to a plan of `lay_out`."""
     plan = replace(plan, effect=effect, warnings=(*effect.warnings, *warnings))
     return with_documents(plan, model_card(plan, checkpoint))
-
-
-def digests_of(files: Sequence[PlannedFile], checkpoint: Checkpoint) -> dict[str, str]:
-    """File name -> sha256, for the files that are all new and for those that are carried and hold no weights."""
-    digests = {}
-    for file in files:
-        if file.action == "write":
-            digests[file.name] = hashlib.sha256(file.data).hexdigest()
-        elif file.action == "carry" and not file.weights:
-            digests[file.name] = checkpoint.digest(file.source)
-    return {name: digest for name, digest in digests.items() if digest}
-
-
-def with_documents(plan: BakePlan, card: str) -> BakePlan:
-    """Add the files of the record and of the model card."""
-    return plan.with_files(new_file(RECORD_FILE, json_bytes(plan.record.to_json())), new_file(CARD_FILE, card.encode()))
-
-
-def recorded_base(checkpoint: Checkpoint, base_model: str) -> RecordedBase:
-    """The part of the base that a record keeps."""
-    weights = sorted(checkpoint.weights, key=lambda weight: weight.name)
-    return RecordedBase(base_model or checkpoint.repo_id, checkpoint.revision, tuple(weights))
 
 
 def base_warnings(checkpoint: Checkpoint, vectors: VectorSet) -> Iterable[str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from ...core.check import Check
 from ...core.plan import BakePlan, PlannedFile
 from ...core.record import Record
-from ...core.totals import total_recipe
+from ...core.totals import steers_in_total, total_recipe
 from ...errors import InputError, VerifyError
 from ...storage.comparing import OutputFiles
 from ...storage.files import read_small
-from ..check import StoredModel, stored_biases
+from ..check.biases import stored_biases
+from ..check.output import StoredModel
 from ..checkpoint.check import tensor_at
 from .architectures import find_gguf_architecture
 from .header import Described, GgufHeader, parse_gguf
@@ -25,7 +26,7 @@ from .plan import OWN_KEYS, find_homes, lay_out_files, lay_out_record
 
 @dataclass(frozen=True, eq=False)
 class GgufOutput:
-    """A baked GGUF model; satisfies `emobake.formats.check.Output`."""
+    """A baked GGUF model; satisfies `emobake.formats.check.output.Output`."""
 
     model: GgufModel
     record: Record
@@ -61,7 +62,8 @@ class GgufOutput:
             return
         found = read_small(beside).decode("utf-8", "replace")
         if found.startswith(MODELFILE_START):
-            same = found == write_modelfile(self.model.header, path.name, total_recipe(self.record))[0]
+            recipe = total_recipe(self.record) if steers_in_total(self.record) else ""
+            same = found == write_modelfile(self.model.header, path.name, recipe)[0]
             said = "is as a bake writes it" if same else "is not as a bake writes it (it was edited, or moved)"
             yield Check("Modelfile", True if same else None, f"{beside.name} {said}")
 
@@ -73,7 +75,7 @@ class GgufOutput:
         """Plan the same files, around the record that the output has.
 
         Raises:
-            VerifyError, InputError: as `emobake.formats.check.Output.plan_again`.
+            VerifyError, InputError: as `emobake.formats.check.output.Output.plan_again`.
         """
         if not isinstance(base, GgufModel):
             raise VerifyError(f"{base.name} is not a GGUF file")

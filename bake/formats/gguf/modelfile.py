@@ -66,13 +66,16 @@ def modelfile_path(gguf: Path) -> Path:
 def write_modelfile(header: GgufHeader, gguf: str, recipe: str) -> tuple[str, list[str]]:
     """Write a Modelfile for the file named `gguf`; returns its text and warnings.
 
+    `recipe` is the sum of all bakes in words; empty if nothing is steered.
+
     Raises:
         MissingPackageError: the jinja2 package is not installed.
     """
     notes = []
     # On one line: a name in the metadata must not become a directive.
     title = one_line(header.text("general.name") or gguf)
-    lines = [f"{MODELFILE_START}: {title}, steered: {one_line(recipe)}", f"FROM ./{gguf}", ""]
+    steered = f"steered: {one_line(recipe)}" if recipe else "not steered"
+    lines = [f"{MODELFILE_START}: {title}, {steered}", f"FROM ./{gguf}", ""]
     template = read_template(header)
     if template is None:
         notes.append("the Modelfile has no TEMPLATE: Ollama takes the one that it knows for this model, or none")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 from ...core.vector_set import EMOTIONS
 from ...errors import HubError, InputError, ModelError
@@ -50,6 +51,7 @@ class Judge:
 
         key = os.environ.get("OPENAI_API_KEY", "")
         self._url = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        _refuse_broken(self._url)
         if not key and "OPENAI_BASE_URL" not in os.environ:
             raise InputError("`judge`: set OPENAI_API_KEY, and OPENAI_BASE_URL for another endpoint than OpenAI's")
         self._model, self.name = model, f"judge {model}"
@@ -87,6 +89,23 @@ class Judge:
             if found := parse_verdict(said):
                 return found
         raise ModelError(f"{self.name} at {self._url}: gives no scores but {said[:80]!r}; use another model as judge")
+
+
+def _refuse_broken(url: str) -> None:
+    """Refuse what is no address. HTTP libraries would name the part that they cannot read, which may be a password.
+
+    Raises:
+        InputError: no address; the message does not show it.
+    """
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or "@" in parts.path:
+        raise InputError(
+            "OPENAI_BASE_URL is not an address such as https://host/v1; in a password write / as %2F and @ as %40"
+        )
 
 
 def parse_verdict(said: str) -> dict[str, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.limits import MAX_EMOTIONS
+from ...core.limits import MAX_EMOTIONS, MAX_LAYERS
 from ...core.spelling import did_you_mean
 from ...core.tensors import ReadAt, decode, encode
 from ...core.vector_set import VectorSet, check_dimensions
@@ -71,7 +71,17 @@ def to_single_file(vectors: VectorSet) -> bytes:
 
 
 def read_foreign_safetensors(path: Path) -> Found:
-    """Read a file of another project, which says neither site nor first row."""
+    """Read a file of another project, which says neither site nor first row.
+
+    Raises:
+        BrokenFileError: a wrong header. VectorError: a header of something else than tables, by number or shape.
+    """
     read = read_at(path)
     headers = parse_header(str(path), path.stat().st_size, read)
+    if len(headers) > MAX_EMOTIONS:
+        raise VectorError(f"{path}: holds {len(headers)} tensors; expected at most {MAX_EMOTIONS} emotions")
+    for header in headers:
+        if len(header.shape) != 2:
+            raise VectorError(f"{path}: {header.name!r} has shape {list(header.shape)}, not [layers, hidden]")
+        check_dimensions(f"{path}: {header.name!r}", *header.shape, most=MAX_LAYERS + 1)
     return Found({header.name: decode(header, read(header.start, header.size)) for header in headers})

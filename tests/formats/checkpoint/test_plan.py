@@ -143,7 +143,7 @@ def test_zero_weights_need_force():
 
 
 def test_a_strength_beyond_use_is_a_warning_that_names_it():
-    assert any("strength 4.0" in w for w in make_plan(checkpoint(), JOY, steering(None, {"joy": 4.0})).warnings)
+    assert any("strength 4 at" in w for w in make_plan(checkpoint(), JOY, steering(None, {"joy": 4.0})).warnings)
     assert not make_plan(checkpoint(), JOY, steering(None, {"joy": 1.0})).warnings
 
 

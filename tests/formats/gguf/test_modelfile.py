@@ -251,3 +251,7 @@ def _run(tokens: list[str], message: dict[str, str], last: bool) -> str:
             stack.append((now, now))
     assert len(stack) == 1, "every if has its end"
     return out
+
+
+def test_a_model_that_is_the_base_again_is_not_called_steered():
+    assert write_modelfile(header(CHATML), "m.gguf", "")[0].splitlines()[0].endswith(", not steered")
