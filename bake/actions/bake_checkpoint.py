@@ -138,16 +138,19 @@ def _push(request: BakeRequest, result: BakeResult, opened: _Opened) -> BakeResu
     """Write the result here if it is wanted, and push it."""
     from ..storage.hub.commit import push_items
     from ..storage.hub.contents import items_of
-    from ..storage.hub.snapshot import find_snapshot
+    from ..storage.hub.snapshot import find_snapshot, no_copies
 
     target, checkpoint, plan = request.push, opened.checkpoint, result.plan
     assert target is not None
-    source = opened.snapshot
-    if source is None and not request.model.is_local:
+    here = request.out is not None  # In earnest; a dry run leaves the base where it is.
+    source, problem = opened.snapshot, ""
+    if source is not None and here:
+        problem = no_copies(source.repo_id)
+    elif source is None and not request.model.is_local:
         source, problem = find_snapshot(checkpoint.repo_id, checkpoint.revision)
-        if problem:
-            request.notice(f"{problem}; its weights are sent from here")
-    items = items_of(plan.files, target.repo_id, folder=checkpoint.folder, source=source)
+    if problem and any(file.action != "write" for file in plan.files):
+        request.notice(f"{problem}; its weights are sent from here")
+    items = items_of(plan.files, target.repo_id, folder=checkpoint.folder, source=source, here=here)
 
     def push(*, dry_run: bool, notice: Notice = no_notice) -> Pushed:
         message = f"Bake {plan.effect.recipe}"

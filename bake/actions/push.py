@@ -18,7 +18,7 @@ from ..storage.files import Stamps, leads_out, read_at, read_json, read_small, r
 from ..storage.hub.changes import Pushed
 from ..storage.hub.commit import push_items
 from ..storage.hub.contents import Item, addressed
-from ..storage.hub.snapshot import Snapshot, find_snapshot
+from ..storage.hub.snapshot import COPIES, Snapshot, find_snapshot
 from ..storage.hub.target import HubTarget, parse_target, settle
 from ..storage.model_name import is_gguf
 from .verify import verify_alone
@@ -137,7 +137,7 @@ def _item(folder: Path, name: str, repo_id: str, source: Snapshot | None, sectio
             card = with_report(card.decode("utf-8", "replace"), section, _REPORT).encode()
         return Item(name, len(card), data=card)
     size = path.stat().st_size
-    if source is not None and name.endswith(".safetensors"):
+    if COPIES and source is not None and name.endswith(".safetensors"):
         # Equal sizes are no proof, and equal names are none either: a bake renames files.
         candidates = [file for file in source.files.values() if file.sha256 and file.size == size]
         digest = sha256_of(path) if candidates else ""

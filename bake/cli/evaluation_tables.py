@@ -33,9 +33,10 @@ def _tables(
     width = max(len(text) for row in cells for text in row) + 2
     names = [name for name, _ in measures]
     longest = max(len(word) for name in names for word in name.split())
+    room = console.width - 2  # rich 13 counts the padding at both edges, which is not printed.
     # Names get the room that the strengths leave, but no word of them is broken.
-    first = min(max(map(len, names)), max(longest, console.width - len(points) * width))
-    count = max(1, (console.width - first) // width)
+    first = min(max(map(len, names)), max(longest, room - len(points) * width))
+    count = max(1, (room - first) // width)
     for start in range(0, len(points), count):
         table = Table(
             title=styled(title), title_justify="left", box=None, pad_edge=False, title_style="bold", header_style="bold"

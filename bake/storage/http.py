@@ -2,7 +2,7 @@
 
 huggingface_hub does not export some of the functions that are needed; they are imported here and nowhere else, and a
 test asserts that they exist. Its versions below 1 use requests as their HTTP library, later ones httpx; only this
-module knows.
+module knows, and the limits of each.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from ..core.text import one_line
 from ..errors import without_secrets
-from .network_limits import bounded, limited
+from . import httpx_limits, requests_limits
+from .network_limits import bounded
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState, Retrying
@@ -48,9 +49,12 @@ __all__ = [
     "validate_repo_id",
 ]
 
-if hasattr(_http, "set_client_factory"):  # Since version 1.
-    # Whatever factory the process has set stays in use.
-    _http.set_client_factory(limited(_http._GLOBAL_CLIENT_FACTORY))
+_library: Any = _http
+# Whatever factory the process has set stays in use.
+if hasattr(_library, "set_client_factory"):  # Since version 1.
+    _library.set_client_factory(httpx_limits.limited(_library._GLOBAL_CLIENT_FACTORY))
+else:
+    _library.configure_http_backend(requests_limits.limited(_library._GLOBAL_BACKEND_FACTORY))
 
 _PASSING = (408, 429, 500, 502, 503, 504)
 """Statuses that another try may not meet again."""

@@ -1,8 +1,9 @@
 """Limits on what a server sends: bytes, seconds, and how slow it may be. The one place for all requests.
 
-huggingface_hub makes every request with a client that a factory returns; the factory is wrapped here, so that hooks of
-each client look at each request and answer. They hold for whatever else the process asks of the Hub as well, and are
-generous: they end an answer without end, and one that is dripped. `bounded` narrows them for what one thread asks.
+huggingface_hub makes every request with a client that a factory returns; `httpx_limits` and `requests_limits` wrap the
+factory, so that the rules of this module are kept for each request and answer. They hold for whatever else the process
+asks of the Hub as well, and are generous: they end an answer without end, and one that is dripped. `bounded` narrows
+them for what one thread asks.
 
 Answers come uncompressed, because a small compressed one may unpack to gigabytes.
 """
@@ -13,9 +14,8 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from ..core.limits import MAX_SMALL
@@ -54,11 +54,11 @@ class _Watch(threading.local):
         self.name, self.steady, self.is_file, self.deadline = "", False, False, float("inf")
         self.begun, self.received = 0.0, 0
 
-    def start(self, request: Any) -> None:
+    def start(self, method: str, host: str, path: str) -> None:
         """A request begins."""
-        self.name = one_line(f"{request.url.host}{request.url.path}")[:200]
-        self.steady = request.method == "GET"  # A judge may send a sign of life for minutes.
-        self.is_file = self.steady and not request.url.path.startswith("/api/")
+        self.name = one_line(f"{host}{path}")[:200]
+        self.steady = method == "GET"  # A judge may send a sign of life for minutes.
+        self.is_file = self.steady and not path.startswith("/api/")
         self.deadline, self.begun = float("inf"), 0.0
         self.heard(0)
 
@@ -94,7 +94,7 @@ class _Watch(threading.local):
         return HubError(f"{self.what}: the server sends {size} bytes or more, too many for what was asked")
 
 
-_watch = _Watch()
+watch = _Watch()
 
 
 @contextlib.contextmanager
@@ -105,126 +105,60 @@ def bounded(what: str, *, bytes: int | None = None, seconds: float | None = None
         HubError: more bytes, or more time (by default `ANSWER_SECONDS`).
     """
     budget = _Budget(what, bytes, time.monotonic() + (ANSWER_SECONDS if seconds is None else seconds))
-    _watch.budgets.append(budget)
+    watch.budgets.append(budget)
     try:
         yield
     finally:
-        _watch.budgets.remove(budget)
+        watch.budgets.remove(budget)
 
 
-def limited(factory: Callable[[], Any]) -> Callable[[], Any]:
-    """Wrap a factory of HTTP clients, so that each client keeps the limits."""
-
-    def make() -> Any:
-        client = factory()
-        hooks = client.event_hooks
-        client.event_hooks = {
-            "request": [*hooks.get("request", []), _before],
-            "response": [*hooks.get("response", []), _after],
-        }
-        for transport in (client._transport, *client._mounts.values()):
-            pool = getattr(transport, "_pool", None)
-            if pool is not None and hasattr(pool, "_network_backend"):  # Not of a transport that a user has made.
-                pool._network_backend = _Backend(pool._network_backend)
-        return client
-
-    return make
+def silence(method: str) -> float:
+    """Seconds that a server may be silent, where a request does not say it."""
+    return FIRST_BYTE if method in ("GET", "HEAD") else COMMIT
 
 
-class _Backend:
-    """Makes connections whose bytes are watched: headers can be dripped for days, and no hook sees them."""
+@dataclass(frozen=True)
+class Allowance:
+    """Bytes that one answer may bring."""
 
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
+    most: int | None
+    budgets: list[_Budget]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
+    def counted(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The content, counted while it comes.
 
-    def connect_tcp(self, *arguments: Any, **options: Any) -> _Connection:
-        """Connect to a server."""
-        return _Connection(self._backend.connect_tcp(*arguments, **options))
-
-
-class _Connection:
-    """A connection whose bytes are watched."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def read(self, *arguments: Any, **options: Any) -> bytes:
-        """Read what has come."""
-        data: bytes = self._stream.read(*arguments, **options)
-        _watch.heard(len(data))
-        return data
-
-    def start_tls(self, *arguments: Any, **options: Any) -> _Connection:
-        """Encrypt from here on."""
-        return _Connection(self._stream.start_tls(*arguments, **options))
+        Raises:
+            HubError: it is too much, or comes too slowly.
+        """
+        received = 0
+        for chunk in chunks:
+            received += len(chunk)
+            for budget in self.budgets:
+                budget.bytes = (budget.bytes or 0) - len(chunk)
+            if received > (self.most or received) or any((budget.bytes or 0) < 0 for budget in self.budgets):
+                raise watch.too_much(received)
+            watch.heard(len(chunk))
+            yield chunk
 
 
-def _before(request: Any) -> None:
-    request.headers["Accept-Encoding"] = "identity"
-    silence = COMMIT if request.method not in ("GET", "HEAD") else FIRST_BYTE
-    given = request.extensions.get("timeout") or {}
-    most = {"connect": FIRST_BYTE, "read": silence, "write": COMMIT}
-    own = {kind: given.get(kind) or seconds for kind, seconds in most.items()}
-    request.extensions = {**request.extensions, "timeout": {**given, **own}}
-    _watch.start(request)
+def allowance(headers: Any, method: str, path: str) -> Allowance:
+    """Look at the `headers` of an answer, shorten the waits in them, and say how much may follow.
 
-
-def _after(response: Any) -> None:
-    request = response.request
-    _shorten_waits(response.headers)
-    if response.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
-        raise HubError(f"{_watch.what}: the answer is compressed, which was not asked for; is there a proxy between?")
-    if request.method == "HEAD":
-        return
-    declared = response.headers.get("content-length", "")
-    most = MAX_SMALL if not declared.isdigit() or request.url.path.startswith("/api/") else None
-    budgets = [budget for budget in _watch.budgets if budget.bytes is not None]
+    Raises:
+        HubError: the answer is compressed, or says that it is too large.
+    """
+    _shorten_waits(headers)
+    if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+        raise HubError(f"{watch.what}: the answer is compressed, which was not asked for; is there a proxy between?")
+    if method == "HEAD":
+        return Allowance(None, [])  # The length is that of what is not sent.
+    declared = headers.get("content-length", "")
+    most = MAX_SMALL if not declared.isdigit() or path.startswith("/api/") else None
+    budgets = [budget for budget in watch.budgets if budget.bytes is not None]
     for left in (most, *(budget.bytes for budget in budgets)):
         if left is not None and declared.isdigit() and int(declared) > left:
-            raise _watch.too_much(int(declared))
-    response.stream = _stream_class(_base(response.stream))(response.stream, most, budgets)
-
-
-def _base(stream: object) -> type:
-    """The HTTP library's class of byte streams; the library depends on the version of huggingface_hub."""
-    return next(kind for kind in type(stream).__mro__ if kind.__name__ == "SyncByteStream")
-
-
-@cache
-def _stream_class(base: type) -> Callable[..., Any]:
-    class LimitedStream(base):  # type: ignore[misc]
-        """The bytes of an answer, counted."""
-
-        def __init__(self, stream: Any, most: int | None, budgets: list[_Budget]) -> None:
-            self._stream, self._most, self._budgets = stream, most, budgets
-
-        def __iter__(self) -> Iterator[bytes]:
-            received = 0
-            for chunk in self._stream:
-                received += len(chunk)
-                for budget in self._budgets:
-                    budget.bytes = (budget.bytes or 0) - len(chunk)
-                if received > (self._most or received) or any((budget.bytes or 0) < 0 for budget in self._budgets):
-                    raise _watch.too_much(received)
-                _watch.heard(len(chunk))
-                yield chunk
-
-        def close(self) -> None:
-            """Close the connection, or give it back."""
-            self._stream.close()
-
-        @property
-        def elapsed(self) -> Any:
-            """Time from the request to the end of the answer; None before the end."""
-            return getattr(self._stream, "elapsed", None)
-
-    return LimitedStream
+            raise watch.too_much(int(declared))
+    return Allowance(most, budgets)
 
 
 def _shorten_waits(headers: Any) -> None:

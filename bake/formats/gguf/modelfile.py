@@ -158,11 +158,9 @@ def _render(
     program = Path(__file__).with_name("render_templates.py")
     given = json.dumps({"template": source, "tokens": tokens, "conversations": asked})
     try:
-        # -P: the folder of the program is no place to import from.
         done = subprocess.run(
-            [sys.executable, "-P", str(program)],
-            input=given.encode(), capture_output=True, timeout=_SECONDS, check=True,
-        )  # fmt: skip
+            [sys.executable, str(program)], input=given.encode(), capture_output=True, timeout=_SECONDS, check=True
+        )
         texts: list[str | None] = json.loads(done.stdout)
     except OSError as error:
         raise OutputError(f"the chat template cannot be rendered ({error.strerror}); run again") from None

@@ -72,5 +72,7 @@ def render(asked: dict[str, Any]) -> list[str | None]:
 
 
 if __name__ == "__main__":
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]  # The folder of this program is no place to import from. Option -P is not in Python 3.10.
     limit()
     json.dump(render(json.load(sys.stdin)), sys.stdout)

@@ -16,7 +16,7 @@ from ...core.plan import CARD_FILE, PLACEHOLDER_NOTE, REPO_PLACEHOLDER, Piece, P
 from ...errors import HubError, OutputError
 from ..copying import write_pieces
 from ..files import git_blob_id, sha256_of
-from .snapshot import RemoteFile, Snapshot, fetch
+from .snapshot import COPIES, RemoteFile, Snapshot, fetch
 
 Action = Literal["copy", "send", "relay"]
 
@@ -33,29 +33,36 @@ class Item:
     pieces: tuple[Piece, ...] = ()
     """Assembled here from files of the base, in `folder` or fetched from its commit."""
     folder: Path | None = None
+    here: bool = False
+    """Sent from here in earnest, though a dry run looks at its `remote` or its `pieces` from afar."""
 
     @property
     def action(self) -> Action:
         """``copy`` on the Hub's server, ``send`` from here, or ``relay``: fetch here and send."""
+        if self.here or self.folder is not None:
+            return "send"
         if self.pieces:
-            return "send" if self.folder is not None else "relay"
+            return "relay"
         if self.remote is None:
             return "send"
         return "copy" if self.remote.sha256 else "relay"
 
 
 def items_of(
-    files: Sequence[PlannedFile], repo_id: str, *, folder: Path | None, source: Snapshot | None
+    files: Sequence[PlannedFile], repo_id: str, *, folder: Path | None, source: Snapshot | None, here: bool = False
 ) -> tuple[Item, ...]:
     """Turn planned files into items. Bytes of the base come from its commit `source`, else from its `folder`.
+
+    Where huggingface_hub cannot have files copied, the `folder` comes first. A dry run, which has none, says by `here`
+    that the base will be here in earnest.
 
     Raises:
         HubError: a file of the base is in neither.
     """
-    return tuple(_item(file, repo_id, folder, source) for file in files)
+    return tuple(_item(file, repo_id, folder, source, here) for file in files)
 
 
-def _item(file: PlannedFile, repo_id: str, folder: Path | None, source: Snapshot | None) -> Item:
+def _item(file: PlannedFile, repo_id: str, folder: Path | None, source: Snapshot | None, here: bool) -> Item:
     if file.action == "write":
         data = addressed(file.data, repo_id, file.name) if Path(file.name).name == CARD_FILE else file.data
         return Item(file.name, len(data), data=data)
@@ -65,10 +72,10 @@ def _item(file: PlannedFile, repo_id: str, folder: Path | None, source: Snapshot
     if folder is None and missing:
         raise HubError(f"{repo_id}: {min(missing)} is not in the base's commit; run again")
     if file.action != "carry":
-        return Item(file.name, file.size, pieces=file.pieces, folder=folder)
+        return Item(file.name, file.size, pieces=file.pieces, folder=folder, here=here)
     remote = source.files.get(file.source) if source is not None else None
-    if remote is not None and remote.size == file.size:
-        return Item(file.name, file.size, remote=remote)
+    if remote is not None and remote.size == file.size and (COPIES or folder is None):
+        return Item(file.name, file.size, remote=remote, here=here and not COPIES)
     if folder is None:
         raise HubError(f"{repo_id}: {file.source} changed in the base's commit; run again")
     return Item(file.name, file.size, local=folder / file.source)

@@ -91,18 +91,21 @@ def _take_snapshot(hub: HfApi, repo_id: str, revision: str | None) -> Snapshot:
 
 
 def find_snapshot(repo_id: str, revision: str) -> tuple[Snapshot | None, str]:
-    """The commit `revision` of a base, whose files can be copied, or None and the reason.
+    """The commit `revision` of a base, or None; and the reason why its files cannot be copied, or nothing.
 
     Empty arguments give None without a request.
     """
     if not repo_id or not revision:
         return None, ""
-    if not COPIES:
-        return None, f"{repo_id}: huggingface_hub {_library} cannot have its files copied (1.17 or later can)"
     try:
-        return retrying()(take_snapshot, repo_id, revision), ""
+        return retrying()(take_snapshot, repo_id, revision), no_copies(repo_id)
     except Exception as error:  # From the HTTP library. A broken network shows again in the caller's own requests.
         return None, f"{repo_id}: its commit {revision[:12]} cannot be read ({reason(error)})"
+
+
+def no_copies(repo_id: str) -> str:
+    """The reason why no library of this version has files of `repo_id` copied; empty if it can."""
+    return "" if COPIES else f"{repo_id}: huggingface_hub {_library} cannot have its files copied (1.17 or later can)"
 
 
 def fetch(snapshot: Snapshot, path: str) -> Path:

@@ -154,7 +154,7 @@ def test_a_template_cannot_hang_or_flood(template):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.monotonic()
     assert read_template(header(template)) is None
-    assert time.monotonic() - begun < 30, "5 seconds of computing, on a machine with much to do"
+    assert time.monotonic() - begun < 40, "5 seconds of computing; 30 in all on a machine with much to do"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes, in this process"
 
 

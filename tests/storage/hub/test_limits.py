@@ -7,14 +7,9 @@ import time
 from pathlib import Path
 from threading import Thread
 
-import huggingface_hub
 import pytest
 from support.hub_server import Fault, Repo, StandInHub
 from support.running import BASE, TARGET, Ran, run_process
-
-pytestmark = pytest.mark.skipif(
-    huggingface_hub.__version__.startswith("0."), reason="huggingface_hub below 1 has no place for limits"
-)
 
 # As in earnest, but that a server is given up after one second of dripping, and after three of an answer in all.
 HASTY = (
@@ -37,12 +32,13 @@ def repo(hub: StandInHub, base: Path) -> Repo:
 
 @pytest.fixture
 def bake(hub, repo, vectors, tmp_path):
-    """``bake(*options)`` in a hasty process."""
+    """``bake(*options)`` in a hasty process, for which an answer takes `seconds` at most."""
 
-    def run(*options: str) -> Ran:
+    def run(*options: str, seconds: int = 3) -> Ran:
         begun = time.monotonic()
         arguments = ("--model", BASE, "--vectors", vectors, "--mix", "joy=1", *options)
-        ran = run_process("-c", HASTY, *arguments, env={**hub.environment(tmp_path), "HF_TOKEN": hub.allowed})
+        program = HASTY.replace("ANSWER_SECONDS = 1, 3", f"ANSWER_SECONDS = 1, {seconds}")
+        ran = run_process("-c", program, *arguments, env={**hub.environment(tmp_path), "HF_TOKEN": hub.allowed})
         assert time.monotonic() - begun < 40
         return ran
 
@@ -89,7 +85,7 @@ def test_an_endless_list_of_files(bake, hub, tmp_path, entries, options):
 def test_a_config_that_says_that_it_is_large(bake, hub, repo, tmp_path):
     repo.put({"config.json": b'{"a": "' + b"x" * (65 * 2**20) + b'"}'})
     for options in (("--out", str(tmp_path / "out")), ("--push-to-hub", TARGET)):
-        ran = bake(*options)
+        ran = bake(*options, seconds=30)  # By its size, not by the time that it takes.
         line = ran.one_line(code=ran.code)
         assert "config.json" in line and ("bytes or more" in line or "too many" in line)
 
@@ -127,9 +123,20 @@ def test_a_wait_that_a_server_asks_for_is_shortened():
 
 def test_the_clients_keep_the_limits():
     from emobake.storage.http import get_session
-    from emobake.storage.network_limits import _after, _Backend, _before
 
     client = get_session()
+    if hasattr(client, "adapters"):  # huggingface_hub below 1.
+        from emobake.storage.requests_limits import _Adapter, _Answer
+
+        for prefix in ("http://", "https://"):
+            adapter = client.adapters[prefix]
+            assert isinstance(adapter, _Adapter)
+            for manager in (adapter.poolmanager, adapter.proxy_manager_for("http://127.0.0.1:1")):
+                pool = manager.connection_from_url(f"{prefix}127.0.0.1")
+                assert issubclass(pool.ConnectionCls.response_class, _Answer), "headers are watched, too"
+        return
+    from emobake.storage.httpx_limits import _after, _Backend, _before
+
     assert _before in client.event_hooks["request"] and _after in client.event_hooks["response"]
     assert isinstance(client._transport._pool._network_backend, _Backend), "headers are watched, too"
 

@@ -164,6 +164,49 @@ def test_a_library_that_cannot_copy_sends_what_is_here(online_without_copies, hu
     assert without_attributes(hub.repos["me/other"]) == addressed(tree(out), "me/other")
 
 
+def test_a_library_that_cannot_copy_knows_who_may_read_the_base(online_without_copies, hub, base, vectors, tmp_path):
+    run, out = online_without_copies, tmp_path / "more"
+    hub.repos[BASE] = Repo(private=True)
+    hub.repos[BASE].commit(base)
+    bake = ("--model", BASE, "--vectors", vectors, *JOY, "--out", out, "--overwrite", "--push-to-hub")
+    hub.owners = ("me", "owner")
+    onto_itself = run(*bake, BASE)
+    assert onto_itself.code == 2 and "the base itself" in onto_itself.err and not out.exists()
+    assert "me/joyful will be private too" in run(*bake, "me/joyful").ok().err
+    assert "me/other will be private too" in run("push", out, "me/other").ok().err
+    assert hub.repos["me/joyful"].private and hub.repos["me/other"].private
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("library", ["online", "online_without_copies"])
+def test_a_dry_run_tells_what_a_run_with_a_folder_does(request, hub, vectors, tmp_path, library, kind):
+    """GPT-2 has the bias already, so that shards of it are changed."""
+    from emobake.storage.hub.snapshot import COPIES
+
+    run, copies = request.getfixturevalue(library), COPIES and library == "online"
+    hub.repos[BASE] = Repo()
+    hub.repos[BASE].commit(write_checkpoint(tmp_path / kind, kind, dtype="F32", shards=3))
+    bake = (
+        "--model",
+        BASE,
+        "--vectors",
+        vectors,
+        *JOY,
+        "--out",
+        tmp_path / "more",
+        "--push-to-hub",
+        "me/joyful",
+        "--json",
+    )
+    dry, ran = run(*bake, "--dry-run").ok(), run(*bake).ok()
+    assert not copies or (dry.err, ran.err) == ("", "")
+    assert copies or ("sent from here" in dry.err and dry.err == ran.err)
+    planned, done = json.loads(dry.out)["hub"], json.loads(ran.out)["hub"]
+    assert planned["files"] == done["files"] and planned["bytes_travelling"] == done["bytes_travelling"]
+    assert {file["action"] for file in done["files"]} >= ({"copy", "send"} if copies else {"send"})
+    assert copies or "copy" not in {file["action"] for file in done["files"]}
+
+
 def test_without_a_folder_of_its_own(online, hub, base, biased, vectors, tmp_path):
     """A local base to the Hub: nothing is written here, not even if a bias must be overwritten."""
     for model, name in ((base, "me/one"), (biased, "me/two")):
