@@ -104,7 +104,7 @@ def find_snapshot(repo_id: str, revision: str) -> tuple[Snapshot | None, str]:
 
 
 def no_copies(repo_id: str) -> str:
-    """The reason why no library of this version has files of `repo_id` copied; empty if it can."""
+    """The reason why this huggingface_hub cannot have files of `repo_id` copied; empty if it can."""
     return "" if COPIES else f"{repo_id}: huggingface_hub {_library} cannot have its files copied (1.17 or later can)"
 
 
