@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .paths import TESTS
@@ -52,10 +52,12 @@ def clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "FORCE_COLOR", "COLUMNS"))}
 
 
-def run_process(*command: object, env: Mapping[str, str] | None = None, timeout: float = 60) -> Ran:
-    """Run ``python`` with this command line in a process of its own."""
+def run_process(
+    *command: object, env: Mapping[str, str] | None = None, timeout: float = 60, within: Sequence[str] = ()
+) -> Ran:
+    """Run ``python`` with this command line in a process of its own, which the command `within` starts."""
     done = subprocess.run(
-        [sys.executable, *map(str, command)],
+        [*within, sys.executable, *map(str, command)],
         capture_output=True,
         check=False,
         text=True,
