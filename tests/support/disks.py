@@ -34,6 +34,10 @@ class Disk:
         subprocess.run(["mount", "-t", "tmpfs", "-o", limits, "emobake-test", str(folder)], check=True)
         return cls(folder)
 
+    def unmount(self) -> None:
+        """Take it away, with all that is on it."""
+        subprocess.run(["umount", str(self.folder)], check=True)
+
     def room(self, limit: str) -> int:
         """Pages, or files, that are left."""
         state = os.statvfs(self.folder)

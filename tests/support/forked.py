@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 
 from emobake.cli.app import main
@@ -23,7 +24,7 @@ class Child(Ran):
 
     seconds: float
     megabytes: float
-    """Peak of its memory above that of this process."""
+    """Peak of its memory."""
 
     def clean(self) -> Child:
         """Itself, once it is sure that nothing unexpected was said."""
@@ -43,7 +44,7 @@ def run_forked(
     sys.stdout.flush()
     sys.stderr.flush()
     streams = [os.memfd_create("stdout"), os.memfd_create("stderr")]
-    began, (size, resident) = monotonic(), _memory()
+    began, size = monotonic(), _address_space()
     pid = os.fork()
     if pid == 0:
         code = 99
@@ -67,12 +68,11 @@ def run_forked(
         with os.fdopen(stream, "rb") as file:
             file.seek(0)
             said.append(file.read().decode(errors="replace"))
-    peak = max(0, used.ru_maxrss * 1024 - resident) / MEGABYTE
-    return Child(os.waitstatus_to_exitcode(status), said[0], said[1], monotonic() - began, peak)
+    return Child(
+        os.waitstatus_to_exitcode(status), said[0], said[1], monotonic() - began, used.ru_maxrss * 1024 / MEGABYTE
+    )
 
 
-def _memory() -> tuple[int, int]:
-    """Bytes of this process: its address space, and what of it is in memory."""
-    with open("/proc/self/statm") as file:
-        size, resident = (int(pages) for pages in file.read().split()[:2])
-    return size * resource.getpagesize(), resident * resource.getpagesize()
+def _address_space() -> int:
+    """Bytes of this process, in memory or not."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

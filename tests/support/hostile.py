@@ -6,6 +6,8 @@ is never run, a card that is not carried over), be baked rightly: `verify` then 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -16,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from emobake.cli.app import main
 
 from .checkpoints import (
     edit_json,
@@ -31,8 +35,8 @@ from .checkpoints import (
 from .forked import run_forked
 
 SECRET = b"a private key"
-SECONDS, MEGABYTES = 20, 700
-"""Bounds of a run; a file of JSON of the largest size that is read takes most of the memory."""
+SECONDS, MEGABYTES = 30, 600
+"""Bounds of a run; a template has 5 seconds of computing, and half a gigabyte of memory."""
 SHARD, INDEX = "model-00002-of-00003.safetensors", "model.safetensors.index.json"
 
 
@@ -81,7 +85,22 @@ def write_inputs(folder: Path) -> Inputs:
     gguf_files.write_model(folder / "split.gguf", split=10)
     inputs.secret.parent.mkdir()
     inputs.secret.write_bytes(SECRET)
+    _load(folder)
     return inputs
+
+
+def _load(folder: Path) -> None:
+    """Bake and verify in this process, so that children begin with all modules loaded."""
+    for model, vectors, *more in (("base", "ev"), ("base", "ev", "--format", "peft"), ("model.gguf", "wide")):
+        beside, out = ("--vectors", str(folder / vectors)), str(folder / f"loaded{Path(model).suffix}")
+        for words in (
+            ("--model", str(folder / model), *beside, "--mix", "joy=1", "--out", out, "-q", "--overwrite", *more),
+            ("verify", out, "--base", str(folder / model), *beside, "-q"),
+        ):
+            with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+                main(words)
+    shutil.rmtree(folder / "loaded")
+    (folder / "loaded.gguf").unlink()
 
 
 @dataclass(frozen=True)
@@ -92,6 +111,8 @@ class Hostile:
     says: str = ""
     bakes: str = ""
     """Forms, with spaces between them, in which it is baked all the same: ``checkpoint``, ``peft``, ``gguf``."""
+    slow: bool = False
+    """Takes seconds: left to `scripts/torture`."""
 
 
 # --- changes --------------------------------------------------------------------------------------------------
@@ -187,9 +208,17 @@ def many_files(x: Inputs) -> None:
 
 
 def deep_folders(x: Inputs) -> None:
-    folder = x.base / "/".join(["d"] * 1500)
-    folder.mkdir(parents=True)
+    folder = x.base
+    for _ in range(300):
+        folder /= "d"
+        folder.mkdir()
     (folder / "LICENSE").touch()
+
+
+def edit_text(file: Path, old: str, new: str) -> None:
+    content = file.read_text()
+    assert old in content
+    file.write_text(content.replace(old, new))
 
 
 def gguf(edit: Callable[[bytearray], object]) -> Change:
@@ -227,7 +256,7 @@ def written(**options: Any) -> Change:
 
 
 def template(source: str) -> Change:
-    return written(fields={"tokenizer.chat_template": source}, template=False)
+    return written(template=source)
 
 
 def part(edit: Callable[[Path], object]) -> Change:
@@ -267,7 +296,10 @@ HOSTILE: Mapping[str, Hostile] = {
     "config: a list": Hostile(text("config.json", "[]"), "JSON list"),
     "config: cut off": Hostile(text("config.json", '{"model_type": "lla'), "not valid JSON"),
     "config: nested 100,000 deep": Hostile(text("config.json", '{"a":' * 100_000), "not valid JSON"),
-    "config: a field nested deep": Hostile(config(x=None), bakes=BOTH),
+    "config: a field nested deep": Hostile(
+        lambda x: edit_text(x.base / "config.json", '"hidden_act": "silu"', '"hidden_act": ' + "[" * 900 + "]" * 900),
+        bakes=BOTH,
+    ),
     "config: not UTF-8": Hostile(text("config.json", b'{"model_type": "\xff\xfe"}'), "not valid JSON"),
     "config: UTF-16": Hostile(text("config.json", "{}".encode("utf-16")), "not valid JSON"),
     "config: a key twice": Hostile(text("config.json", '{"model_type": "llama", "model_type": "gpt2"}'), "twice"),
@@ -284,19 +316,19 @@ HOSTILE: Mapping[str, Hostile] = {
     "config: layers that are true": Hostile(config(num_hidden_layers=True), "num_hidden_layers"),
     "config: a width of 2**31": Hostile(config(hidden_size=2**31), "hidden_size"),
     "config: another width": Hostile(config(hidden_size=16), "hidden size"),
-    "config: a model type of two lines": Hostile(config(model_type="llama\n# evil")),
-    "config: a model type with a path": Hostile(config(model_type="../../etc/passwd")),
-    "config: a model type that is a list": Hostile(config(model_type=["llama"]), "model_type"),
-    "config: no architectures": Hostile(config(architectures=None)),
-    "config: architectures of objects": Hostile(config(architectures=[{}])),
-    "config: another architecture": Hostile(config(architectures=["LlamaForSequenceClassification"]), "LlamaForCausal"),
-    "config: code of its own": Hostile(config(auto_map={"AutoModelForCausalLM": "evil.Model"})),
-    "config: an encoder-decoder": Hostile(config(model_type="t5", is_encoder_decoder=True), "encoder-decoder"),
-    "config: an unknown quantisation": Hostile(config(quantization_config={"quant_method": "\x1b[2J"})),
-    "config: a quantisation that is a number": Hostile(config(quantization_config=7)),
-    "config: a bias switch that is text": Hostile(config(attention_bias="false")),
-    "config: a bias switch that is a list": Hostile(config(attention_bias=[0])),
-    "config: a bias that is not there": Hostile(config(attention_bias=True)),
+    "config: a model type of two lines": Hostile(config(model_type="llama\n# evil"), "model_type"),
+    "config: a model type with a path": Hostile(config(model_type="../../etc/passwd"), "etc/passwd", "peft"),
+    "config: a model type that is a list": Hostile(config(model_type=["llama"]), "model_type", "peft"),
+    "config: no architectures": Hostile(config(architectures=None), "architectures", "peft"),
+    "config: architectures of objects": Hostile(config(architectures=[{}]), "architectures", "peft"),
+    "config: another architecture": Hostile(config(architectures=["LlamaForSequenceClassification"]), "LlamaForCausal", "peft"),
+    "config: code of its own": Hostile(config(auto_map={"AutoModelForCausalLM": "evil.Model"}), bakes=BOTH),
+    "config: an encoder-decoder": Hostile(config(model_type="t5", is_encoder_decoder=True), "encoder-decoder", "peft"),
+    "config: an unknown quantisation": Hostile(config(quantization_config={"quant_method": "\x1b[2J"}), bakes=BOTH),
+    "config: a quantisation that is a number": Hostile(config(quantization_config=7), bakes=BOTH),
+    "config: a bias switch that is text": Hostile(config(attention_bias="false"), "attention_bias", "peft"),
+    "config: a bias switch that is a list": Hostile(config(attention_bias=[0]), "attention_bias", "peft"),
+    "config: a bias that is not there": Hostile(config(attention_bias=True), "bias", "peft"),
     "config: missing": Hostile(lambda x: (x.base / "config.json").unlink(), "no config.json"),
     "config: a pipe": Hostile(pipe("config.json"), "config.json"),
     "config: a link out": Hostile(link("config.json", "{secret}"), "link out"),
@@ -314,6 +346,7 @@ HOSTILE: Mapping[str, Hostile] = {
             b"{" + b",".join(b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(300_001)) + b"}"
         )(x),
         "300001 tensors",
+        slow=True,
     ),
     "weights: a header of lists": Hostile(lambda x: header(b'{"a":[' + b"[]," * 5_000_000 + b"[]]}")(x), "more than"),
     "weights: a header nested deep": Hostile(header(b'{"a":' * 200_000), "not valid JSON"),
@@ -334,19 +367,19 @@ HOSTILE: Mapping[str, Hostile] = {
     "weights: another model's": Hostile(header(one(), bytes(8)), "not the weights of llama"),
     "weights: names with control characters": Hostile(tensors(lambda t: t.update({"a\n\x1b[2J": t["lm_head.weight"]}))),
     "weights: a name that is a path": Hostile(tensors(lambda t: t.update({"../../x": t["lm_head.weight"]})), bakes=BOTH),
-    "weights: an output projection is missing": Hostile(tensors(lambda t: t.pop(OUT)), OUT),
+    "weights: an output projection is missing": Hostile(tensors(lambda t: t.pop(OUT)), "layer 1 has no o_proj"),
     "weights: an output projection of another width": Hostile(
-        tensors(lambda t: t.update({OUT: ("BF16", (6, 8), t[OUT][2][:96])})), "6"
+        tensors(lambda t: t.update({OUT: ("BF16", (6, 8), t[OUT][2][:96])})), "6 outputs"
     ),
     "weights: an output projection of integers": Hostile(
-        tensors(lambda t: t.update({OUT: ("I16", (8, 8), t[OUT][2])}))
+        tensors(lambda t: t.update({OUT: ("I16", (8, 8), t[OUT][2])})), bakes=BOTH
     ),
-    "weights: an output projection of no rank": Hostile(tensors(lambda t: t.update({OUT: ("BF16", (), t[OUT][2][:2])}))),
+    "weights: an output projection of no rank": Hostile(tensors(lambda t: t.update({OUT: ("BF16", (), t[OUT][2][:2])})), bakes=BOTH),
     "weights: a bias of another shape": Hostile(
-        tensors(lambda t: t.update({OUT.replace("weight", "bias"): ("BF16", (4,), bytes(8))}))
+        tensors(lambda t: t.update({OUT.replace("weight", "bias"): ("BF16", (4,), bytes(8))})), "shape", "peft"
     ),
     "weights: a bias that the config denies": Hostile(
-        tensors(lambda t: t.update({OUT.replace("weight", "bias"): ("BF16", (8,), bytes(16))}))
+        tensors(lambda t: t.update({OUT.replace("weight", "bias"): ("BF16", (8,), b"\x80\x3f" * 8)})), "ignores", "peft"
     ),
     "weights: cut off": Hostile(
         lambda x: os.truncate(x.base / "model.safetensors", (x.base / "model.safetensors").stat().st_size - 5),
@@ -366,14 +399,14 @@ HOSTILE: Mapping[str, Hostile] = {
     "index: a shard that is a number": Hostile(shard_of_head(7), "not a shard in this folder"),
     "index: a tensor in another shard": Hostile(shard_of_head("model-00001-of-00003.safetensors"), "lm_head.weight"),
     "index: a tensor that is not there": Hostile(index(lambda v: v["weight_map"].update(x=SHARD)), SHARD),
-    "index: a tensor that it leaves out": Hostile(index(lambda v: v["weight_map"].pop(OUT)), OUT),
+    "index: a tensor that it leaves out": Hostile(index(lambda v: v["weight_map"].pop(OUT)), bakes=BOTH),
     "index: no map": Hostile(index(lambda v: v.pop("weight_map")), INDEX),
     "index: a map that is a list": Hostile(index(lambda v: v.update(weight_map=[])), INDEX),
     "index: nested deep": Hostile(
         of_sharded(lambda folder: (folder / INDEX).write_text('{"weight_map":' + "[" * 100_000)), "not valid JSON"
     ),
     "index: a shard is missing": Hostile(of_sharded(lambda folder: (folder / SHARD).unlink()), "missing"),
-    "index: two shards swapped": Hostile(of_sharded(lambda folder: swapped_shards(folder)), "model-0000"),
+    "index: two shards swapped": Hostile(of_sharded(lambda folder: swapped(folder / SHARD)), "model-0000"),
     "index: a tensor in two shards": Hostile(
         of_sharded(lambda folder: write_safetensors(folder / SHARD, {"lm_head.weight": ("F32", numbers("a", (2, 2)))})),
         "model-0000",
@@ -381,7 +414,7 @@ HOSTILE: Mapping[str, Hostile] = {
     # Side files
     "side files: a licence that is a link out": Hostile(link("LICENSE", "{secret}"), bakes=BOTH),
     "side files: a folder that is a link out": Hostile(link("licenses", "{secret}/.."), bakes=BOTH),
-    "side files: a tokenizer that is a link out": Hostile(link("tokenizer.json", "{secret}"), "link out", "peft"),
+    "side files: a tokenizer that is a link out": Hostile(link("tokenizer.json", "{secret}"), "link out"),
     "side files: a licence that is a pipe": Hostile(pipe("LICENSE"), "LICENSE", ""),
     "side files: a card of merges": Hostile(text("README.md", f"---\na0: &a0 {{x: 1}}\n{LEVELS}\n---\n"), bakes=BOTH),
     "side files: a card of aliases": Hostile(text("README.md", f"---\na0: &a0 [x]\n{LAUGHS}\n---\n"), bakes=BOTH),
@@ -389,17 +422,17 @@ HOSTILE: Mapping[str, Hostile] = {
         text("README.md", "---\na: !!python/object/apply:os.system ['touch /tmp/emobake-hostile']\n---\n"), bakes=BOTH
     ),
     "side files: a card nested deep": Hostile(text("README.md", "---\na: " + "[" * 90_000 + "\n---\n"), bakes=BOTH),
-    "side files: a card of 10 GB": Hostile(sparse("base/README.md", 10**10)),
+    "side files: a card of 10 GB": Hostile(sparse("base/README.md", 10**10), bakes=BOTH),
     "side files: a card that breaks out": Hostile(
         text("README.md", "---\nlicense: 'mit\\n---\\n# evil'\nlanguage: [\"\\x1b[2J\"]\n---\n"), bakes=BOTH
     ),
     "side files: a tokenizer's config nested deep": Hostile(text("tokenizer_config.json", "[" * 100_000)),
-    "side files: a generation config of NaN": Hostile(text("generation_config.json", '{"temperature": NaN}')),
+    "side files: a generation config of NaN": Hostile(text("generation_config.json", '{"temperature": NaN}'), bakes=BOTH),
     "side files: a record that is none": Hostile(text("emobake.json", '{"format": "checkpoint"}'), "not a record"),
     "side files: a record nested deep": Hostile(text("emobake.json", "[" * 100_000), "emobake.json"),
-    "side files: a name of two lines": Hostile(text("LICENSE\n\x1b[2J", "x")),
-    "side files: 20,001 files": Hostile(many_files, "files"),
-    "side files: 1,500 folders deep": Hostile(deep_folders),
+    "side files: a name of two lines": Hostile(text("LICENSE\n\x1b[2J", "x"), "cannot be the name of a file", "peft"),
+    "side files: 20,001 files": Hostile(many_files, "files", slow=True),
+    "side files: 1,500 folders deep": Hostile(deep_folders, bakes=BOTH),
     # Vectors
     "vectors: NaN": Hostile(vector_values("1,2,3,NaN,5,6,7,8"), "NaN"),
     "vectors: beyond float32": Hostile(vector_values("1,2,3,1e39,5,6,7,8"), "infinity"),
@@ -429,7 +462,7 @@ HOSTILE: Mapping[str, Hostile] = {
     "gguf: an offset of 2**60": Hostile(patch(b"blk.0.attn_q.weight", 24, Q8)),
     "gguf: a shape of 2**60": Hostile(patch(b"blk.0.attn_q.weight", 4, Q8)),
     "gguf: a tensor of an unknown type": Hostile(patch(b"blk.0.attn_q.weight", 20, struct.pack("<I", 999)), "type 999"),
-    "gguf: a tensor twice": Hostile(patch(b"blk.0.attn_", 0, b"k"), "twice"),
+    "gguf: a tensor twice": Hostile(gguf(lambda c: c.__setitem__(c.index(b"attn_q.weight") + 5, ord("k"))), "twice"),
     "gguf: no output projection": Hostile(written(without=("blk.1.attn_output.weight",)), "attn_output"),
     "gguf: a bias of another shape": Hostile(written(biases={"blk.0.attn_output.bias": np.ones(8, np.float32)})),
     "gguf: an architecture with a path": Hostile(written(architecture="../../x")),
@@ -448,25 +481,18 @@ HOSTILE: Mapping[str, Hostile] = {
     "gguf: two parts swapped": Hostile(part(swapped)),
     "gguf: a part cut off": Hostile(part(lambda file: os.truncate(file, 4000))),
     "template: loops": Hostile(
-        template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"), bakes="gguf"
+        template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"), bakes="gguf", slow=True
     ),
-    "template: a list of 10**10": Hostile(template("{{ [0] * 10 ** 10 }}"), bakes="gguf"),
-    "template: a text of 10**10": Hostile(template("{{ 'a'|center(10 ** 10) }}"), bakes="gguf"),
+    "template: a list of 10**10": Hostile(template("{{ [0] * 10 ** 10 }}"), bakes="gguf", slow=True),
+    "template: a text of 10**10": Hostile(template("{{ 'a'|center(10 ** 10) }}"), bakes="gguf", slow=True),
     "template: doubles": Hostile(
         template("{% set n = namespace(x='a') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"),
-        bakes="gguf",
+        bakes="gguf", slow=True,
     ),
     "template: recursion": Hostile(template("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"), bakes="gguf"),
     "template: Python inside": Hostile(template("{{ ''.__class__.__mro__[1].__subclasses__() }}"), bakes="gguf"),
-    "template: brackets": Hostile(template("{{ " + "(" * 5000 + ")" * 5000 + " }}"), bakes="gguf"),
+    "template: brackets": Hostile(template("{{ " + "(" * 5000 + ")" * 5000 + " }}"), bakes="gguf", slow=True),
 }
-
-
-def swapped_shards(folder: Path) -> None:
-    one, other = folder / "model-00001-of-00003.safetensors", folder / SHARD
-    content = one.read_bytes()
-    one.write_bytes(other.read_bytes())
-    other.write_bytes(content)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ KINDS: Mapping[str, Kind] = {
     "adapter": Kind((*_CHECKPOINT, "--format", "peft"), between=_FOLDER),
     "adapters": Kind((*_CHECKPOINT, "--format", "peft", "--each"), between=_FOLDER),
     "GGUF": Kind(("--model", "{in}/model.gguf", *_GGUF)),
-    "GGUF and Modelfile": Kind(("--model", "{in}/model.gguf", *_GGUF, "--modelfile"), between=()),
+    "GGUF and Modelfile": Kind(("--model", "{in}/silent.gguf", *_GGUF, "--modelfile"), between=()),
     "split GGUF": Kind(("--model", "{in}/split-00001-of-00005.gguf", *_GGUF, "--keep-split"), between=()),
     "vectors, .safetensors": Kind(("vectors", "convert", "{out}/o.safetensors"), **_VECTORS),
     "vectors, .npz": Kind(("vectors", "convert", "{out}/o.npz"), **_VECTORS),
@@ -56,7 +56,7 @@ KINDS: Mapping[str, Kind] = {
         new=("{in}/deep2.safetensors",),
     ),
     "vectors, folder": Kind(("vectors", "convert", "{out}/o"), between=_FOLDER, **_VECTORS),
-    "picture": Kind(("vectors", "show", "--plot", "{out}/o.png"), overwrite=(), **_VECTORS),
+    "picture": Kind(("vectors", "show", "--plot", "{out}/o.png"), overwrite=(), slow=True, **_VECTORS),
     "report": Kind(
         ("eval", "-q", "--scorer", "lexicon", "--queries", "{in}/queries.json", "--out", "{out}/report"),
         old=("--answers", "{in}/answers"),
@@ -77,6 +77,7 @@ def prepare(folder: Path) -> None:
     write_vectors(folder / "ev2", seed="2")
     write_vectors(folder / "wide", layers=gguf_files.LAYERS, hidden=gguf_files.HIDDEN)
     gguf_files.write_model(folder / "model.gguf")
+    gguf_files.write_model(folder / "silent.gguf", template="")  # A template would be rendered in every run.
     gguf_files.write_model(folder / "split.gguf", split=5)
     for name, seed in (("deep", 1), ("deep2", 2)):
         rows = np.random.default_rng(seed).standard_normal((1, 3, 8)).astype(np.float32)

@@ -357,7 +357,8 @@ def full_disks(place: Place, existing: bool, limit: int | None = None) -> Counte
         if ran.code == 0:
             assert state == "new", f"{where}: {state}"
         else:
-            ran.one_line("the disk is full", code=1)
+            said = ran.err.splitlines()
+            assert ran.code == 1 and said[1:] == [] and ("disk is full" in said[0] or "No space" in said[0]), ran.err
             assert state == ("old" if existing else "absent"), f"{where}: {state}"
         disk.free()
         return ran.code

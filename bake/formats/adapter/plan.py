@@ -25,7 +25,7 @@ from ...errors import BrokenFileError, UnsupportedModelError
 from ..checkpoint.families import Family, families
 from ..checkpoint.model import Checkpoint
 from ..checkpoint.plan import base_warnings, digests_of, recorded_base, with_documents
-from ..checkpoint.projections import branch_scale, find_projections, input_width
+from ..checkpoint.projections import branch_scale, find_projections, input_width, output_width
 from ..checkpoint.routes import declared_classes
 from ..safetensors import NewTensor, serialize
 from .card import adapter_card, adapters_card
@@ -70,11 +70,11 @@ def adapter_homes(checkpoint: Checkpoint, family: Family) -> tuple[Home, ...]:
     """The tensor of the adapter that stores each layer's bias.
 
     Raises:
-        BrokenFileError: no layer has the projection.
+        BrokenFileError: no layer has the projection, or its width cannot be told.
     """
     return tuple(
-        Home(layer, f"{_prefix(family, layer)}.lora_B.bias", "F32", checkpoint.hidden_size)
-        for layer in find_projections(checkpoint, family)
+        Home(layer, f"{_prefix(family, layer)}.lora_B.bias", "F32", output_width(checkpoint, family, module))
+        for layer, module in find_projections(checkpoint, family).items()
     )
 
 
