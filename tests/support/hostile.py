@@ -1,7 +1,8 @@
 """Hostile models and vector sets: what a stranger may put into files that somebody bakes.
 
-Each case changes whole inputs. It must be refused in one line, or, where the harm is none of a bake's business (code that
-is never run, a card that is not carried over), be baked rightly: `verify` then finds nothing. `Hostile.bakes` says which.
+Each case changes whole inputs. It must be refused in one line, or, where the harm is none of a bake's business (code
+that is never run, a card that is not carried over), be baked rightly: `verify` then finds nothing. `Hostile.bakes` says
+which.
 """
 
 from __future__ import annotations
@@ -201,6 +202,11 @@ def pipe(name: str) -> Change:
     return change
 
 
+def many_tensors(count: int) -> Change:
+    entry = b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
+    return header(b"{" + b",".join(entry % i for i in range(count)) + b"}")
+
+
 def many_files(x: Inputs) -> None:
     (x.base / "many").mkdir()
     for i in range(20_001):
@@ -321,7 +327,9 @@ HOSTILE: Mapping[str, Hostile] = {
     "config: a model type that is a list": Hostile(config(model_type=["llama"]), "model_type", "peft"),
     "config: no architectures": Hostile(config(architectures=None), "architectures", "peft"),
     "config: architectures of objects": Hostile(config(architectures=[{}]), "architectures", "peft"),
-    "config: another architecture": Hostile(config(architectures=["LlamaForSequenceClassification"]), "LlamaForCausal", "peft"),
+    "config: another architecture": Hostile(
+        config(architectures=["LlamaForSequenceClassification"]), "LlamaForCausal", "peft"
+    ),
     "config: code of its own": Hostile(config(auto_map={"AutoModelForCausalLM": "evil.Model"}), bakes=BOTH),
     "config: an encoder-decoder": Hostile(config(model_type="t5", is_encoder_decoder=True), "encoder-decoder", "peft"),
     "config: an unknown quantisation": Hostile(config(quantization_config={"quant_method": "\x1b[2J"}), bakes=BOTH),
@@ -342,13 +350,11 @@ HOSTILE: Mapping[str, Hostile] = {
         lambda x: (header({}, length=5 * 10**12)(x), sparse("base/model.safetensors", 6 * 10**12)(x)), "5000000000000"
     ),
     "weights: a header of 300,001 tensors": Hostile(
-        lambda x: header(
-            b"{" + b",".join(b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % i for i in range(300_001)) + b"}"
-        )(x),
+        many_tensors(300_001),
         "300001 tensors",
         slow=True,
     ),
-    "weights: a header of lists": Hostile(lambda x: header(b'{"a":[' + b"[]," * 5_000_000 + b"[]]}")(x), "more than"),
+    "weights: a header of lists": Hostile(header(b'{"a":[' + b"[]," * 1_100_000 + b"[]]}"), "more than"),
     "weights: a header nested deep": Hostile(header(b'{"a":' * 200_000), "not valid JSON"),
     "weights: a name twice": Hostile(
         header(b'{"a":%b,"a":%b}' % ((json.dumps(one()["a"]).encode(),) * 2), bytes(8)), "twice"
@@ -366,7 +372,9 @@ HOSTILE: Mapping[str, Hostile] = {
     "weights: metadata of numbers": Hostile(header(one() | {"__metadata__": {"x": 1}}, bytes(8))),
     "weights: another model's": Hostile(header(one(), bytes(8)), "not the weights of llama"),
     "weights: names with control characters": Hostile(tensors(lambda t: t.update({"a\n\x1b[2J": t["lm_head.weight"]}))),
-    "weights: a name that is a path": Hostile(tensors(lambda t: t.update({"../../x": t["lm_head.weight"]})), bakes=BOTH),
+    "weights: a name that is a path": Hostile(
+        tensors(lambda t: t.update({"../../x": t["lm_head.weight"]})), bakes=BOTH
+    ),
     "weights: an output projection is missing": Hostile(tensors(lambda t: t.pop(OUT)), "layer 1 has no o_proj"),
     "weights: an output projection of another width": Hostile(
         tensors(lambda t: t.update({OUT: ("BF16", (6, 8), t[OUT][2][:96])})), "6 outputs"
@@ -374,7 +382,9 @@ HOSTILE: Mapping[str, Hostile] = {
     "weights: an output projection of integers": Hostile(
         tensors(lambda t: t.update({OUT: ("I16", (8, 8), t[OUT][2])})), bakes=BOTH
     ),
-    "weights: an output projection of no rank": Hostile(tensors(lambda t: t.update({OUT: ("BF16", (), t[OUT][2][:2])})), bakes=BOTH),
+    "weights: an output projection of no rank": Hostile(
+        tensors(lambda t: t.update({OUT: ("BF16", (), t[OUT][2][:2])})), bakes=BOTH
+    ),
     "weights: a bias of another shape": Hostile(
         tensors(lambda t: t.update({OUT.replace("weight", "bias"): ("BF16", (4,), bytes(8))})), "shape", "peft"
     ),
@@ -427,7 +437,9 @@ HOSTILE: Mapping[str, Hostile] = {
         text("README.md", "---\nlicense: 'mit\\n---\\n# evil'\nlanguage: [\"\\x1b[2J\"]\n---\n"), bakes=BOTH
     ),
     "side files: a tokenizer's config nested deep": Hostile(text("tokenizer_config.json", "[" * 100_000)),
-    "side files: a generation config of NaN": Hostile(text("generation_config.json", '{"temperature": NaN}'), bakes=BOTH),
+    "side files: a generation config of NaN": Hostile(
+        text("generation_config.json", '{"temperature": NaN}'), bakes=BOTH
+    ),
     "side files: a record that is none": Hostile(text("emobake.json", '{"format": "checkpoint"}'), "not a record"),
     "side files: a record nested deep": Hostile(text("emobake.json", "[" * 100_000), "emobake.json"),
     "side files: a name of two lines": Hostile(text("LICENSE\n\x1b[2J", "x"), "cannot be the name of a file", "peft"),
@@ -481,13 +493,18 @@ HOSTILE: Mapping[str, Hostile] = {
     "gguf: two parts swapped": Hostile(part(swapped)),
     "gguf: a part cut off": Hostile(part(lambda file: os.truncate(file, 4000))),
     "template: loops": Hostile(
-        template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"), bakes="gguf", slow=True
+        template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
+        bakes="gguf",
+        slow=True,
     ),
     "template: a list of 10**10": Hostile(template("{{ [0] * 10 ** 10 }}"), bakes="gguf", slow=True),
     "template: a text of 10**10": Hostile(template("{{ 'a'|center(10 ** 10) }}"), bakes="gguf", slow=True),
     "template: doubles": Hostile(
-        template("{% set n = namespace(x='a') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"),
-        bakes="gguf", slow=True,
+        template(
+            "{% set n = namespace(x='a') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
+        ),
+        bakes="gguf",
+        slow=True,
     ),
     "template: recursion": Hostile(template("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"), bakes="gguf"),
     "template: Python inside": Hostile(template("{{ ''.__class__.__mro__[1].__subclasses__() }}"), bakes="gguf"),
@@ -521,9 +538,7 @@ def face(case: Hostile, whole: Path, folder: Path) -> list[Outcome]:
     return [_face(case, form, options, inputs, model, vectors) for form, options in forms.items()]
 
 
-def _face(
-    case: Hostile, form: str, options: tuple[str, ...], inputs: Inputs, model: Path, vectors: Path
-) -> Outcome:
+def _face(case: Hostile, form: str, options: tuple[str, ...], inputs: Inputs, model: Path, vectors: Path) -> Outcome:
     outs = inputs.folder / "outs"
     outs.mkdir()
     out = outs / ("o.gguf" if form == "gguf" else "o")
@@ -537,7 +552,9 @@ def _face(
     made = {path for path in _listed(inputs.folder) if path.parts[0] == "outs"}
     assert _listed(inputs.folder) - made == before - made, f"{where}: something was written elsewhere"
     if baked:
-        assert not any(SECRET in content for content in tree(outs).values()), f"{where}: a private file is in the output"
+        assert not any(SECRET in content for content in tree(outs).values()), (
+            f"{where}: a private file is in the output"
+        )
         found = run_forked(("verify", out, "--base", model, "--vectors", vectors, "-q"), seconds=SECONDS).clean()
         assert found.code == 0, f"{where}: {found.out}{found.err}"
     else:
@@ -548,4 +565,4 @@ def _face(
 
 
 def _listed(folder: Path) -> set[Path]:
-    return {Path(root, name).relative_to(folder) for root, *names in os.walk(folder) for name in sum(names, [])}
+    return {Path(at, name).relative_to(folder) for at, below, files in os.walk(folder) for name in [*below, *files]}

@@ -430,7 +430,9 @@ TAMPERINGS: Mapping[str, Tampering] = {
     "adapter: an alpha": Tampering("adapter", lambda out: edit_json(out / "adapter_config.json", lora_alpha=64)),
     "adapter: no config": Tampering("adapter", gone("adapter_config.json")),
     "adapter: no weights": Tampering("adapter", gone("adapter_model.safetensors")),
-    "adapter: a bit of a bias": Tampering("adapter", flip_tensor(LORA.format(1, "B.bias"), "adapter_model.safetensors")),
+    "adapter: a bit of a bias": Tampering(
+        "adapter", flip_tensor(LORA.format(1, "B.bias"), "adapter_model.safetensors")
+    ),
     "adapter: a bit of a matrix": Tampering(
         "adapter", flip_tensor(LORA.format(1, "A.weight"), "adapter_model.safetensors")
     ),

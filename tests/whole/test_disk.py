@@ -1,7 +1,7 @@
 """File systems: full disks, links of every kind, and file systems that cannot make links.
 
-A full disk is a real one (`support.disks`), mounted by a process of its own: this file, run as a script. Here it is filled
-up for every page and file of a folder; `test_torture.py` fills it up for every kind of output.
+A full disk is a real one (`support.disks`), mounted by a process of its own: this file, run as a script. Here it is
+filled up for every page and file of a folder; `test_torture.py` fills it up for every kind of output.
 """
 
 from __future__ import annotations
