@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 
 from emobake.cli.app import main
 
@@ -23,6 +22,7 @@ class Child(Ran):
     """A run in a child; `code` is minus the signal that ended it, if one did."""
 
     seconds: float
+    """Time of computing, which does not depend on what else the machine does."""
     megabytes: float
     """Peak of its memory."""
 
@@ -40,18 +40,21 @@ def run_forked(
     seconds: int = 120,
     megabytes: int = 4096,
 ) -> Child:
-    """Run a command line between `before` and `after`; it is ended after `seconds`, and gets so much memory at most."""
+    """Run a command line between `before` and `after`; it is ended after so many `seconds` of computing, or ten
+    times that of waiting, and gets so much memory at most.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     streams = [os.memfd_create("stdout"), os.memfd_create("stderr")]
-    began, size = monotonic(), _address_space()
+    size = _address_space()
     pid = os.fork()
     if pid == 0:
         code = 99
         try:
             for number, stream in enumerate(streams, 1):
                 os.dup2(stream, number)
-            signal.alarm(seconds)
+            signal.alarm(10 * seconds)
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
             resource.setrlimit(resource.RLIMIT_AS, (size + megabytes * MEGABYTE,) * 2)
             before()
             main([str(word) for word in words])
@@ -68,9 +71,8 @@ def run_forked(
         with os.fdopen(stream, "rb") as file:
             file.seek(0)
             said.append(file.read().decode(errors="replace"))
-    return Child(
-        os.waitstatus_to_exitcode(status), said[0], said[1], monotonic() - began, used.ru_maxrss * 1024 / MEGABYTE
-    )
+    code, computing = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+    return Child(code, said[0], said[1], computing, used.ru_maxrss * 1024 / MEGABYTE)
 
 
 def _address_space() -> int:

@@ -37,7 +37,7 @@ from .forked import run_forked
 
 SECRET = b"a private key"
 SECONDS, MEGABYTES = 30, 600
-"""Bounds of a run; a template has 5 seconds of computing, and half a gigabyte of memory."""
+"""Bounds of a run, in time of computing; a template has 5 seconds of it, and half a gigabyte of memory."""
 SHARD, INDEX = "model-00002-of-00003.safetensors", "model.safetensors.index.json"
 
 
