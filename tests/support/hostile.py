@@ -7,8 +7,6 @@ which.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -19,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from emobake.cli.app import main
 
 from .checkpoints import (
     edit_json,
@@ -34,6 +30,7 @@ from .checkpoints import (
     write_vectors,
 )
 from .forked import run_forked
+from .running import run_silently
 
 SECRET = b"a private key"
 SECONDS, MEGABYTES = 30, 600
@@ -98,8 +95,7 @@ def _load(folder: Path) -> None:
             ("--model", str(folder / model), *beside, "--mix", "joy=1", "--out", out, "-q", "--overwrite", *more),
             ("verify", out, "--base", str(folder / model), *beside, "-q"),
         ):
-            with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
-                main(words)
+            run_silently(words)
     shutil.rmtree(folder / "loaded")
     (folder / "loaded.gguf").unlink()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from emobake import VectorSet
-from emobake.cli.app import main
 from emobake.vectors.write import write_set
 
 from .checkpoints import tree, write_checkpoint, write_json, write_vectors
 from .forked import Child, run_forked
+from .running import run_silently
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,7 @@ class Place:
         """Make the older and the new output once, in this process: children then begin with all modules loaded."""
         for which in ("old", "new"):
             self.reset(None)
-            with contextlib.suppress(SystemExit):
-                main(self.words(which))
+            run_silently(self.words(which))
             self.trees[which] = tree(self.outs)
             assert self.trees[which], f"{self.kind.words}: nothing was written"
         assert self.trees["old"] != self.trees["new"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -17,6 +19,15 @@ TIMES = ("--times", "0.5", "0", "0", "0.5", "0")
 
 # The Hub's library waits between attempts, up to half a minute in all; without waiting it does the same.
 IMPATIENT = "import sys, time\ntime.sleep = lambda s: None\nfrom emobake.cli import main\nmain(sys.argv[1:])"
+
+
+def run_silently(words: Sequence[object]) -> None:
+    """Run a command line in this process; children that are forked from it then have its modules loaded."""
+    from emobake.cli.app import main
+
+    silent = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+        main([str(word) for word in words])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ output has in common; `Tampering.hides` says why that is too little.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -18,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from emobake.cli.app import main
-
 from .checkpoints import NUMPY, edit_json, read_tensors, write_checkpoint, write_json, write_safetensors, write_vectors
 from .forked import Child, run_forked
+from .running import run_silently
 
 RECORD, CONFIG, INDEX = "emobake.json", "config.json", "model.safetensors.index.json"
 BIASES = "model-00003-of-00003.safetensors"
@@ -54,14 +52,11 @@ def write_outputs(folder: Path) -> Path:
     gguf_files.write_model(folder / "split.gguf", split=10)
     for words in OUTPUTS.values():
         (folder / words[5]).parent.mkdir(exist_ok=True)
-        with contextlib.suppress(SystemExit):
-            main([*_placed(words, folder), "--mix", "joy=0.5,fear=0.25", "-q"])
+        run_silently([*_placed(words, folder), "--mix", "joy=0.5,fear=0.25", "-q"])
     for name in OUTPUTS:
         # Found right once in this process, so that children begin with all modules loaded.
         for alone in (False, True):
-            words = _check(name, folder, folder / Path(OUTPUTS[name][5]).parts[0], alone=alone)
-            with contextlib.suppress(SystemExit):
-                main([str(word) for word in words])
+            run_silently(_check(name, folder, folder / Path(OUTPUTS[name][5]).parts[0], alone=alone))
     return folder
 
 
