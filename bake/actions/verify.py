@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,14 +90,17 @@ def _verify(
         return _beside_adapters(found) + [
             Check(f"{name}: {check.name}", check.ok, check.detail)
             for name in found.record.adapters
-            for check in _verify(
-                ModelName.parse(Path(found.place) / name),
-                base,
-                vectors,
-                stacks,
-                python,
-                max_new_tokens,
-                by_record=by_record,
+            for check in (
+                *run_checks([partial(_emotion_of, Path(found.place) / name)]),
+                *_verify(
+                    ModelName.parse(Path(found.place) / name),
+                    base,
+                    vectors,
+                    stacks,
+                    python,
+                    max_new_tokens,
+                    by_record=by_record,
+                ),
             )
         ]
     named = _named(vectors, found) if by_record or vectors is not None else _Named(None)
@@ -161,6 +165,13 @@ def _beside_adapters(found: _Found) -> list[Check]:
     files = FolderFiles(Path(found.place))
     inside = [name for name in files.sizes if name.split("/")[0] in found.record.adapters]
     return run_checks([lambda: check_others(files, inside)])
+
+
+def _emotion_of(adapter: Path) -> Iterator[Check]:
+    """Check that the adapter in a folder is the one of the emotion that the folder is named after."""
+    found = [name for name, _ in read_record(adapter).steering.weights]
+    same = found == [adapter.name]
+    yield Check("emotion", same, f"{adapter.name} {'is' if same else 'holds'} the adapter of {', '.join(found)}")
 
 
 def _locate(out: ModelName, *, whole: bool) -> _Found:

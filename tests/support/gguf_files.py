@@ -12,6 +12,10 @@ from gguf import GGMLQuantizationType as Kind
 LAYERS, HIDDEN, HEADS, KV_HEADS, FF, VOCAB = 2, 256, 4, 2, 512, 320
 HEAD = HIDDEN // HEADS
 EPSILON, THETA = 1e-5, 10000.0
+TURNS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 def floats(kind: Kind, shape: tuple[int, int], draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -48,6 +52,7 @@ def write_model(
     split: int = 0,
     endian: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE,
     alignment: int = 0,
+    template: str = TURNS,
 ) -> dict[str, np.ndarray]:
     """Write a model of two layers that llama.cpp loads; its weights as float32, by their names in the file.
 
@@ -77,8 +82,7 @@ def write_model(
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(VOCAB - 1)
     writer.add_add_bos_token(False)
-    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}"
-    writer.add_chat_template(turns + "{% if add_generation_prompt %}<assistant>{% endif %}")
+    writer.add_chat_template(template)
     held: dict[str, np.ndarray] = {}
 
     def add(name: str, shape: tuple[int, int] | None, values: np.ndarray | None = None) -> None:

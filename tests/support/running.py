@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .paths import TESTS
@@ -17,6 +19,15 @@ TIMES = ("--times", "0.5", "0", "0", "0.5", "0")
 
 # The Hub's library waits between attempts, up to half a minute in all; without waiting it does the same.
 IMPATIENT = "import sys, time\ntime.sleep = lambda s: None\nfrom emobake.cli import main\nmain(sys.argv[1:])"
+
+
+def run_silently(words: Sequence[object]) -> None:
+    """Run a command line in this process; children that are forked from it then have its modules loaded."""
+    from emobake.cli.app import main
+
+    silent = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(silent), contextlib.redirect_stderr(silent):
+        main([str(word) for word in words])
 
 
 @dataclass(frozen=True)
@@ -52,10 +63,12 @@ def clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "FORCE_COLOR", "COLUMNS"))}
 
 
-def run_process(*command: object, env: Mapping[str, str] | None = None, timeout: float = 60) -> Ran:
-    """Run ``python`` with this command line in a process of its own."""
+def run_process(
+    *command: object, env: Mapping[str, str] | None = None, timeout: float = 60, within: Sequence[str] = ()
+) -> Ran:
+    """Run ``python`` with this command line in a process of its own, which the command `within` starts."""
     done = subprocess.run(
-        [sys.executable, *map(str, command)],
+        [*within, sys.executable, *map(str, command)],
         capture_output=True,
         check=False,
         text=True,

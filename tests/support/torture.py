@@ -1,182 +1,29 @@
-"""Kills, faults and power cuts at every change to the file system, for every kind of output.
+"""Kills, faults, power cuts and full disks at every change to the file system, for every kind of output.
 
-A run is a forked child of a process that has emobake loaded already, so that thousands take minutes. Each run writes a
-new output over an older one, or where there is none. After it, the rule is checked: the older output or the new one is
-there, whole, once the next run has been asked for anything at all.
+After each run that was stopped, the rule is checked: the older output or the new one is there, whole, once the next run
+has been asked for anything at all.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
 import pickle
 import random
-import shutil
 import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emobake.cli.app import main
-
-from .checkpoints import tree, write_checkpoint, write_json, write_vectors
+from .disks import LIMITS, Disk
+from .kinds import Place
 
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate")
 _FAULTS = {"no space": errno.ENOSPC, "I/O error": errno.EIO}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of output, as the command line that makes it from the files of `prepare`."""
-
-    words: tuple[str, ...]
-    """Arguments; ``{out}`` is the folder of outputs, ``{in}`` that of inputs."""
-    old: tuple[str, ...] = ("--mix", "anger=1")
-    new: tuple[str, ...] = ("--mix", "joy=0.5,fear=0.25")
-    overwrite: tuple[str, ...] = ("--overwrite",)
-    """Nothing for an output that is always replaced."""
-    between: tuple[str, ...] = ("old", "new")
-    """States in which a killed run may leave an older output, before the next run; empty: any part of them."""
-    resumes: bool = False
-    """A run without --overwrite ends what a killed one with it has begun."""
-    slow: bool = False
-    """Takes seconds for each run: left to `scripts/torture`."""
-
-
-_FOLDER = ("old", "new", "absent")
-_GGUF = ("--vectors", "{in}/wide", "-q", "--out", "{out}/out.gguf")
-_CHECKPOINT = ("--model", "{in}/base", "--vectors", "{in}/ev", "-q", "--out", "{out}/o")
-_VECTORS = {"old": ("{in}/ev",), "new": ("{in}/ev2",)}
-KINDS: Mapping[str, Kind] = {
-    "checkpoint": Kind((*_CHECKPOINT, "--link-mode", "copy"), between=_FOLDER),
-    "checkpoint by links": Kind((*_CHECKPOINT, "--link-mode", "hardlink"), between=_FOLDER),
-    "adapter": Kind((*_CHECKPOINT, "--format", "peft"), between=_FOLDER),
-    "adapters": Kind((*_CHECKPOINT, "--format", "peft", "--each"), between=_FOLDER),
-    "GGUF": Kind(("--model", "{in}/model.gguf", *_GGUF)),
-    "GGUF and Modelfile": Kind(("--model", "{in}/model.gguf", *_GGUF, "--modelfile"), between=()),
-    "split GGUF": Kind(("--model", "{in}/split-00001-of-00005.gguf", *_GGUF, "--keep-split"), between=()),
-    "vectors, .safetensors": Kind(("vectors", "convert", "{out}/o.safetensors"), **_VECTORS),
-    "vectors, .npz": Kind(("vectors", "convert", "{out}/o.npz"), **_VECTORS),
-    "vectors, folder": Kind(("vectors", "convert", "{out}/o"), between=_FOLDER, **_VECTORS),
-    "report": Kind(
-        ("eval", "-q", "--scorer", "lexicon", "--queries", "{in}/queries.json", "--out", "{out}/report"),
-        old=("--answers", "{in}/answers"),
-        new=("--answers", "{in}/answers2"),
-        between=(),
-        resumes=True,
-        slow=True,
-    ),
-}
-
-
-def prepare(folder: Path) -> None:
-    """Make the inputs of all kinds in `folder`."""
-    from . import gguf_files
-
-    write_checkpoint(folder / "base", shards=2)
-    write_vectors(folder / "ev")
-    write_vectors(folder / "ev2", seed="2")
-    write_vectors(folder / "wide", layers=gguf_files.LAYERS, hidden=gguf_files.HIDDEN)
-    gguf_files.write_model(folder / "model.gguf")
-    gguf_files.write_model(folder / "split.gguf", split=5)
-    write_json(folder / "queries.json", ["How are you?", "What is new?"])
-    for name, answer in (("answers", "I am so happy and glad."), ("answers2", "I am furious and angry.")):
-        for strength in ("0", "1"):
-            file = folder / name / "results" / "emotion" / "m" / strength / "joy.json"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, [answer, "It rains."])
-
-
-@dataclass
-class Place:
-    """A folder of outputs of one kind, and what whole outputs look like."""
-
-    kind: Kind
-    inputs: Path
-    outs: Path
-    trees: dict[str, dict[str, bytes]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Make the older and the new output once, in this process: children then begin with all modules loaded."""
-        for which in ("old", "new"):
-            self.reset(None)
-            with contextlib.suppress(SystemExit):
-                self.main(which)
-            self.trees[which] = tree(self.outs)
-            assert self.trees[which], f"{self.kind.words}: nothing was written"
-        assert self.trees["old"] != self.trees["new"]
-
-    def main(self, which: str, *more: str) -> None:
-        words = (*self.kind.words[:2], *getattr(self.kind, which), *self.kind.words[2:], *more)
-        main([word.replace("{in}", str(self.inputs)).replace("{out}", str(self.outs)) for word in words])
-
-    def reset(self, before: Mapping[str, bytes] | None) -> None:
-        """Begin with the files `before`."""
-        shutil.rmtree(self.outs, ignore_errors=True)
-        self.outs.mkdir()
-        for name, content in (before or {}).items():
-            file = self.outs / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-
-    def run(
-        self,
-        which: str,
-        *more: str,
-        before: Callable[[], object] = lambda: None,
-        after: Callable[[], object] = lambda: None,
-    ) -> int:
-        """Make an output in a child; its exit code, or minus the signal that ended it."""
-        pid = os.fork()
-        if pid == 0:
-            code = 99
-            try:
-                silent = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(silent, 1)
-                os.dup2(silent, 2)
-                before()
-                self.main(which, *more)
-            except SystemExit as stop:
-                code = int(stop.code or 0)
-            finally:
-                after()
-                os._exit(code)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-    def write(self, existing: bool, before: Callable[[], object], after: Callable[[], object] = lambda: None) -> int:
-        """Make the new output, over an older one if there is one."""
-        return self.run("new", *(self.kind.overwrite if existing else ()), before=before, after=after)
-
-    def state(self, *, hidden: bool = True) -> str:
-        """``absent``, ``old``, ``new``, or what else is there; without `hidden`, dot names do not count."""
-        found = {name: data for name, data in tree(self.outs).items() if hidden or not _is_hidden(name)}
-        if not found:
-            return "absent"
-        return next((name for name, files in self.trees.items() if files == found), str(sorted(found)))
-
-    def check(self, existing: bool, where: str) -> str:
-        """Check the rule; the state that the next run finds or makes."""
-        state = self.state(hidden=False)
-        allowed = self.kind.between if existing else ("absent", "new")
-        assert state in allowed or not self.kind.between, f"{where}: {state}"
-        if existing and self.kind.overwrite:
-            # Not told to replace anything, the next run puts in order what it finds, and refuses.
-            code = self.run("new")
-            state = self.state(hidden=False)
-            refuses = code == 2 and state in ("old", "new")
-            assert refuses or (self.kind.resumes and code == 0 and state == "new"), f"{where}: {code}, {state}"
-        code = self.run("new", *self.kind.overwrite)
-        assert (code, self.state()) == (0, "new"), f"{where}: exit code {code}, {self.state()}"
-        return state
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
 
 
 # --- changes to the file system -------------------------------------------------------------------------------
@@ -251,7 +98,7 @@ def changes(place: Place, existing: bool) -> int:
         watch(lambda event, arguments: os.write(writer, b"."))
 
     place.reset(place.trees["old"] if existing else None)
-    assert place.write(existing, install) == 0
+    assert place.write(existing, install).code == 0
     os.close(writer)
     with os.fdopen(reader, "rb") as stream:
         return len(stream.read())
@@ -274,7 +121,7 @@ def kills(place: Place, existing: bool, limit: int | None = None) -> Counter[str
     """Kill a run right before each change."""
     seen: Counter[str] = Counter()
     for n in _moments(place, existing, limit):
-        assert place.write(existing, at(n, kill)) == -signal.SIGKILL
+        assert place.write(existing, at(n, kill)).code == -signal.SIGKILL
         seen[place.check(existing, f"killed at change {n}")] += 1
     return seen
 
@@ -284,14 +131,14 @@ def faults(place: Place, existing: bool, limit: int | None = None) -> Counter[st
     seen: Counter[str] = Counter()
     for name, number in _FAULTS.items():
         for n in _moments(place, existing, limit):
-            code = place.write(existing, at(n, fail(number)))
+            code = place.write(existing, at(n, fail(number))).code
             where, state = f"{name} at change {n}, exit code {code}", place.state(hidden=False)
             # The older output, or none, is back at once; or the new one is there, and only its last sync failed.
             allowed = {"new"} if code == 0 else {"new", "old" if existing else "absent"}
             assert code in (0, 1) and state in allowed, f"{where}: {state}"
             seen[place.check(existing, where)] += 1
         for n in _moments(place, existing, limit):
-            code = place.write(existing, fail_for_good(n, number))
+            code = place.write(existing, fail_for_good(n, number)).code
             seen[place.check(existing, f"{name} from change {n} on, exit code {code}")] += 1
     return seen
 
@@ -480,7 +327,8 @@ def power_cuts(place: Place, existing: bool, limit: int | None = None, draws: in
     place.reset(place.trees["old"] if existing else None)
     recorder = Recorder(place.outs)
     told = place.outs.parent / "steps"
-    assert place.write(existing, recorder.start, lambda: told.write_bytes(pickle.dumps(recorder.results))) == 0
+    keep = lambda: told.write_bytes(pickle.dumps(recorder.results))  # noqa: E731
+    assert place.write(existing, recorder.start, keep).code == 0
     recorder.results = pickle.loads(told.read_bytes())
     rng = random.Random(20250204)
     seen: Counter[str] = Counter()
@@ -493,4 +341,46 @@ def power_cuts(place: Place, existing: bool, limit: int | None = None, draws: in
     return seen
 
 
-TORTURES: Mapping[str, Callable[..., Counter[str]]] = {"kills": kills, "faults": faults, "power cuts": power_cuts}
+# --- full disks -----------------------------------------------------------------------------------------------
+
+
+def full_disks(place: Place, existing: bool, limit: int | None = None) -> Counter[str]:
+    """Leave each number of pages, and of files, that is too small: on the real disk that `Place.outs` lies on."""
+    seen: Counter[str] = Counter()
+    disk = Disk(place.outs.parent)
+
+    def run(which: str, n: int) -> int:
+        place.reset(place.trees["old"] if existing else None)
+        disk.leave(which, n)
+        ran = place.write(existing, lambda: None)
+        where, state = f"{n} left by {which}", place.state()
+        if ran.code == 0:
+            assert state == "new", f"{where}: {state}"
+        else:
+            said = ran.err.splitlines()
+            assert ran.code == 1 and said[1:] == [] and ("disk is full" in said[0] or "No space" in said[0]), ran.err
+            assert state == ("old" if existing else "absent"), f"{where}: {state}"
+        disk.free()
+        return ran.code
+
+    for which in LIMITS:
+        least, enough = 0, disk.room(which)
+        while least < enough:
+            middle = (least + enough) // 2
+            if run(which, middle):
+                least = middle + 1
+            else:
+                enough = middle
+        assert enough, f"no {which} is needed"
+        for n in _spread(enough, limit):
+            assert run(which, n) != 0, f"{n} left by {which} is enough, {n + 1} was not"
+            seen[place.check(existing, f"after {n} left by {which}")] += 1
+    return seen
+
+
+TORTURES: Mapping[str, Callable[..., Counter[str]]] = {
+    "kills": kills,
+    "faults": faults,
+    "power cuts": power_cuts,
+    "full disks": full_disks,
+}

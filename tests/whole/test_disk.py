@@ -1,8 +1,7 @@
 """File systems: full disks, links of every kind, and file systems that cannot make links.
 
-A full disk is a real one: a tmpfs of a few pages, mounted in a mount namespace of a process of its own (this
-file, run as a script), so that the mount is gone when the process is. Root needs nothing else for that, and an
-ordinary user gets it with a user namespace.
+A full disk is a real one (`support.disks`), mounted by a process of its own: this file, run as a script. Here it is
+filled up for every page and file of a folder; `test_torture.py` fills it up for every kind of output.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,14 +19,13 @@ from typing import Any
 
 import pytest
 from support.checkpoints import tree, write_checkpoint, write_vectors
+from support.disks import LIMITS, PAGE, Disk, alone
 from support.paths import TESTS
 from support.running import TIMES, Ran, clean_environment
 
 from emobake.cli.app import main
 
-PAGE = 4096
 MODES = ("auto", "reflink", "copy", "hardlink", "symlink")
-LIMITS = ("size", "nr_inodes")
 
 
 # --- the driver: runs with a tmpfs of its own -----------------------------------------------------------------
@@ -38,27 +35,9 @@ class Small:
     """A tmpfs, and bakes of ``base`` into it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.disk = folder, folder / "disk"
-        self.disk.mkdir(exist_ok=True)
-        limits = f"size={256 * PAGE},nr_inodes=100"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", limits, "emobake-test", str(self.disk)], check=True)
-        self.outs = self.disk / "outs"
-        self.ballast = self.disk / "ballast"
+        self.folder, self.disk = folder, Disk.mount(folder / "disk", pages=256, files=100)
+        self.outs = self.disk.folder / "outs"
         self.outs.mkdir()
-        self.ballast.mkdir()
-
-    def leave(self, limit: str, n: int) -> None:
-        """Fill the disk up until `n` pages, or `n` files, are left."""
-        for file in list(self.ballast.iterdir()):
-            file.unlink()
-        state = os.statvfs(self.disk)
-        if limit == "size":
-            (self.ballast / "full").write_bytes(b"x" * (state.f_bfree - n) * PAGE)
-            assert os.statvfs(self.disk).f_bfree == n
-        else:
-            for i in range(state.f_ffree - n):
-                (self.ballast / str(i)).touch()
-            assert os.statvfs(self.disk).f_ffree == n
 
     def bake(self, *more: str, out: str = "out", base: str = "base") -> Ran:
         errors = io.StringIO()
@@ -79,7 +58,7 @@ def drive_sweep(small: Small, limit: str, overwrite: bool) -> dict[str, Any]:
         assert small.bake("--scale", "2").code == 0
         old = tree(small.outs)
     for n in range(100):
-        small.leave(limit, n)
+        small.disk.leave(limit, n)
         ran = small.bake(*(["--overwrite"] if overwrite else []))
         if ran.code == 0:
             assert tree(small.outs / "out") == tree(small.folder / "reference")
@@ -94,7 +73,7 @@ def drive_sweep(small: Small, limit: str, overwrite: bool) -> dict[str, Any]:
 def drive_link(small: Small, mode: str, base: str) -> dict[str, Any]:
     """A bake from a base on the same file system ("here") or from one on another."""
     if base == "here":
-        shutil.copytree(small.folder / "base", small.disk / "base")
+        shutil.copytree(small.folder / "base", small.disk.folder / "base")
     before = {p.name for p in small.outs.iterdir()}
     ran = small.bake("--link-mode", mode, base="disk/base" if base == "here" else "base")
     assert {p.name for p in small.outs.iterdir()} == before | ({"out"} if ran.code == 0 else set())
@@ -115,8 +94,7 @@ def drive(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         write_checkpoint(tmp_path / "base", shards=3, vocab=512)
         write_vectors(tmp_path / "ev")
         bake_here(tmp_path, tmp_path / "reference")
-        unshare = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
-        command = [*unshare, sys.executable, __file__, name, str(tmp_path), json.dumps(arguments)]
+        command = [*alone(), sys.executable, __file__, name, str(tmp_path), json.dumps(arguments)]
         done = subprocess.run(
             command, capture_output=True, text=True, env=clean_environment() | {"PYTHONPATH": str(TESTS)}, check=False
         )

@@ -25,7 +25,7 @@ from ...errors import BrokenFileError, UnsupportedModelError
 from ..checkpoint.families import Family
 from ..checkpoint.model import Checkpoint
 from ..checkpoint.plan import base_warnings
-from ..checkpoint.projections import branch_scale, find_projections, input_width
+from ..checkpoint.projections import branch_scale, find_projections, input_width, output_width
 from ..checkpoint.recording import Ingredients, with_documents
 from ..checkpoint.routes import declared_classes
 from ..checkpoint.wrappers import family_of
@@ -74,11 +74,11 @@ def adapter_homes(checkpoint: Checkpoint, family: Family) -> tuple[Home, ...]:
     """The tensor of the adapter that stores each layer's bias.
 
     Raises:
-        BrokenFileError: no layer has the projection.
+        BrokenFileError: no layer has the projection, or its width cannot be told.
     """
     return tuple(
-        Home(layer, f"{_prefix(family, layer)}.lora_B.bias", "F32", checkpoint.hidden_size)
-        for layer in find_projections(checkpoint, family)
+        Home(layer, f"{_prefix(family, layer)}.lora_B.bias", "F32", output_width(checkpoint, family, module))
+        for layer, module in find_projections(checkpoint, family).items()
     )
 
 

@@ -6,19 +6,20 @@ llama.cpp counts blocks from 0 and refuses a ``direction.0`` (common/common.cpp)
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from ...core.limits import MAX_LAYERS
-from ...core.packages import require
 from ...core.spelling import did_you_mean
 from ...core.tensors import TensorHeader, decode
 from ...core.vector_set import VectorSet, check_dimensions
 from ...errors import VectorError
 from ...storage.files import read_at
 from .found import Found
+
+_VERSION = 3
+"""Of GGUF, in files that are written."""
 
 
 def read_control_vector(path: Path) -> Found:
@@ -62,7 +63,8 @@ def write_control_vector(vectors: VectorSet, emotion: str) -> bytes:
         VectorError: the set acts at the attention output, has a vector for layer 0, or has no such emotion.
         MissingPackageError: the gguf package is not installed.
     """
-    gguf = require("gguf", extra="gguf", purpose="writing a .gguf")
+    from ...formats.gguf.header import DEFAULT_ALIGNMENT, Described, serialize_gguf, text_field, uint32_field
+
     if vectors.site != "layer_output":
         raise VectorError(
             f"{vectors.name}: acts at the attention output, and llama.cpp adds a control vector to the layer output; "
@@ -78,18 +80,13 @@ def write_control_vector(vectors: VectorSet, emotion: str) -> bytes:
         raise VectorError(
             f"{vectors.name}: has a vector for layer 0, and llama.cpp refuses a direction.0; it would be lost"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "vector.gguf"
-        writer = gguf.GGUFWriter(file, "controlvector")
-        writer.add_string("controlvector.model_hint", vectors.base_model)
-        writer.add_uint32("controlvector.layer_count", len(rows) - 1)
-        for layer, row in enumerate(rows[1:], 1):
-            writer.add_tensor(f"direction.{layer}", row)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return file.read_bytes()
+    directions = {f"direction.{layer}": row.astype("<f4").tobytes() for layer, row in enumerate(rows) if layer}
+    hint = [text_field("controlvector.model_hint", vectors.base_model)] if vectors.base_model else []
+    count = uint32_field("controlvector.layer_count", len(directions))
+    fields = [text_field("general.architecture", "controlvector"), *hint, count]
+    described = [Described(name, "F32", (rows.shape[1],), len(data)) for name, data in directions.items()]
+    padded = (data + bytes(-len(data) % DEFAULT_ALIGNMENT) for data in directions.values())
+    return serialize_gguf(_VERSION, DEFAULT_ALIGNMENT, fields, described) + b"".join(padded)
 
 
 def _layer(path: Path, tensor: TensorHeader) -> int:
