@@ -59,8 +59,9 @@ EVIDENCE = """\
 **Bold**: seen in a run with a model of that family, in {ran}. It was SmolLM2 for llama, and for most others a tiny
 model with random weights: no proof for one checkpoint, which `emobake verify --stack` runs. The rest was read from
 the sources of {read}, and **not run**. `UNSTEERED`: the stack loads the model and drops the bias; emobake says so
-before it writes. As Llama: the row holds for a checkpoint that is exactly a Llama and is saved as one. `emobake
---dry-run` tells for any checkpoint.
+before it writes. As llama, granitemoe and so on: the row holds for a checkpoint that is exactly one of that class and
+is saved as one. With a class such as `TransformersForCausalLM`: `architectures` names it, and vLLM runs the class of
+transformers. `emobake --dry-run` tells for any checkpoint.
 """
 TITLES: dict[Site, str] = {
     "attention_output": "Vectors of the attention output",
@@ -122,10 +123,13 @@ def _families() -> Iterator[str]:
         for name, family in bakeable.items():
             if family.has_bias:
                 yield _row(name, family, "existing bias" if family.always else f"`{family.flag}`", family.stacks)
-            if family.llama is not None:
-                llama = families(site)["llama"]
-                stacks = {s: replace(x, run=x.run and s in family.llama.ran) for s, x in llama.stacks.items()}
-                yield _row(name, llama, "as Llama", stacks)
+                if family.backend is not None:
+                    yield _row(name, family, f"`{family.flag}`, `{family.backend.name}`", family.by_backend)
+            for form in family.forms.values():
+                target = families(site)[form.target]
+                if target.has_bias:
+                    run = {s: replace(x, run=x.run and s in form.ran) for s, x in target.stacks.items()}
+                    yield _row(name, target, f"as {form.target}", run | dict(form.stacks))
         yield ""
     yield from (
         "## Refused",
@@ -144,7 +148,10 @@ def _row(name: str, family: Family, by: str, stacks: dict[str, Support]) -> str:
 
 
 def _support(support: Support) -> str:
-    words = {"option": f"with `{support.option}`", "unsteered": "UNSTEERED"}.get(support.status, support.status)
+    words = {"option": f"with `{support.option}`", "unsteered": "UNSTEERED", "wrong": "WRONG"}.get(
+        support.status, support.status
+    )
+    words = f"{words} with `{support.environment}`" if support.environment else words
     words = f"**{words}**" if support.run else words
     return f"{words}: {_cell(support.note)}" if support.note else words
 

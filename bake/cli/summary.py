@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from ..core.plan import BACKEND
 from ..core.stacks import STACKS, Stack
 from .hub_summary import push_as_dict, show_push
 from .terminal import list_names, show_command, show_indented, spelled, styled
@@ -28,10 +29,14 @@ _ROUTES = {
     "flag": "a config field gives the projection a bias",
     "existing": "the base has the bias; its bytes are overwritten in the copy",
     "llama": "saved as the LlamaForCausalLM that it exactly is, with attention_bias",
+    "granitemoe": "saved as the GraniteMoeForCausalLM that it exactly is, with attention_bias",
+    "laguna": "saved as the LagunaForCausalLM without gates that it exactly is, with attention_bias",
+    "gear": "saved as the mlx-lm model gear that it exactly is, with attention_bias",
     "tensor": "the file gains the biases, which its architecture reads where they are",
     "adapter": "a PEFT adapter: rank 1, zero matrices, lora_bias",
 }
-_STYLES = {"steered": "green", "option": "yellow", "unsteered": "bold red", "refuses": "dim"}
+_BY_BACKEND = "; vLLM runs the class of transformers"
+_STYLES = {"steered": "green", "option": "yellow", "unsteered": "bold red", "wrong": "bold red", "refuses": "dim"}
 
 
 def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
@@ -49,12 +54,17 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
         "steers": plan.effect.steers,
         "stacks": {
             name: {"status": s.status, "run": s.run, "evidence": plan.evidence(name)}
-            | {key: value for key, value in (("option", s.option), ("note", s.note)) if value}
+            | {
+                key: value
+                for key, value in (("option", s.option), ("environment", s.environment), ("note", s.note))
+                if value
+            }
             for name, s in plan.stacks.items()
         },
         "config_changes": {c.field: {"old": c.old, "new": c.new} for c in plan.config_changes},
         "added_tensors": len(plan.added),
         "overwritten_tensors": len(plan.overwritten),
+        "rewritten_tensors": len(plan.rewritten),
         "layers": [{"layer": b.layer, "tensor": b.tensor, "norm": b.norm} for b in plan.biases],
         "files": [{"name": f.name, "action": f.action, "bytes": f.size} for f in plan.files],
         "left_out": {f.name: f.reason for f in plan.left_out},
@@ -115,7 +125,7 @@ def _serve_commands(stack: Stack, support: Support, served: str, folder: str) ->
     if support.status not in ("steered", "option"):
         return []
     if stack.serve:
-        return [f"{stack.serve.format(model=served)} {support.option}".rstrip()]
+        return [support.command(stack.serve.format(model=served))]
     if stack.serve_folder and folder:
         return [stack.serve_folder.format(model=folder)]
     return []
@@ -150,11 +160,14 @@ def _facts(result: BakeResult) -> Table:
     if plan.record.history:
         table.add_row("this bake", styled(plan.steering.recipe))
     table.add_row("layers", layers_changed(plan.biases, again=bool(plan.record.history)))
-    table.add_row("route", f"{plan.route}: {_ROUTES[plan.route]}")
+    by_backend = _BY_BACKEND if plan.route.endswith(BACKEND) else ""
+    table.add_row("route", f"{plan.route}: {_ROUTES[plan.route.removesuffix(BACKEND)]}{by_backend}")
     for change in plan.config_changes:
         table.add_row("", styled(f"{change.field}: {_value(change.old)} -> {_value(change.new)}"))
     if plan.route != "adapter":
         counts = f"{len(plan.added)} added, {len(plan.overwritten)} overwritten"
+        if plan.rewritten:
+            counts += f", {len(plan.rewritten)} made of the base's rows or renamed"
         table.add_row("tensors", f"{counts}, all others byte for byte")
     table.add_row("files", _files(plan))
     return table
@@ -195,7 +208,7 @@ def _value(value: Any) -> str:
 def _files(plan: BakePlan) -> str:
     written = f"{plan.bytes_written / 1e6:,.2f} MB"
     carried = f"{plan.bytes_carried / 1e6:,.0f} MB"
-    if assembled := [file for file in plan.files if file.action == "assemble"]:
+    if plan.form == "gguf" and (assembled := [file for file in plan.files if file.action == "assemble"]):
         return f"{_plural(assembled, 'GGUF file')}: {carried} from the base; {written} are new (metadata and biases)"
     new = [file for file in plan.files if file.action == "write"]
     weights = [file for file in plan.files if file.weights]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .biases import PlannedBias
 from .effect import Effect
@@ -18,9 +18,16 @@ from .steering import Steering
 
 Form = Literal["checkpoint", "peft", "peft-each", "gguf"]
 """Output form. ``peft-each`` is a folder with one adapter per emotion."""
-RouteName = Literal["existing", "flag", "llama", "tensor", "adapter"]
-"""Mechanism that makes the bias act. ``tensor``: a GGUF file gains a tensor that its architecture reads if present;
+OtherClass = Literal["llama", "granitemoe", "laguna", "gear"]
+"""``model_type`` of a class that checkpoints of others may be saved as."""
+RouteName = Literal[
+    "existing", "flag", OtherClass, "existing+backend", "flag+backend", "granitemoe+backend", "tensor", "adapter"
+]
+"""Mechanism that makes the bias act. `OtherClass`: the checkpoint is saved as one of that class; ``+backend``: vLLM is
+told to run transformers' class; ``tensor``: a GGUF file gains a tensor that its architecture reads if present;
 ``adapter``: PEFT adds it as ``lora_bias``."""
+BACKEND = "+backend"
+"""End of the name of a route by which vLLM runs transformers' class."""
 PEFT_RAN = "0.21.2"
 """The version of PEFT in which adapters were run."""
 Action = Literal["carry", "overwrite", "write", "assemble"]
@@ -167,6 +174,8 @@ class BakePlan:
     """Names of the tensors that the base does not have."""
     overwritten: tuple[str, ...] = ()
     """Names of the tensors whose bytes are replaced."""
+    rewritten: tuple[str, ...] = ()
+    """Names of the tensors that are made of rows of the base's tensors, or that have another name there."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -189,8 +198,14 @@ class BakePlan:
         if not support.run:
             return f"read from the source of {known.read}, not run"
         kind = "file" if self.form == "gguf" else "model"
-        like = f"{self.model_type} {kind} saved as llama" if self.route == "llama" else f"{self.model_type} {kind}"
+        like = f"{self.model_type} {kind}" + (f" saved as {self.saved_as}" if self.saved_as else "")
         return f"seen with a {like} in {known.ran}; this one was not run"
+
+    @property
+    def saved_as(self) -> str:
+        """``model_type`` of the other class that the result is saved as; empty if it keeps its class."""
+        name = self.route.removesuffix(BACKEND)
+        return name if name in get_args(OtherClass) else ""
 
     def behaviour(self, stack: str) -> str:
         """Describe the behaviour of `stack` with the result, and how it is known."""

@@ -13,7 +13,7 @@ from ..errors import InputError
 from .arguments import as_list
 from .spelling import did_you_mean
 
-Status = Literal["steered", "option", "unsteered", "refuses"]
+Status = Literal["steered", "option", "unsteered", "wrong", "refuses"]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Support:
     """Treatment of a baked model of one family by one stack.
 
     ``steered``: adds the bias. ``option``: adds it only when started with `option`. ``unsteered``: loads the model and
-    drops the bias. ``refuses``: does not load it.
+    drops the bias. ``wrong``: loads it as another function, whatever is baked. ``refuses``: does not load it.
     """
 
     status: Status
@@ -103,6 +103,9 @@ class Support:
     """True if a model of the family was run in the stack; False if its source was read."""
     option: str = ""
     """Command-line option that makes the stack add the bias (status ``option`` only)."""
+    environment: str = ""
+    """Variable of its environment, as ``NAME=VALUE``, without which the stack stops at the first request (status
+    ``steered`` only)."""
     note: str = ""
     """A condition, or a fault of the stack that the base has as well, as a clause."""
 
@@ -113,9 +116,16 @@ class Support:
             "steered": "loads steered",
             "option": f"loads steered only with {self.option}; without it UNSTEERED",
             "unsteered": "would load UNSTEERED",
+            "wrong": "would answer WRONGLY",
             "refuses": "refuses to load it",
         }[self.status]
+        if self.environment:
+            behaviour += f" with {self.environment} in its environment, without which it stops at the first request"
         return f"{behaviour}; {self.note}" if self.note else behaviour
+
+    def command(self, text: str) -> str:
+        """The command `text` with what makes the stack add the bias."""
+        return f"{self.environment} {text} {self.option}".strip()
 
 
 def parse_targets(targets: Iterable[str]) -> tuple[str, ...]:

@@ -85,15 +85,20 @@ def serialize(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> 
     return _lay_out({name: tensors[name] for name in sorted(tensors)}, metadata)
 
 
-def excerpt(tensors: Iterable[TensorHeader], edits: Mapping[int, bytes]) -> tuple[Piece, ...]:
+def excerpt(
+    tensors: Iterable[TensorHeader], edits: Mapping[int, bytes], rewritten: Mapping[str, NewTensor]
+) -> tuple[Piece, ...]:
     """Lay out a file of some `tensors` of one file, under the names that they have here.
 
-    `edits` maps offsets in that file to the new bytes of whole tensors. The tensors keep their order, but wider
-    elements come first, as the library writes them, so that each stays aligned; runs of neighbours move as one piece.
+    `edits` maps offsets in that file to the new bytes of whole tensors; `rewritten` maps names to tensors that are made
+    of others. The tensors keep their order, but wider elements come first, as the library writes them, so that each
+    stays aligned; runs of neighbours move as one piece.
     """
     ordered = sorted(tensors, key=lambda tensor: (-_BITS[tensor.dtype], tensor.start))
     new = {
-        tensor.name: NewTensor(
+        tensor.name: rewritten[tensor.name]
+        if tensor.name in rewritten and tensor.start not in edits
+        else NewTensor(
             tensor.dtype, tensor.shape, (edits.get(tensor.start, Span(tensor.file, tensor.start, tensor.size)),)
         )
         for tensor in ordered

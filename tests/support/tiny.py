@@ -6,6 +6,7 @@ Nothing here imports emobake: what the tests compare with must not come from the
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,20 @@ FAMILIES: dict[str, Tiny] = {
         "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 8, "num_local_experts": 0,
         "num_experts_per_tok": 0, "shared_intermediate_size": 48, "residual_multiplier": 0.5}),
     "olmo2": Tiny("olmo2", rope(5e5)),
+    "olmoe": Tiny("olmoe", {"num_experts": 4, "num_experts_per_tok": 2, **rope(1e4)}),
+    "qwen3_moe": Tiny("qwen3_moe", {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2,
+                                    "moe_intermediate_size": 16, **rope(1e6)}),
+    "granitemoe": Tiny("granitemoe", {"num_local_experts": 4, "num_experts_per_tok": 2, "embedding_multiplier": 3.0,
+                                      "residual_multiplier": 0.5, "logits_scaling": 2.0, "attention_multiplier": 0.2}),
+    "cohere2": Tiny("cohere2", {"sliding_window": 8, "logit_scale": 0.25,
+                                "layer_types": ["sliding_attention", "full_attention", "full_attention"]}),
+    "ernie4_5": Tiny("ernie4_5", {"head_dim": 16, "use_bias": False, **rope(5e5)}),
     "cohere": Tiny("cohere", {"logit_scale": 0.25}),
     "minicpm3": Tiny("minicpm3", {**_LATENT, "scale_emb": 2, "dim_model_base": 16}),
     "falcon": Tiny("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": False}),
     "mixtral": Tiny("mixtral", {"num_local_experts": 4, "sliding_window": None, **rope(1e6)}),
     "stablelm": Tiny("stablelm", rope(1e4, partial_rotary_factor=0.5)),
+    "helium": Tiny("helium", {"head_dim": 8, **rope(1e5)}),
     "gpt2": Tiny("gpt2"),
     "opt": Tiny("opt", {"ffn_dim": 48, "word_embed_proj_dim": HIDDEN}),
     "gpt_neox": Tiny("gpt_neox"),
@@ -90,6 +100,7 @@ FAMILIES: dict[str, Tiny] = {
     "smollm3": Tiny("smollm3", {"no_rope_layers": [1, 1, 0], **rope(1e6)}),
     "smollm3-biased": Tiny("smollm3", {"no_rope_layers": [1, 1, 1], "attention_bias": True, **rope(1e6)}),
     "phi": Tiny("phi", rope(1e4, partial_rotary_factor=0.5)),
+    "phi4": Tiny("phi3", {"sliding_window": None, **rope(250000.0)}, {"original_max_position_embeddings": 128}),
     "gpt_oss": Tiny("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 8}),
 }  # fmt: skip
 
@@ -116,8 +127,11 @@ def write_tiny(
     shards: int = 1,
     seed: int = 0,
     published: bool = True,
+    fields: Mapping[str, Any] | None = None,
 ) -> Path:
     """Build the family `name` with random weights, save it into `folder` and return that.
+
+    `fields` replace dimensions where the class has them.
 
     With `published`, config.json is spelled as on the Hub (``torch_dtype``, ``rope_theta``), not as
     transformers 5 writes it.
@@ -129,8 +143,8 @@ def write_tiny(
     tiny = FAMILIES[name]
     config_class = CONFIG_MAPPING[tiny.model_type]
     known = set(config_class().to_dict()) | set(config_class.attribute_map)
-    shared = {key: value for key, value in _SHARED.items() if key in known}
-    config = config_class(**(shared | tiny.fields))
+    known |= set(tiny.fields)
+    config = config_class(**{k: v for k, v in (_SHARED | tiny.fields | dict(fields or {})).items() if k in known})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     randomise(model, seed)
     model = model.to(getattr(torch, dtype))

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..._version import __version__
-from ...core.plan import PLACEHOLDER_NOTE, REPO_PLACEHOLDER, BakePlan
+from ...core.plan import BACKEND, PLACEHOLDER_NOTE, REPO_PLACEHOLDER, BakePlan
 from ...core.record import RecordedVectors
 from ...core.side_files import is_licence
 from ...core.sites import SITE, Site
@@ -60,18 +60,30 @@ _INHERITED: dict[str, type | tuple[type, ...]] = {
 
 def model_card(plan: BakePlan, checkpoint: Checkpoint) -> str:
     """Write the card of a steered checkpoint."""
-    how = {
-        "flag": f", which the config switches on ({', '.join(f'`{c.field}`' for c in plan.config_changes)}).",
-        "existing": ", on top of the bias that the base has there.",
-        "llama": f". The {plan.model_type} architecture has no such bias; the model is exactly a Llama with "
-        "`attention_bias` and is saved as one.",
-    }[plan.route]
     metadata = card_header(plan, checkpoint, library="transformers", relation="finetune")
     text = (
         f"A steered copy of {base_link(plan)}: {what_was_added(plan)}, weighted **{recipe(plan)}**, are part of "
         "the weights. No hooks and no code are needed to use it."
     )
-    return card_text(plan, checkpoint, metadata=metadata, text=text, how=how, loading=_loading(plan, checkpoint))
+    return card_text(plan, checkpoint, metadata=metadata, text=text, how=_how(plan), loading=_loading(plan, checkpoint))
+
+
+def _how(plan: BakePlan) -> str:
+    """The way in which stacks come to add the bias."""
+    if plan.saved_as:
+        how = (
+            f". The {plan.model_type} architecture has no such bias that all of these stacks add; the model is exactly "
+            f"a {plan.saved_as} model with `attention_bias` and is saved as one."
+        )
+        if plan.rewritten:
+            how += " Rows of its tensors were moved for that; no value was changed."
+    elif plan.route.startswith("flag"):
+        how = f", which the config switches on ({', '.join(f'`{c.field}`' for c in plan.config_changes)})."
+    else:
+        how = ", on top of the bias that the base has there."
+    if plan.route.endswith(BACKEND):
+        how += f" `architectures` names `{plan.architecture}`, by which vLLM runs the class of transformers."
+    return how
 
 
 def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, text: str, how: str, loading: str) -> str:
@@ -231,7 +243,7 @@ def _loading(plan: BakePlan, checkpoint: Checkpoint) -> str:
         model = f'model = AutoModelForCausalLM.from_pretrained("{REPO_PLACEHOLDER}")'
         blocks.append(python_block(checkpoint, REPO_PLACEHOLDER, [model]))
     commands = [
-        f"# {stack}\n{STACKS[stack].card.format(model=REPO_PLACEHOLDER)}{f' {found.option}' if found.option else ''}"
+        f"# {stack}\n{found.command(STACKS[stack].card.format(model=REPO_PLACEHOLDER))}"
         for stack, found in served.items()
         if STACKS[stack].card
     ]

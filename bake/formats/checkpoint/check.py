@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ...core.check import Check
 from ...core.effect import Effect
-from ...core.plan import BakePlan, PlannedFile
+from ...core.plan import BACKEND, BakePlan, PlannedFile
 from ...core.record import RECORD_FILE, Record
 from ...errors import VerifyError
 from ...storage.comparing import OutputFiles
@@ -82,8 +82,9 @@ class CheckpointOutput(FolderOutput):
         if record.text_only:
             base = language_model(base)
         route = route_by_name(record.route, base.config, base.name, record.vectors.site)
+        base = route.recast(base)
         biases = stored_biases(self, route.homes(base))
-        plan = lay_out(base, route, biases, Ingredients.of(record, branch_scale(base, route.family)))
+        plan = lay_out(base, route, biases, Ingredients.of(record, branch_scale(base, route.result)))
         return complete(plan, Effect.of(plan.record, biases), base)
 
     def _config_adds_bias(self) -> Check:
@@ -92,10 +93,11 @@ class CheckpointOutput(FolderOutput):
         if family is None or not family.has_bias:
             return Check(name, False, f"{config.get('model_type')} has no such bias: it would load UNSTEERED")
         classes = declared_classes(config)
-        strange = [declared for declared in classes if declared not in family.classes]
+        wanted = (family.backend.name,) if self._by_backend and family.backend is not None else family.classes
+        strange = [declared for declared in classes if declared not in wanted]
         if strange or not classes:
             said = f"name {strange[0]}" if strange else "are missing"
-            return Check(name, False, f"architectures {said}, not {family.classes[0]}: it could load UNSTEERED")
+            return Check(name, False, f"architectures {said}, not {wanted[0]}: it could load UNSTEERED")
         if "auto_map" in config:
             return Check(name, False, "auto_map names code of the checkpoint: it could load UNSTEERED")
         value = language_config(config).get(str(family.flag), family.flag_default)
@@ -103,6 +105,11 @@ class CheckpointOutput(FolderOutput):
             said = "off" if value is False else f"{value!r}, not true,"
             return Check(name, False, f"{family.flag} is {said} in config.json: it could load UNSTEERED")
         return Check(name, True, f"{family.label}: " + (f"{family.flag} is on" if family.flag else "always"))
+
+    @property
+    def _by_backend(self) -> bool:
+        """True if the bake told vLLM to run transformers' class."""
+        return self.record.route.endswith(BACKEND)
 
     def _siblings_zero(self) -> Check:
         own = {entry.tensor for entry in self.record.biases}

@@ -14,35 +14,29 @@ from typing import Any
 from ...core.sites import SITE, Site
 from ...core.stacks import STACKS, Support
 from ...core.toml import shipped_tables
+from .forms import Form, parse_forms
+from .support import parse_support
 
 _O_PROJ = "model.layers.{layer}.self_attn.o_proj"
 _DOWN_PROJ = "mlp.down_proj"
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-_ROPE_TYPES = (None, "default", "linear", "dynamic", "yarn", "llama3")
-_LLAMA_REQUIRES: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu", None),
-    "rope_scaling.type": _ROPE_TYPES,
-    "rope_scaling.rope_type": _ROPE_TYPES,
-    "rope_parameters.rope_type": _ROPE_TYPES,
-}
-"""Required of every family that can be a Llama: vLLM and llama.cpp hard-code the activation."""
 
 
 @dataclass(frozen=True)
-class LlamaForm:
-    """The conditions under which a checkpoint of another family is exactly a ``LlamaForCausalLM``."""
+class Backend:
+    """A class of vLLM's transformers backend.
 
-    require: Mapping[str, tuple[Any, ...]]
-    """Config field -> the values under which the two are the same function; None means null or absent."""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Fields whose class default differs from Llama's, written out when the config leaves them out."""
-    drop: tuple[str, ...] = ()
-    """Fields that mean nothing once `require` holds, and that a Llama class might misread."""
-    tokenizer_class: str = ""
-    """The class behind a declared generic tokenizer class. It is named outright in the output, because transformers 5
-    reads a generic class by the model type, and ``llama`` splits text differently."""
-    ran: tuple[str, ...] = ()
-    """Stacks in which the result was compared with the original."""
+    It takes the model up to the last norm from transformers, and the factor of the logits from ``logit_scale``.
+    """
+
+    name: str
+    """Entry of ``architectures``."""
+    times: Mapping[str, float] = field(default_factory=dict)
+    """Config fields whose product is the factor of the logits -> their class defaults."""
+    over: Mapping[str, float] = field(default_factory=dict)
+    """The same for those that it is divided by."""
+    environment: str = ""
+    """Variable that vLLM needs for it, see `emobake.core.stacks.Support`."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +60,10 @@ class Family:
     """True if weights are stored ``[in, out]`` (GPT-2's Conv1D) instead of ``[out, in]``."""
     stacks: Mapping[str, Support] = field(default_factory=dict)
     """Treatment of the bias in the family's own form."""
-    llama: LlamaForm | None = None
-    """The conditions for saving the checkpoint as a Llama; None if it never is one."""
+    backend: Backend | None = None
+    """The class by which vLLM runs transformers' model; None where that does not give transformers' answers."""
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    """The classes that a checkpoint may be saved as instead, by their ``model_type``."""
     site: Site = SITE
     branch_scale: str = ""
     """Config field by which the projection's output is multiplied before the site."""
@@ -105,6 +101,21 @@ class Family:
         return self.projection.partition("{layer}")[0] + "{layer}"
 
     @property
+    def by_backend(self) -> dict[str, Support]:
+        """Treatment of the bias where ``architectures`` names the backend; llama.cpp's converter does not know it."""
+        environment = "" if self.backend is None else self.backend.environment
+        own = self.stacks["llama.cpp"]
+        return dict(self.stacks) | {
+            "vllm": Support("steered", run=True, environment=environment),
+            "llama.cpp": own if own.status == "refuses" else Support("refuses"),
+        }
+
+    @property
+    def known_classes(self) -> tuple[str, ...]:
+        """Values of ``architectures`` that checkpoints and outputs have."""
+        return self.classes if self.backend is None else (*self.classes, self.backend.name)
+
+    @property
     def has_bias(self) -> bool:
         """True if the family's own class can have a bias on the projection."""
         return not self.refusal and (self.always or self.flag is not None)
@@ -130,14 +141,13 @@ def parse_families(tables: Mapping[str, Mapping[str, Any]], site: Site = SITE) -
     llama = rows["llama"].projection
     # A Llama by another name has a Llama's modules.
     return {
-        name: replace(family, projection=llama) if family.llama and not family.projection else family
+        name: replace(family, projection=llama) if "llama" in family.forms and not family.projection else family
         for name, family in rows.items()
     }
 
 
 def _family(name: str, table: Mapping[str, Any]) -> Family:
     projection = table.get("o_proj", _O_PROJ)
-    form = table.get("as_llama")
     return Family(
         model_type=name,
         classes=tuple(table["classes"]),
@@ -148,7 +158,8 @@ def _family(name: str, table: Mapping[str, Any]) -> Family:
         siblings=_siblings(projection, table.get("siblings", ())),
         conv1d=table.get("conv1d", False),
         stacks=parse_support(table),
-        llama=None if form is None else _llama_form(form),
+        backend=_backend(table.get("backend")),
+        forms=parse_forms(table),
         refusal=table.get("refusal", ""),
     )
 
@@ -176,40 +187,17 @@ def _at_layer_output(family: Family, table: Mapping[str, Any] | None) -> Family:
         always=False,
         siblings=(),
         stacks=dict.fromkeys(STACKS, Support("unsteered")),
-        refusal="" if family.llama is not None else "no bias is known that acts on its layers' output alone",
+        backend=None,
+        refusal="" if "llama" in family.forms else "no bias is known that acts on its layers' output alone",
     )
+
+
+def _backend(table: Mapping[str, Any] | None) -> Backend | None:
+    if table is None:
+        return None
+    return Backend(table["class"], table.get("times", {}), table.get("over", {}), table.get("environment", ""))
 
 
 def _siblings(projection: str, given: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
     block = projection.partition("{layer}")[0] + "{layer}"
     return tuple(f"{block}.{module}" for module in (_QKV if given == "qkv" else given))
-
-
-def parse_support(table: Mapping[str, Any]) -> dict[str, Support]:
-    """Parse the keys ``ran``, ``read`` and ``notes``: the treatment of the bias by each stack."""
-    found = {
-        stack: replace(
-            Support("option", ran, value) if value.startswith("--") else Support(value, ran),
-            note=table.get("notes", {}).get(stack, ""),
-        )
-        for ran, cells in ((True, table.get("ran", {})), (False, table.get("read", {})))
-        for stack, value in cells.items()
-    }
-    defaults = {name: Support(stack.default) for name, stack in STACKS.items() if stack.default is not None}
-    return {stack: support for stack in STACKS if (support := found.get(stack) or defaults.get(stack))}
-
-
-def _llama_form(table: Mapping[str, Any]) -> LlamaForm:
-    require = {key: tuple(_null(value) for value in values) for key, values in table.get("require", {}).items()}
-    return LlamaForm(
-        require=_LLAMA_REQUIRES | require,
-        defaults={key: _null(value) for key, value in table.get("defaults", {}).items()},
-        drop=tuple(table.get("drop", ())),
-        tokenizer_class=table.get("tokenizer_class", ""),
-        ran=tuple(table.get("ran", ())),
-    )
-
-
-def _null(value: Any) -> Any:
-    """TOML has no null."""
-    return None if value == "null" else value

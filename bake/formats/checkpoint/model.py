@@ -14,6 +14,7 @@ from ...core.vector_set import ModelShape
 from ...errors import BrokenFileError
 from ...storage.files import Stamps
 from ..front_matter import FrontMatter, read_front_matter
+from ..safetensors import NewTensor
 from .wrappers import language_config
 
 
@@ -50,6 +51,10 @@ class Checkpoint:
     text_only: bool = False
     """True for the language model of a multimodal checkpoint alone: of its files, only `tensors` are carried, by these
     names."""
+    rewritten: Mapping[str, NewTensor] = field(default_factory=dict)
+    """Those of `tensors` that are made of others of the base, by their names here."""
+    assembled: frozenset[str] = frozenset()
+    """Weight files that are not carried whole: of each only its `tensors` are."""
     stamps: Stamps = field(default_factory=Stamps)
     """Stamps of its files from before they were read; empty for a commit on the Hub."""
 

@@ -58,16 +58,17 @@ def make_plan(
             fit, a broken file, or a family without a route.
     """
     route = route or choose_route(checkpoint.config, checkpoint.name, targets, vectors.site)
-    scale = branch_scale(checkpoint, route.family)
+    checkpoint = route.recast(checkpoint)
+    scale = branch_scale(checkpoint, route.result)
     rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
-    projection = route.family.projection.rpartition(".")[2]
+    projection = route.result.projection.rpartition(".")[2]
     homes = route.homes(checkpoint)
     steering = landing(checkpoint.name, projection, homes, rows, steering, force=force)
     biases = plan_biases(checkpoint.name, homes, route.values(rows, checkpoint))
     ingredients = Ingredients(RecordedVectors.of(vectors, steering), steering, base_model, scale)
     plan = lay_out(checkpoint, route, biases, ingredients)
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
-    warnings = hybrid_warnings(projection, homes, len(rows))
+    warnings = (*hybrid_warnings(projection, homes, len(rows)), *route.warnings)
     return complete(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
 
 
@@ -75,6 +76,8 @@ def lay_out(
     checkpoint: Checkpoint, route: Route, biases: tuple[PlannedBias, ...], ingredients: Ingredients
 ) -> BakePlan:
     """Plan the files and the record of a steered checkpoint whose biases are known, without card and warnings.
+
+    `checkpoint` is what `route.recast` gives.
 
     Raises:
         InputError: (its subclasses) a broken file of the base.
@@ -107,6 +110,7 @@ def lay_out(
         config_changes=(*route.changes, *_tokenizer_changes(checkpoint, route)),
         added=record.added,
         overwritten=tuple(sorted(bias.tensor for bias in biases if not bias.is_new)),
+        rewritten=tuple(sorted(checkpoint.rewritten)),
     )
 
 
@@ -142,7 +146,7 @@ def _files(
 ) -> Iterable[PlannedFile]:
     weights = sorted(checkpoint.weights, key=lambda weight: weight.name)
     names = {weight.name: weight.name for weight in weights}
-    if new or checkpoint.text_only:
+    if new or checkpoint.text_only or checkpoint.assembled:
         count = len(weights) + bool(new)
         names = {w.name: f"model-{i:05d}-of-{count:05d}.safetensors" for i, w in enumerate(weights, 1)}
         shard = f"model-{count:05d}-of-{count:05d}.safetensors"
@@ -154,9 +158,10 @@ def _files(
     edits = _edits(checkpoint, biases)
     for weight in weights:
         name = names[weight.name]
-        if checkpoint.text_only:
+        if checkpoint.text_only or weight.name in checkpoint.assembled:
             tensors = [tensor for tensor in checkpoint.tensors.values() if tensor.file == weight.name]
-            yield PlannedFile(name, excerpt(tensors, edits.get(weight.name, {})), weights=True)
+            pieces = excerpt(tensors, edits.get(weight.name, {}), checkpoint.rewritten)
+            yield PlannedFile(name, pieces, weights=True)
         elif weight.name in edits:
             yield PlannedFile.overwritten(name, weight.name, weight.size, edits[weight.name])
         else:

@@ -15,7 +15,8 @@ from ...core.names import is_plain
 from ...core.sites import SITE, Site
 from ...core.stacks import STACKS, Support
 from ...core.toml import shipped_tables
-from .families import Family, families, parse_support
+from .families import Family, families
+from .support import parse_support
 
 TEXT = "text_config"
 """Field of config.json that describes a wrapper's language model."""
@@ -109,7 +110,7 @@ def wrapped(wrapper: Wrapper, text: Text, site: Site = SITE) -> Family:
     if plain is None:
         # Known by its refusal alone.
         return Family(text.model_type, wrapper.classes, "", wrapper=wrapper.model_type, refusal=text.refusal)
-    form = plain.llama if wrapper.builds_text and not text.refusal else None
+    form = plain.forms.get("llama") if wrapper.builds_text and not text.refusal else None
     stacks = text.stacks if site == SITE else _at_other_site(text.stacks, plain.stacks)
     return replace(
         plain,
@@ -118,7 +119,9 @@ def wrapped(wrapper: Wrapper, text: Text, site: Site = SITE) -> Family:
         flag=None if text.refusal else plain.flag,
         always=plain.always and not text.refusal,
         stacks=stacks,
-        llama=None if form is None else replace(form, ran=text.ran_as_llama, tokenizer_class=""),
+        backend=None,
+        # Only what leaves the tensors alone was tried inside a wrapper.
+        forms={} if form is None or form.rules else {"llama": replace(form, ran=text.ran_as_llama, tokenizer_class="")},
         refusal=text.refusal or plain.refusal,
         wrapper=wrapper.model_type,
         prefixes=wrapper.prefixes,

@@ -105,13 +105,148 @@ QWEN3 = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
     ("targets", "words"),
     [
         (["llama.cpp"], "llama.cpp refuses"),
-        (["vllm"], "--model-impl transformers"),
+        (["vllm", "llama.cpp"], "llama.cpp refuses"),
         (["mlx", "transformers"], "mlx refuses"),
     ],
 )
 def test_a_demanded_stack_that_no_route_serves(targets, words):
     with pytest.raises(UnsupportedModelError, match=words):
         choose_route(QWEN3, "m", targets)
+
+
+def test_vllm_is_told_to_run_the_class_of_transformers():
+    """Where only that adds the bias: by the class name, which needs no option."""
+    route = choose_route(QWEN3, "m")
+    assert route.name == "flag+backend"
+    assert changed(route)["architectures"] == (["Qwen3ForCausalLM"], ["TransformersForCausalLM"])
+    assert {name: support.status for name, support in route.stacks.items()} == {
+        "transformers": "steered",
+        "vllm": "steered",
+        "llama.cpp": "refuses",
+        "mlx": "refuses",
+    }
+    assert (route.stacks["vllm"].option, route.stacks["vllm"].run) == ("", True)
+
+
+@pytest.mark.parametrize("targets", [["transformers"], ["transformers", "vllm"]])
+def test_that_class_is_named_only_where_vllm_matters(targets):
+    assert choose_route(QWEN3, "m", targets).name == ("flag+backend" if "vllm" in targets else "flag")
+
+
+GRANITEMOE = {"model_type": "granitemoe", "architectures": ["GraniteMoeForCausalLM"], "logits_scaling": 8.0}
+
+
+def test_a_route_that_keeps_another_stack_is_preferred_to_that_class():
+    """llama.cpp's converter does not know it."""
+    assert choose_route(GRANITEMOE, "m").name == "flag"
+    assert choose_route(GRANITEMOE, "m", ["llama.cpp"]).name == "flag"
+
+
+def test_the_factor_of_the_logits_that_the_backend_leaves_out_is_written_for_it():
+    route = choose_route(GRANITEMOE, "m", ["vllm"])
+    assert changed(route)["logit_scale"] == (None, 0.125)
+    assert changed(route)["architectures"][1] == ["TransformersMoEForCausalLM"]
+
+
+@pytest.mark.parametrize("value", [0, -1, "8", None, True])
+def test_a_factor_that_is_no_number(value):
+    with pytest.raises(BrokenFileError, match=r"logits_scaling is .*, not a positive number"):
+        choose_route({**GRANITEMOE, "logits_scaling": value}, "m", ["vllm"]).config  # noqa: B018 - it is computed here
+
+
+def test_minicpm3_needs_a_variable_in_vllm_and_has_no_form_for_llama_cpp():
+    config = {"model_type": "minicpm3", "architectures": ["MiniCPM3ForCausalLM"], "hidden_size": 2560}
+    route = choose_route(config, "m")
+    assert (route.name, route.config["logit_scale"]) == ("flag+backend", 0.1)
+    vllm = route.stacks["vllm"]
+    assert vllm.status == "steered" and "with VLLM_MLA_DISABLE=1 in its environment" in vllm.clause
+    assert vllm.command("vllm serve me/m") == "VLLM_MLA_DISABLE=1 vllm serve me/m"
+    with pytest.raises(UnsupportedModelError, match="no constant row"):
+        choose_route(config, "m", ["llama.cpp"])
+
+
+def test_a_bake_of_such_a_bake_keeps_the_class():
+    baked = choose_route(QWEN3, "m").config
+    route = choose_route(baked, "m")
+    assert (route.name, route.changes) == ("existing+backend", ())
+    assert choose_route(baked, "m", ["transformers"]).name == "existing+backend"
+
+
+def test_that_class_behind_the_own_one_changes_nothing():
+    """vLLM takes the first class that it knows: it would run its own, unsteered."""
+    route = choose_route({**QWEN3, "architectures": ["Qwen3ForCausalLM", "TransformersForCausalLM"]}, "m")
+    assert route.config["architectures"] == ["TransformersForCausalLM"]
+
+
+QWEN3_SIZES = QWEN3 | {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "rope_theta": 1e6}
+
+
+def test_qwen3_is_a_laguna_for_mlx_and_vllm_only():
+    route = choose_route(QWEN3_SIZES, "m", ["mlx", "vllm"])
+    assert route.name == "laguna"
+    assert route.stacks["transformers"].status == "wrong" and "WRONGLY" in route.stacks["transformers"].clause
+    assert "WRONGLY" in route.warnings[0]
+    config = route.config
+    assert config["model_type"] == "laguna" and config["gating"] is False and config["qkv_bias"] is True
+    assert config["layer_types"] == ["full_attention"] * 2 and config["mlp_layer_types"] == ["dense"] * 2
+    assert config["rope_parameters"]["full_attention"]["rope_theta"] == 1e6
+    assert choose_route(QWEN3_SIZES, "m").name == "flag+backend", "only when it is asked for"
+    with pytest.raises(UnsupportedModelError, match="mlx refuses"):
+        choose_route(QWEN3_SIZES | {"use_sliding_window": True}, "m", ["mlx"])
+
+
+GEMMA3 = {
+    "model_type": "gemma3_text",
+    "architectures": ["Gemma3ForCausalLM"],
+    "num_hidden_layers": 7,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+}
+
+
+@pytest.mark.parametrize("spelling", ["transformers 4", "transformers 5"])
+def test_gemma3_is_a_gear_for_mlx_only(spelling):
+    config = dict(GEMMA3)
+    if spelling == "transformers 5":
+        kinds = {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"}
+        config["rope_parameters"] = {
+            kind: {"rope_type": "default", "rope_theta": config.pop(field)} for kind, field in kinds.items()
+        }
+    route = choose_route(config, "m", ["mlx"])
+    assert route.name == "gear" and route.stacks["transformers"].status == "refuses"
+    new = route.config
+    assert (new["rope_theta"], new["rope_local_base_freq"], new["head_dim"]) == (1e6, 1e4, 256)
+    assert new["layer_types"] == [*["sliding_attention"] * 5, "full_attention", "sliding_attention"]
+    assert choose_route(config, "m").name == "flag"
+
+
+MIXTRAL = {
+    "model_type": "mixtral",
+    "architectures": ["MixtralForCausalLM"],
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "sliding_window": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("targets", "name", "architecture"),
+    [
+        ([], "granitemoe", "GraniteMoeForCausalLM"),
+        (["llama.cpp", "mlx"], "granitemoe", "GraniteMoeForCausalLM"),
+        (["vllm"], "granitemoe+backend", "TransformersMoEForCausalLM"),
+    ],
+)
+def test_mixtral_is_a_granitemoe(targets, name, architecture):
+    route = choose_route(MIXTRAL, "m", targets)
+    assert (route.name, route.config["architectures"]) == (name, [architecture])
+    assert route.config["attention_multiplier"] == 0.25
+
+
+@pytest.mark.parametrize("more", [{"sliding_window": 4096}, {"head_dim": 32}])
+def test_a_mixtral_that_is_no_granitemoe_is_refused(more):
+    with pytest.raises(UnsupportedModelError, match=f"it is a GraniteMoe only when {next(iter(more))} is"):
+        choose_route({**MIXTRAL, **more}, "m")
 
 
 def test_an_unknown_target():
@@ -127,7 +262,8 @@ def test_an_unknown_target():
         ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "not the causal language model"),
         ({"model_type": "gemma3", "architectures": ["Gemma3ForX"], "text_config": {}}, "multimodal"),
         ({"model_type": "zork", "architectures": ["ZorkForCausalLM"]}, "not in emobake's table"),
-        ({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}, "mixtral cannot be baked"),
+        ({"model_type": "minimax_m2", "architectures": ["MiniMaxM2ForCausalLM"]}, "minimax_m2 cannot be baked"),
+        ({"model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"]}, "`targets` mlx bakes"),
         ({**LLAMA, "architectures": ["Qwen2ForCausalLM", "LlamaForCausalLM"]}, "Qwen2ForCausalLM is not the causal"),
         ({**LLAMA, "architectures": ["LlamaForCausalLM", "Qwen2ForCausalLM"]}, "Qwen2ForCausalLM is not the causal"),
     ],

@@ -11,14 +11,29 @@ from ....core.stacks import STACKS, parse_targets
 from ....errors import BrokenFileError, UnsupportedModelError
 from ..families import Family
 from ..wrappers import TEXT, family_of, language_config, wrappers
+from .backend import BackendRoute, ExistingBackendRoute, FlagBackendRoute
 from .base import Route
 from .existing import ExistingRoute
 from .flag import FlagRoute
+from .gear import GearRoute
+from .granitemoe import GraniteMoeBackendRoute, GraniteMoeRoute
+from .laguna import LagunaRoute
 from .llama import LlamaRoute
+from .other_class import OtherClassRoute
 
 __all__ = ["ROUTES", "Route", "choose_route", "declared_classes", "find_family", "route_by_name"]
 
-ROUTES: tuple[type[Route], ...] = (ExistingRoute, FlagRoute, LlamaRoute)
+ROUTES: tuple[type[Route], ...] = (
+    ExistingRoute,
+    FlagRoute,
+    LlamaRoute,
+    GraniteMoeRoute,
+    ExistingBackendRoute,
+    FlagBackendRoute,
+    GraniteMoeBackendRoute,
+    LagunaRoute,
+    GearRoute,
+)
 """Routes, the preferred ones first among those that serve as many stacks."""
 
 _ADAPTER_HINT = "`format` peft writes an adapter that works on any Linear projection"
@@ -36,7 +51,8 @@ def choose_route(config: Mapping[str, Any], name: str, targets: Iterable[str] = 
     """
     demanded = parse_targets(targets)
     family, fields = find_family(config, name, site), language_config(config)
-    candidates = [route(family, config) for route in ROUTES if not route.blockers(family, fields)]
+    kinds = [kind for kind in ROUTES if _is_wanted(kind, family, config, demanded)]
+    candidates = [kind(family, config) for kind in kinds if not kind.blockers(family, fields)]
     wanted = demanded or ("transformers",)
     serving = [r for r in candidates if all(r.stacks[s].status == "steered" for s in wanted)]
     if serving:
@@ -89,7 +105,7 @@ def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Fami
             f"known which stacks would add the bias; {_ADAPTER_HINT}"
         )
     # A stack takes the first class that it knows, and each one treats the bias in its own way.
-    strange = [declared for declared in classes if declared not in family.classes]
+    strange = [declared for declared in classes if declared not in family.known_classes]
     if strange:
         raise UnsupportedModelError(
             f"{name}: {strange[0]} is not the causal language model of {model_type} ({family.classes[0]} is)"
@@ -104,6 +120,14 @@ def declared_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
     """``architectures`` of a config; empty if it is missing or not a list of names."""
     classes = config.get("architectures")
     return tuple(classes) if isinstance(classes, list) and all(isinstance(c, str) for c in classes) else ()
+
+
+def _is_wanted(kind: type[Route], family: Family, config: Mapping[str, Any], demanded: Iterable[str]) -> bool:
+    """False for a route that names vLLM's backend where vLLM does not matter, or does not where the base does."""
+    backend = issubclass(kind, BackendRoute)
+    if family.backend is not None and declared_classes(config)[0] == family.backend.name:
+        return backend
+    return not backend or not demanded or "vllm" in demanded
 
 
 def _unknown_wrapper(config: Mapping[str, Any]) -> str:
@@ -124,8 +148,10 @@ def _unserved(family: Family, candidates: list[Route], wanted: tuple[str, ...]) 
 
 def _unbakeable(family: Family, config: Mapping[str, Any], candidates: list[Route]) -> str:
     reasons = [family.refusal] if family.refusal else []
-    if family.llama is not None:
-        reasons += LlamaRoute.blockers(family, config)
+    for kind in ROUTES:
+        if issubclass(kind, OtherClassRoute) and kind.target in family.forms:
+            reasons += kind.blockers(family, config)
+    reasons = list(dict.fromkeys(reasons))
     reasons = reasons or ExistingRoute.blockers(family, config)
     reasons = reasons or [f"its class has no bias on {family.projection.rpartition('.')[2]}"]
     advice = _ADAPTER_HINT

@@ -40,6 +40,29 @@ class Route(ABC):
     def blockers(cls, family: Family, config: Mapping[str, Any]) -> list[str]:
         """Reasons why the route does not apply, as clauses; empty if it applies."""
 
+    @classmethod
+    def result_of(cls, family: Family) -> Family:
+        """The family that the result belongs to, for a base of `family`."""
+        return family
+
+    @property
+    def result(self) -> Family:
+        """The family that the result belongs to."""
+        return self.result_of(self.family)
+
+    def recast(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Lay out the base's tensors as the result's class has them; for most routes they stay as they are.
+
+        Raises:
+            InputError: (its subclasses) the weights are quantised, or not those of the base's class.
+        """
+        return checkpoint
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user must know of the result."""
+        return ()
+
     @cached_property
     def old_fields(self) -> Mapping[str, Any]:
         """The fields of the language model in the config as it is."""
@@ -82,7 +105,7 @@ class Route(ABC):
     @property
     def stacks(self) -> Mapping[str, Support]:
         """Treatment of the result by each stack."""
-        return self.family.stacks
+        return self.result.stacks
 
     @property
     def siblings(self) -> tuple[str, ...]:
@@ -95,7 +118,7 @@ class Route(ABC):
         Raises:
             BrokenFileError: no layer has the projection; a bias that is stored wrongly.
         """
-        projections = find_projections(checkpoint, self.family)
+        projections = find_projections(checkpoint, self.result)
         return tuple(self._home(checkpoint, layer, module) for layer, module in projections.items())
 
     def values(self, rows: np.ndarray, checkpoint: Checkpoint) -> np.ndarray:
@@ -114,7 +137,7 @@ class Route(ABC):
         for module in self._siblings_in(checkpoint):
             header = checkpoint.tensors.get(f"{module}.bias")
             if header is None:
-                dtype, width = bias_dtype(checkpoint, module), output_width(checkpoint, self.family, module)
+                dtype, width = bias_dtype(checkpoint, module), output_width(checkpoint, self.result, module)
                 zeros[f"{module}.bias"] = NewTensor(dtype, (width,), (encode(np.zeros(width, np.float32), dtype),))
             else:
                 self.accept_sibling(checkpoint, header)
@@ -134,15 +157,15 @@ class Route(ABC):
         """Refuse an existing bias of a sibling that the route cannot keep."""
 
     def _siblings_in(self, checkpoint: Checkpoint) -> Iterator[str]:
-        for layer in find_projections(checkpoint, self.family):
+        for layer in find_projections(checkpoint, self.result):
             for template in self.siblings:
-                module = module_in_file(checkpoint, self.family, template.format(layer=layer))
+                module = module_in_file(checkpoint, self.result, template.format(layer=layer))
                 if module is not None:
                     yield module
 
     def _home(self, checkpoint: Checkpoint, layer: int, module: str) -> Home:
         name = f"{module}.bias"
-        width = output_width(checkpoint, self.family, module)
+        width = output_width(checkpoint, self.result, module)
         header = checkpoint.tensors.get(name)
         if header is None:
             self.accept_missing(checkpoint, module)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
+from ....core.plan import RouteName
 from ....errors import BrokenFileError
 from ..families import Family
 from ..model import Checkpoint
@@ -14,7 +15,7 @@ from .base import Route
 class ExistingRoute(Route):
     """The base's class has the bias, by the config or always (gpt-oss, Phi-2, GPT-2)."""
 
-    name = "existing"
+    name: ClassVar[RouteName] = "existing"
 
     @classmethod
     def blockers(cls, family: Family, config: Mapping[str, Any]) -> list[str]:

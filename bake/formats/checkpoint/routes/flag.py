@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from ....core.plan import RouteName
 from ....core.tensors import TensorHeader, decode
 from ..families import Family, families
 from ..model import Checkpoint
@@ -16,7 +17,7 @@ from .base import Route, refuse_dormant
 class FlagRoute(Route):
     """The base's class has the bias once `Family.flag` is on (Llama, Qwen3, Gemma, Granite)."""
 
-    name = "flag"
+    name: ClassVar[RouteName] = "flag"
 
     @classmethod
     def blockers(cls, family: Family, config: Mapping[str, Any]) -> list[str]:

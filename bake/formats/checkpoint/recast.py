@@ -1,0 +1,207 @@
+"""A checkpoint whose tensors are laid out as another class has them. No byte is computed: rows move and names change.
+
+Only headers are read here; the result says of which bytes of the base each tensor is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...core.limits import MAX_WIDTH
+from ...core.plan import Piece, Rows, Span, piece_size
+from ...core.tensors import FLOATS, TensorHeader
+from ...errors import BrokenFileError, UnsupportedModelError
+from ..safetensors import NewTensor
+from .forms import Form, Rule
+from .model import Checkpoint
+
+
+def recast(checkpoint: Checkpoint, form: Form) -> Checkpoint:
+    """Lay out the tensors of `checkpoint` by the rules of `form`; its config stays as it is.
+
+    Raises:
+        UnsupportedModelError: the weights are quantised.
+        BrokenFileError: a tensor is missing, or has another shape than the config says.
+    """
+    if not form.rules:
+        return checkpoint
+    if isinstance(checkpoint.language_config.get("quantization_config"), Mapping):
+        raise UnsupportedModelError(
+            f"{checkpoint.name}: its weights are quantised, and emobake saves only unquantised ones as {form.target}; "
+            "bake the original, or use `format` peft"
+        )
+    left, new = dict(checkpoint.tensors), {}
+    for name, tensor in _made(checkpoint, form, left):
+        if name in new:
+            raise BrokenFileError(f"{checkpoint.name}: holds {name} twice")
+        new[name] = tensor
+    touched = {module for rule in form.rules for module in _instances(checkpoint, rule)}
+    for name, header in left.items():
+        if name in new or name.rpartition(".")[0] in touched:
+            raise BrokenFileError(
+                f"{header.file}: holds {name}, which {checkpoint.language_config.get('model_type')} does not have"
+            )
+    gone = {header.file for name, header in checkpoint.tensors.items() if name not in left}
+    tensors = left | {name: _header(name, tensor) for name, tensor in new.items()}
+    files = {tensor.file for tensor in tensors.values()}
+
+    def read(header: TensorHeader) -> bytes:
+        pieces = new[header.name].pieces if header.name in new else (Span(header.file, header.start, header.size),)
+        return b"".join(_read(checkpoint, piece) for piece in pieces)
+
+    return replace(
+        checkpoint,
+        tensors=tensors,
+        rewritten=new,
+        assembled=frozenset(gone),
+        weights=tuple(weight for weight in checkpoint.weights if weight.name in files),
+        read=read,
+    )
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Rows by the config."""
+
+    heads: int
+    keys: int
+    head: int
+
+    def rows(self, part: str, total: int) -> int:
+        """Rows of a part of a tensor of `total` rows."""
+        return {"q": self.heads * self.head, "kv": self.keys * self.head, "ffn": total // 2}[part]
+
+
+def _made(checkpoint: Checkpoint, form: Form, left: dict[str, TensorHeader]) -> Iterator[tuple[str, NewTensor]]:
+    """Yield the tensors that the rules make, and take those that they are made of out of `left`."""
+    sizes = _sizes(checkpoint)
+
+    def take(module: str, dimensions: int | None = None) -> TensorHeader:
+        header = left.pop(f"{module}.weight", None)
+        if header is None:
+            raise BrokenFileError(
+                f"{checkpoint.name}: no tensor {module}.weight; these are not the weights of "
+                f"{checkpoint.language_config.get('model_type')}"
+            )
+        if header.dtype not in FLOATS or (dimensions is not None and len(header.shape) != dimensions):
+            raise BrokenFileError(
+                f"{header.file}: {header.name} is {header.dtype} of shape {list(header.shape)}, not a matrix of floats"
+            )
+        return header
+
+    for rule in form.rules:
+        for layer in _layers(checkpoint, rule):
+            targets = [f"{target.format(layer=layer)}.weight" for target in rule.targets]
+            if rule.how == "stacked":
+                experts = range(_count(checkpoint, "num_local_experts"))
+                parts = [[take(s.format(layer=layer, expert=e), 2) for s in rule.sources] for e in experts]
+                yield targets[0], _stacked(checkpoint, targets[0], parts)
+                continue
+            source = take(rule.sources[0].format(layer=layer), None if rule.how == "rename" else 2)
+            yield from zip(targets, _parts(checkpoint, rule, sizes, source), strict=True)
+
+
+def _parts(checkpoint: Checkpoint, rule: Rule, sizes: _Sizes, source: TensorHeader) -> Iterable[NewTensor]:
+    """The tensors that are made of one."""
+    if rule.how == "rename":
+        return [NewTensor(source.dtype, source.shape, (Span(source.file, source.start, source.size),))]
+    total = source.shape[0]
+    if rule.how == "paired":
+        if not total or total % sizes.head or sizes.head % 2:
+            raise _misfit(checkpoint, source, sizes)
+        order = (*range(0, sizes.head, 2), *range(1, sizes.head, 2))
+        return [NewTensor(source.dtype, source.shape, (Rows(source.file, source.start, _row(source), total, order),))]
+    if rule.how == "split":
+        counts, repeats = [sizes.rows(part, total) for part in rule.rows], 1
+    else:
+        counts, repeats = [sizes.heads // sizes.keys * sizes.head, sizes.head, sizes.head], sizes.keys
+    if not total or repeats * sum(counts) != total:
+        raise _misfit(checkpoint, source, sizes)
+    pieces: list[list[Piece]] = [[] for _ in counts]
+    position = source.start
+    for _ in range(repeats):
+        for part, count in zip(pieces, counts, strict=True):
+            part.append(Span(source.file, position, count * _row(source)))
+            position += count * _row(source)
+    return [
+        NewTensor(source.dtype, (repeats * count, source.shape[1]), tuple(part))
+        for part, count in zip(pieces, counts, strict=True)
+    ]
+
+
+def _stacked(checkpoint: Checkpoint, name: str, experts: list[list[TensorHeader]]) -> NewTensor:
+    """The matrices of all experts, one below another; ``[experts, rows, columns]``."""
+    first = experts[0]
+    if any([(h.dtype, h.shape) for h in expert] != [(h.dtype, h.shape) for h in first] for expert in experts) or (
+        len({(h.dtype, h.shape[1]) for h in first}) != 1
+    ):
+        raise BrokenFileError(f"{checkpoint.name}: the experts of {name} have different shapes or dtypes")
+    rows, columns = sum(header.shape[0] for header in first), first[0].shape[1]
+    pieces = tuple(Span(header.file, header.start, header.size) for expert in experts for header in expert)
+    return NewTensor(first[0].dtype, (len(experts), rows, columns), pieces)
+
+
+def _header(name: str, tensor: NewTensor) -> TensorHeader:
+    """The place of a new tensor: in the file of its first piece, and of its size."""
+    first = tensor.pieces[0]
+    assert not isinstance(first, bytes)
+    return TensorHeader(name, tensor.dtype, tensor.shape, first.source, first.offset, first.offset + tensor.size)
+
+
+def _read(checkpoint: Checkpoint, piece: Piece) -> bytes:
+    """The bytes of a piece of a small tensor."""
+    assert not isinstance(piece, bytes)
+    size = piece_size(piece)
+    data = checkpoint.read(TensorHeader("", "U8", (size,), piece.source, piece.offset, piece.offset + size))
+    if isinstance(piece, Rows):
+        rows = np.frombuffer(data, np.uint8).reshape(-1, len(piece.order), piece.row)
+        data = rows[:, list(piece.order)].tobytes()
+    return data
+
+
+def _layers(checkpoint: Checkpoint, rule: Rule) -> range:
+    return range(checkpoint.num_hidden_layers if "{layer}" in rule.sources[0] else 1)
+
+
+def _instances(checkpoint: Checkpoint, rule: Rule) -> Iterator[str]:
+    """The modules that a rule takes apart, but for experts."""
+    if rule.how != "stacked":
+        yield from (source.format(layer=layer) for source in rule.sources for layer in _layers(checkpoint, rule))
+
+
+def _row(source: TensorHeader) -> int:
+    """Bytes of a row."""
+    return source.size // source.shape[0]
+
+
+def _sizes(checkpoint: Checkpoint) -> _Sizes:
+    """The rows of heads.
+
+    Raises:
+        BrokenFileError: the config does not tell.
+    """
+    heads = _count(checkpoint, "num_attention_heads")
+    config: Mapping[str, Any] = checkpoint.language_config
+    keys = heads if config.get("num_key_value_heads") is None else _count(checkpoint, "num_key_value_heads")
+    head = checkpoint.hidden_size // heads if config.get("head_dim") is None else _count(checkpoint, "head_dim")
+    if heads % keys or not head:
+        raise BrokenFileError(f"{checkpoint.name}/config.json: {heads} heads of {head} cannot share {keys} keys")
+    return _Sizes(heads, keys, head)
+
+
+def _count(checkpoint: Checkpoint, name: str) -> int:
+    value = checkpoint.language_config.get(name)
+    if type(value) is not int or not 0 < value <= MAX_WIDTH:
+        raise BrokenFileError(f"{checkpoint.name}/config.json: {name} is {value!r:.60}, not a number of at least 1")
+    return value
+
+
+def _misfit(checkpoint: Checkpoint, source: TensorHeader, sizes: _Sizes) -> BrokenFileError:
+    return BrokenFileError(
+        f"{checkpoint.name}: {source.name} has {source.shape[0]} rows, which do not fit {sizes.heads} heads of "
+        f"{sizes.head} and {sizes.keys} keys"
+    )
