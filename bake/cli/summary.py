@@ -186,14 +186,15 @@ def _value(value: Any) -> str:
 def _files(plan: BakePlan) -> str:
     written = f"{plan.bytes_written / 1e6:,.2f} MB"
     carried = f"{plan.bytes_carried / 1e6:,.0f} MB"
-    if assembled := [file for file in plan.files if file.action == "assemble"]:
+    if plan.form == "gguf" and (assembled := [file for file in plan.files if file.action == "assemble"]):
         return f"{_plural(assembled, 'GGUF file')}: {carried} from the base; {written} are new (metadata and biases)"
     new = [file for file in plan.files if file.action == "write"]
     weights = [file for file in plan.files if file.weights]
     if not weights:
         return f"{len(new)} written ({written})"
     others = [file for file in plan.files if file.action == "carry" and not file.weights]
-    base = f"{_plural(weights, 'weight file')} ({carried}) and {len(others)} others"
+    part = " in part" if any(file.action == "assemble" for file in weights) else ""
+    base = f"{_plural(weights, 'weight file')}{part} ({carried}) and {len(others)} others"
     return f"{base} carried over; {len(new)} written ({written})"
 
 

@@ -168,6 +168,8 @@ class BakePlan:
     overwritten: tuple[str, ...] = ()
     """Names of the tensors whose bytes are replaced."""
     warnings: tuple[str, ...] = ()
+    multimodal: bool = False
+    """True if the result sees more than text."""
 
     @property
     def bytes_carried(self) -> int:

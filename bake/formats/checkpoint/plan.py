@@ -14,7 +14,7 @@ from ...core.biases import PlannedBias, hybrid_warnings, landing, origin_warning
 from ...core.effect import Effect, judge_effect
 from ...core.plan import CARD_FILE, BakePlan, ConfigChange, LeftOut, PlannedFile, new_file
 from ...core.record import RECORD_FILE, Record, RecordedBase, RecordedBias, RecordedVectors, history_of
-from ...core.side_files import INDEX, is_carried, reason_left_out
+from ...core.side_files import INDEX, is_carried, is_of_images, reason_left_out
 from ...core.steering import Steering
 from ...core.strict_json import json_bytes
 from ...core.vector_set import VectorSet
@@ -25,6 +25,7 @@ from .projections import branch_scale
 from .routes import Route, choose_route
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+_ALONE = "the output is the language model alone"
 
 
 def make_plan(
@@ -120,6 +121,7 @@ def lay_out(
         config_changes=(*route.changes, *_tokenizer_changes(checkpoint, route)),
         added=record.added,
         overwritten=tuple(sorted(bias.tensor for bias in biases if not bias.is_new)),
+        multimodal=bool(route.family.wrapper),
     )
 
 
@@ -168,6 +170,8 @@ def base_warnings(checkpoint: Checkpoint, vectors: VectorSet) -> Iterable[str]:
 def left_out(checkpoint: Checkpoint) -> tuple[LeftOut, ...]:
     """The files of the base that the output does not have, each with the reason."""
     reasons = {name: reason_left_out(name) for name in checkpoint.side_files if not is_carried(name)}
+    if checkpoint.text_only:
+        reasons |= dict.fromkeys(("the vision part", *filter(is_of_images, checkpoint.side_files)), _ALONE)
     reasons |= dict.fromkeys(checkpoint.unfollowed, "a link out of the folder, not followed")
     return tuple(LeftOut(name, reason) for name, reason in sorted(reasons.items()) if reason)
 
@@ -200,8 +204,10 @@ def _files(
     for name, size in sorted(checkpoint.side_files.items()):
         if name == TOKENIZER_CONFIG and tokenizer:
             yield new_file(name, json_bytes({**checkpoint.tokenizer_config, "tokenizer_class": tokenizer[0].new}))
-        elif is_carried(name):
+        elif is_carried(name) and not (checkpoint.text_only and is_of_images(name)):
             yield PlannedFile.carried(name, name, size)
+    for name, content in checkpoint.new_files.items():
+        yield new_file(name, content)
     yield new_file("config.json", json_bytes(route.config))
 
 
