@@ -64,6 +64,8 @@ def _rope(**fields: Any) -> dict[str, Any]:
 
 
 _MROPE = _rope(mrope_section=[2, 3, 3])
+# Its classes divide the hidden size by the heads.
+_MROPE2 = {"head_dim": 8, **_rope(mrope_section=[1, 1, 2])}
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,10 @@ WRAPPERS: dict[str, Wrapper] = {
     "idefics3": Wrapper("idefics3", "llama", _rope(),
                         {"vision_config": {**_SIGHT, "model_type": "idefics3_vision"}, "image_token_id": IMAGE},
                         live="model.text_model.", alone="LlamaForCausalLM"),
-    "qwen2_vl": Wrapper("qwen2_vl", "qwen2_vl_text", _MROPE,
+    "qwen2_vl": Wrapper("qwen2_vl", "qwen2_vl_text", _MROPE2,
                         {"vision_config": {"depth": 2, "embed_dim": 16, "hidden_size": HIDDEN, "num_heads": 2,
                                            "patch_size": 14, "mlp_ratio": 2}, **_QWEN_IDS}, alone="LlamaForCausalLM"),
-    "qwen2_5_vl": Wrapper("qwen2_5_vl", "qwen2_5_vl_text", _MROPE,
+    "qwen2_5_vl": Wrapper("qwen2_5_vl", "qwen2_5_vl_text", _MROPE2,
                           {"vision_config": {**_QWEN_SIGHT, "fullatt_block_indexes": [1]}, **_QWEN_IDS},
                           alone="LlamaForCausalLM"),
     "qwen3_vl": Wrapper("qwen3_vl", "qwen3_vl_text", _MROPE,
@@ -144,7 +146,8 @@ WRAPPERS: dict[str, Wrapper] = {
     "qwen3_vl_moe": Wrapper("qwen3_vl_moe", "qwen3_vl_moe_text", {**_MROPE, **_EXPERTS},
                             {"vision_config": {**_QWEN3_SIGHT, "deepstack_visual_indexes": [0, 1]}, **_QWEN_IDS},
                             alone="Qwen3MoeForCausalLM"),
-    "qwen3_5": Wrapper("qwen3_5", "qwen3_5_text", {**_rope(mrope_section=[1, 1, 2], partial_rotary_factor=0.5), **_HYBRID},
+    "qwen3_5": Wrapper("qwen3_5", "qwen3_5_text",
+                       {**_rope(mrope_section=[1, 1, 2], partial_rotary_factor=0.5), **_HYBRID},
                        {"vision_config": _QWEN3_SIGHT, **_QWEN_IDS}, attention=(3,), alone="Qwen3_5ForCausalLM"),
     "qwen3_5_moe": Wrapper("qwen3_5_moe", "qwen3_5_moe_text",
                            {**_rope(mrope_section=[1, 1, 2], partial_rotary_factor=0.5), **_HYBRID, **_EXPERTS,
@@ -167,7 +170,9 @@ WRAPPERS: dict[str, Wrapper] = {
                         {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8,
                          "qk_rope_head_dim": 4, "v_head_dim": 8, "head_dim": 4, "n_routed_experts": 4, "n_group": 1,
                          "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
-                         "first_k_dense_replace": 1}, {"image_token_id": IMAGE}, alone="DeepseekV3ForCausalLM"),
+                         "first_k_dense_replace": 1},
+                        {"vision_config": {**_SIGHT, "pos_emb_height": 4, "pos_emb_width": 4}, "image_token_id": IMAGE,
+                         "tie_word_embeddings": False}, alone="DeepseekV3ForCausalLM"),
 }  # fmt: skip
 """Every wrapper of the table that this transformers builds from such a config, with each kind of language model."""
 OWN_TEXT = ("qwen2_vl", "qwen2_5_vl")
@@ -195,7 +200,16 @@ def write(name: str, folder: Path, *, seed: int = 0) -> Path:
     model = build(name).eval()
     randomise(model, seed)
     model.save_pretrained(folder)
+    if name == "kimi_k25":
+        _rename(folder / "model.safetensors", ".model.blocks.", ".model.layers.")
     return folder
+
+
+def _rename(file: Path, old: str, new: str) -> None:
+    """Rename tensors: transformers 5.23 saves Kimi's language model by names that it does not load."""
+    from safetensors.torch import load_file, save_file
+
+    save_file({key.replace(old, new): tensor for key, tensor in load_file(file).items()}, file, {"format": "pt"})
 
 
 def load(folder: Path) -> tuple[Any, dict[str, Any]]:
