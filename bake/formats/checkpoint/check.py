@@ -57,7 +57,7 @@ class CheckpointOutput:
         if not isinstance(base, Checkpoint):
             raise VerifyError(f"{base.name} is not a checkpoint")
         record = self.record
-        if record.text_only:
+        if record.text_only and not base.text_only:
             base = language_model(base)
         route = route_by_name(record.route, base.config, base.name, record.vectors.site)
         biases = stored_biases(self, route.homes(base))

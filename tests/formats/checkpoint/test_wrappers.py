@@ -303,9 +303,12 @@ def spans(file: Path) -> Iterator[tuple[str, int, int, int]]:
 def test_the_language_model_alone(wrapper: Wrapper, text: Text, prefix: str, tmp_path: Path):
     base = write_case(tmp_path / "base", wrapper, text, prefix, shards=2)
     write_vectors(tmp_path / "ev")
-    targets = [] if families()[text.like].stacks["transformers"].status != "unsteered" else ["vllm"]
-    if families()[text.like].llama is not None:
-        targets = []
+    family = families()[text.like]
+    if family.refusal:
+        with pytest.raises(UnsupportedModelError, match=re.escape(family.refusal[:40])):
+            emobake.bake(base, tmp_path / "ev", mix=JOY, dry_run=True, text_only=True)
+        return
+    targets = ["vllm"] if family.llama is None and family.stacks["transformers"].status == "unsteered" else []
     out = tmp_path / "out"
     plan = emobake.bake(base, tmp_path / "ev", mix=JOY, out=out, text_only=True, targets=targets).plan
     before, after = read_tensors(base), read_tensors(out)
@@ -461,10 +464,10 @@ TAMPERING: dict[str, tuple[bool, dict[str, Any], str, str]] = {
     "off": (False, {"attention_bias": False}, "UNSTEERED", "UNSTEERED"),
     "as text": (False, {"attention_bias": "true"}, "UNSTEERED", "UNSTEERED"),
     "another model": (False, {"model_type": "qwen3"}, "UNSTEERED", "UNSTEERED"),
-    "another rope": (False, {"rope_theta": 1.0}, "rope_theta is 1.0, not 20000.0", "config.json"),
+    "another rope": (False, {"rope_theta": 1.0}, "text_config: rope_theta is 1.0, not 20000.0", "config.json"),
     "off, alone": (True, {"attention_bias": False}, "UNSTEERED", "UNSTEERED"),
     "another rope, alone": (True, {"rope_theta": 1.0}, "rope_theta is 1.0, not 20000.0", "config.json"),
-    "tied, alone": (True, {"tie_word_embeddings": True}, "tie_word_embeddings is True, not False", "config.json"),
+    "tied, alone": (True, {"tie_word_embeddings": True}, "tie_word_embeddings is true, not false", "config.json"),
 }
 
 
@@ -509,6 +512,9 @@ def test_a_second_bake_adds_to_the_first(tmp_path: Path):
     plan = emobake.bake(tmp_path / "one", tmp_path / "ev", mix={"fear": 2.0}, out=tmp_path / "three", text_only=True).plan
     assert (plan.route, plan.effect.recipe) == ("existing", "1 x joy + 2 x fear")
     assert not failed(tmp_path / "three", tmp_path / "one")
+    checks = emobake.verify(tmp_path / "three", base=tmp_path / "one", vectors=tmp_path / "ev")
+    assert any(check.name == "arithmetic" and check.ok for check in checks)
+    assert "not a multimodal checkpoint" in failed(tmp_path / "three", tmp_path / "three")
 
 
 # ---- the command line and the Hub -----------------------------------------------------------------------------
