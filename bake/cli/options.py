@@ -173,7 +173,8 @@ carrying_options = _together(
     click.option(
         "--force",
         is_flag=True,
-        help="Write even if nothing would be steered, or so strongly that the model is destroyed.",
+        help="Write even if nothing would be steered, or so strongly that the model is destroyed, or if layers without "
+        "attention (of a hybrid) lose their vectors.",
     ),
 )
 """Output of a bake: form, link mode, overwriting."""

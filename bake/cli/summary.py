@@ -215,7 +215,8 @@ def _files(plan: BakePlan) -> str:
     if not weights:
         return f"{len(new)} written ({written})"
     others = [file for file in plan.files if file.action == "carry" and not file.weights]
-    base = f"{_plural(weights, 'weight file')} ({carried}) and {len(others)} others"
+    part = " in part" if any(file.action == "assemble" for file in weights) else ""
+    base = f"{_plural(weights, 'weight file')}{part} ({carried}) and {len(others)} others"
     return f"{base} carried over; {len(new)} written ({written})"
 
 

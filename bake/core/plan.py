@@ -177,6 +177,8 @@ class BakePlan:
     rewritten: tuple[str, ...] = ()
     """Names of the tensors that are made of rows of the base's tensors, or that have another name there."""
     warnings: tuple[str, ...] = ()
+    multimodal: bool = False
+    """True if the result sees more than text."""
 
     @property
     def bytes_carried(self) -> int:

@@ -27,6 +27,9 @@ CARRIED = (
 )
 """Patterns over lower-case paths: what a loader needs besides config and weights, and what a licence demands."""
 
+_OF_IMAGES = ("*preprocessor_config.json", "processor_config.json", "chat_template.json")
+"""The last holds the chat template of older processors."""
+
 REPLACED = ("config.json", INDEX, "readme.md", "emobake.json")
 """Files that a bake writes itself."""
 
@@ -47,6 +50,11 @@ def is_carried(path: str) -> bool:
 def is_duplicate(path: str) -> bool:
     """True if the file at `path` holds the weights once more, which would stay unsteered."""
     return _matches(path.lower(), _DUPLICATES) and path.lower() not in REPLACED
+
+
+def is_of_images(path: str) -> bool:
+    """True if the file at `path` belongs to the part of a multimodal model that prepares images."""
+    return _matches(path.lower(), _OF_IMAGES)
 
 
 def is_licence(path: str) -> bool:

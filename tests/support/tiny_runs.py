@@ -6,6 +6,8 @@ imports emobake.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,9 @@ def logits(model: Any) -> np.ndarray:
         return model(token_ids()).logits.float().numpy()
 
 
-def hooked_logits(model: Any, o_proj: str, added: dict[int, np.ndarray]) -> np.ndarray:
-    """Logits with `added` on top of the attention module's output, layer by layer."""
+@contextmanager
+def hooked(model: Any, o_proj: str, added: dict[int, np.ndarray]) -> Iterator[None]:
+    """Within the context, `added` is on top of the attention module's output, layer by layer."""
     handles = []
     for layer, row in added.items():
         w = torch.from_numpy(row)
@@ -52,10 +55,16 @@ def hooked_logits(model: Any, o_proj: str, added: dict[int, np.ndarray]) -> np.n
         attention = model.get_submodule(o_proj.format(layer=layer).rpartition(".")[0])
         handles.append(attention.register_forward_hook(add))
     try:
-        return logits(model)
+        yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def hooked_logits(model: Any, o_proj: str, added: dict[int, np.ndarray]) -> np.ndarray:
+    """Logits with `added` on top of the attention module's output, layer by layer."""
+    with hooked(model, o_proj, added):
+        return logits(model)
 
 
 def assert_same(got: np.ndarray, expected: np.ndarray, unsteered: np.ndarray, tolerance: float = TOLERANCE) -> None:

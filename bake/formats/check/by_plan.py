@@ -99,6 +99,9 @@ def _field_difference(key: str, ours: Mapping[str, Any], theirs: Mapping[str, An
         return f"lacks {key[:80]}"
     if key not in theirs:
         return f"has {key[:80]} besides"
+    if isinstance(ours[key], dict) and isinstance(theirs[key], dict):
+        inner = (_field_difference(name, ours[key], theirs[key]) for name in [*theirs[key], *ours[key]])
+        return next((f"{key[:80]}: {found}" for found in inner if found), "")
     if type(ours[key]) is not type(theirs[key]) or ours[key] != theirs[key]:
         return f"{key[:80]} is {json.dumps(ours[key])[:80]}, not {json.dumps(theirs[key])[:80]}"
     return ""

@@ -32,10 +32,10 @@ def check_by_record(output: Output, files: OutputFiles, no_base: str) -> Iterato
         )
     yield from _weights_by_record(output, files, no_base)
     if output.names is None:
-        known = [*record.digests, *record.files]
+        # Weight files that are put together have no entry; the index, which has a digest, names the files.
+        known = [*record.digests, *record.files, *(tensor.file for tensor in output.model.tensors.values())]
         if not record.digests:
             known += [name for name in files.sizes if is_carried(name) or name.lower() in REPLACED]
-            known += [tensor.file for tensor in output.model.tensors.values()]
         yield from check_others(files, known)
 
 

@@ -79,7 +79,7 @@ class CheckpointOutput(FolderOutput):
     def plan_of(self, base: Checkpoint) -> BakePlan:
         """Plan the same bake by the route of the record."""
         record = self.record
-        if record.text_only:
+        if record.text_only and not base.text_only:
             base = language_model(base)
         route = route_by_name(record.route, base.config, base.name, record.vectors.site)
         base = route.recast(base)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ...core.strict_json import parse_json_object
 from ...errors import BrokenFileError, InputError, UnsupportedModelError
 from .families import families
 from .model import Checkpoint
@@ -26,7 +27,7 @@ _IMAGES = (
     "vision_token_id",
 )
 """Fields of a config that has those of the language model beside them."""
-_NOT_TEXT = ("preprocessor_config.json", "processor_config.json")
+_TEMPLATE, _PROCESSOR_TEMPLATE = "chat_template.jinja", "chat_template.json"
 _HEADS = ("lm_head.", "language_model.lm_head.")
 
 
@@ -77,9 +78,24 @@ def language_model(checkpoint: Checkpoint) -> Checkpoint:
         config=config,
         tensors=tensors,
         weights=tuple(weight for weight in checkpoint.weights if weight.name in files),
-        side_files={name: size for name, size in checkpoint.side_files.items() if not name.endswith(_NOT_TEXT)},
         text_only=True,
+        new_files=_new_files(checkpoint),
     )
+
+
+def _new_files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The processor's chat template as the tokenizer's, where nothing else holds one."""
+    files = checkpoint.side_files
+    if _PROCESSOR_TEMPLATE not in files or _TEMPLATE in files or checkpoint.tokenizer_config.get("chat_template"):
+        return {}
+    file = f"{checkpoint.name}/{_PROCESSOR_TEMPLATE}"
+    template = parse_json_object(checkpoint.read_side(_PROCESSOR_TEMPLATE), file).get("chat_template")
+    if not isinstance(template, str):
+        return {}
+    try:
+        return {_TEMPLATE: template.encode()}
+    except UnicodeEncodeError:
+        raise BrokenFileError(f"{file}: its chat_template is not valid text") from None
 
 
 def _find(config: Mapping[str, Any], name: str) -> tuple[Wrapper, Text]:

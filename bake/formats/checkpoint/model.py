@@ -31,6 +31,8 @@ class Checkpoint:
     """Reads one tensor; used for existing biases only."""
     digest: Callable[[str], str] = lambda name: ""
     """Computes the sha256 of a side file; empty if it cannot be read."""
+    read_side: Callable[[str], bytes] = lambda name: b""
+    """Reads a small side file."""
     side_files: Mapping[str, int] = field(default_factory=dict)
     """Path with ``/`` -> bytes, for every file without weights. A folder that is skipped whole ends in ``/``."""
     unfollowed: tuple[str, ...] = ()
@@ -50,7 +52,9 @@ class Checkpoint:
     """Folder of its files; None for a commit on the Hub."""
     text_only: bool = False
     """True for the language model of a multimodal checkpoint alone: of its files, only `tensors` are carried, by these
-    names."""
+    names, and no files that prepare images."""
+    new_files: Mapping[str, bytes] = field(default_factory=dict)
+    """Side files that an output gains."""
     rewritten: Mapping[str, NewTensor] = field(default_factory=dict)
     """Those of `tensors` that are made of others of the base, by their names here."""
     assembled: frozenset[str] = frozenset()

@@ -217,6 +217,7 @@ def open_checkpoint(
         tensors=tensors,
         read=lambda header: files.read_at(header.file)(header.start, header.size),
         digest=files.digest,
+        read_side=files.small,
         side_files={name: size for name, size in files.sizes.items() if name not in own},
         tokenizer_config=files.json("tokenizer_config.json") or {},
         index_metadata=metadata,

@@ -13,7 +13,7 @@ from ...core.biases import PlannedBias, hybrid_warnings, landing, origin_warning
 from ...core.effect import Effect, judge_effect
 from ...core.plan import BakePlan, ConfigChange, LeftOut, PlannedFile, new_file
 from ...core.record import RecordedVectors
-from ...core.side_files import INDEX, is_carried, reason_left_out
+from ...core.side_files import INDEX, is_carried, is_of_images, reason_left_out
 from ...core.steering import Steering
 from ...core.strict_json import json_bytes
 from ...core.vector_set import VectorSet
@@ -25,6 +25,7 @@ from .recording import Ingredients, with_documents
 from .routes import Route, choose_route
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
+_ALONE = "the output is the language model alone"
 
 
 def make_plan(
@@ -111,6 +112,7 @@ def lay_out(
         added=record.added,
         overwritten=tuple(sorted(bias.tensor for bias in biases if not bias.is_new)),
         rewritten=tuple(sorted(checkpoint.rewritten)),
+        multimodal=bool(route.family.wrapper),
     )
 
 
@@ -137,6 +139,8 @@ def base_warnings(checkpoint: Checkpoint, vectors: VectorSet) -> Iterable[str]:
 def left_out(checkpoint: Checkpoint) -> tuple[LeftOut, ...]:
     """The files of the base that the output does not have, each with the reason."""
     reasons = {name: reason_left_out(name) for name in checkpoint.side_files if not is_carried(name)}
+    if checkpoint.text_only:
+        reasons |= dict.fromkeys(("the vision part", *filter(is_of_images, checkpoint.side_files)), _ALONE)
     reasons |= dict.fromkeys(checkpoint.unfollowed, "a link out of the folder, not followed")
     return tuple(LeftOut(name, reason) for name, reason in sorted(reasons.items()) if reason)
 
@@ -170,8 +174,10 @@ def _files(
     for name, size in sorted(checkpoint.side_files.items()):
         if name == TOKENIZER_CONFIG and tokenizer:
             yield new_file(name, json_bytes({**checkpoint.tokenizer_config, "tokenizer_class": tokenizer[0].new}))
-        elif is_carried(name):
+        elif is_carried(name) and not (checkpoint.text_only and is_of_images(name)):
             yield PlannedFile.carried(name, name, size)
+    for name, content in checkpoint.new_files.items():
+        yield new_file(name, content)
     yield new_file("config.json", json_bytes(route.config))
 
 

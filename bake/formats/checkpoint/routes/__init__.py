@@ -9,7 +9,7 @@ from ....core.names import is_plain
 from ....core.sites import SITE, Site
 from ....core.stacks import STACKS, parse_targets
 from ....errors import BrokenFileError, UnsupportedModelError
-from ..families import Family
+from ..families import Family, families
 from ..wrappers import TEXT, family_of, language_config, wrappers
 from .backend import BackendRoute, ExistingBackendRoute, FlagBackendRoute
 from .base import Route
@@ -143,7 +143,16 @@ def _unserved(family: Family, candidates: list[Route], wanted: tuple[str, ...]) 
     best = max(candidates, key=lambda r: sum(r.stacks[s].status == "steered" for s in wanted))
     lacking = [s for s in wanted if best.stacks[s].status != "steered"]
     what = "; ".join(f"{s} {best.stacks[s].clause}" for s in lacking)
-    return f"no route for {family.label} serves every stack of `targets`: {what}. Leave it out of `targets`"
+    advice = ", or bake its language model with `text_only`" if _has_plain_form(family) else ""
+    return f"no route for {family.label} serves every stack of `targets`: {what}. Leave it out of `targets`{advice}"
+
+
+def _has_plain_form(family: Family) -> bool:
+    """True if the language model of a multimodal checkpoint can be baked alone."""
+    if not family.wrapper:
+        return False
+    plain = families(family.site).get(wrappers()[family.wrapper].texts[family.model_type].like)
+    return plain is not None and not plain.refusal
 
 
 def _unbakeable(family: Family, config: Mapping[str, Any], candidates: list[Route]) -> str:
@@ -155,6 +164,8 @@ def _unbakeable(family: Family, config: Mapping[str, Any], candidates: list[Rout
     reasons = reasons or ExistingRoute.blockers(family, config)
     reasons = reasons or [f"its class has no bias on {family.projection.rpartition('.')[2]}"]
     advice = _ADAPTER_HINT
+    if _has_plain_form(family):
+        advice = f"`text_only` bakes its language model alone; {advice}"
     obey = [s for r in candidates for s in STACKS if r.stacks[s].status == "steered"]
     if obey:
         advice = f"`targets` {','.join(obey)} bakes for the stacks that would add it; {advice}"
