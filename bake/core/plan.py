@@ -1,12 +1,13 @@
 """Bake plans as plain data: every byte of every output file, and everything that is said about the result.
 
-A file is a sequence of pieces: new bytes, spans of the base's files, or rows of them in another order. A plan does not
-know where it will be written: a folder, a single file and a Hub repository are sinks of the same pieces.
+A file is a sequence of pieces: new bytes, spans of the base's files, or rows of them in another order or with a new
+end. A plan does not know where it will be written: a folder, a single file and a Hub repository are sinks of the same
+pieces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -18,12 +19,16 @@ from .steering import Steering
 
 Form = Literal["checkpoint", "peft", "peft-each", "gguf"]
 """Output form. ``peft-each`` is a folder with one adapter per emotion."""
-RouteName = Literal["existing", "flag", "llama", "tensor", "adapter"]
+RouteName = Literal["existing", "flag", "llama", "tensor", "adapter", "head", "value"]
 """Mechanism that makes the bias act. ``tensor``: a GGUF file gains a tensor that its architecture reads if present;
-``adapter``: PEFT adds it as ``lora_bias``."""
+``adapter``: PEFT adds it as ``lora_bias``; ``head``: a key/value head is added whose output is constant; ``value``: the
+bias is solved for, and acts on the values."""
 PEFT_RAN = "0.21.2"
 """The version of PEFT in which adapters were run."""
 Action = Literal["carry", "overwrite", "write", "assemble"]
+
+_LIKE = {"llama": " saved as llama", "head": " with one more head", "value": " with a bias of the values"}
+"""Route -> description of the models that were run."""
 
 CARD_FILE = "README.md"
 """The model card."""
@@ -47,8 +52,8 @@ class Span:
 class Rows:
     """Rows of a file of the base, in another order.
 
-    From `offset` on there are `count` rows of `row` bytes. Each group of ``len(order)`` rows is written as the rows
-    that `order` names, counted within the group.
+    From `offset` on there are `count` rows of `row` bytes. Each group of `group` rows is written as the rows that
+    `order` names, counted within the group; a row may be named more than once.
     """
 
     source: str
@@ -56,19 +61,69 @@ class Rows:
     row: int
     count: int
     order: tuple[int, ...]
+    group: int = 0
+    """Rows of a group; 0: as many as `order` names."""
+
+    @property
+    def grouped(self) -> int:
+        """Rows of a group."""
+        return self.group or len(self.order)
 
     @property
     def size(self) -> int:
         """Bytes in all."""
-        return self.row * self.count
+        return self.row * self.count // self.grouped * len(self.order)
 
 
-Piece = bytes | Span | Rows
+@dataclass(frozen=True)
+class WiderRows:
+    """Rows of a file of the base, each with a new end.
+
+    From `offset` on there are `count` rows of `row` bytes. The first `kept` bytes of each are written, then `tail`, in
+    which the bytes from `place` on are the row's own: its part of `own`.
+    """
+
+    source: str
+    offset: int
+    row: int
+    count: int
+    kept: int
+    tail: bytes = field(repr=False)
+    place: int
+    own: bytes = field(repr=False)
+    """Bytes of all rows, one after another; as many for each row."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return (self.kept + len(self.tail)) * self.count
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """New bytes that are zero, as many as `size`."""
+
+    size: int
+
+
+Piece = bytes | Span | Rows | WiderRows | Zeros
 
 
 def piece_size(piece: Piece) -> int:
     """Bytes of a piece."""
     return len(piece) if isinstance(piece, bytes) else piece.size
+
+
+def new_size(piece: Piece) -> int:
+    """Bytes of a piece that the base does not have."""
+    if isinstance(piece, WiderRows):
+        return len(piece.tail) * piece.count
+    return piece_size(piece) if isinstance(piece, bytes | Zeros) else 0
+
+
+def sources_of(pieces: Iterable[Piece]) -> set[str]:
+    """Files of the base that pieces are made of."""
+    return {piece.source for piece in pieces if not isinstance(piece, bytes | Zeros)}
 
 
 @dataclass(frozen=True)
@@ -110,7 +165,7 @@ class PlannedFile:
     @property
     def new_bytes(self) -> int:
         """Bytes that the base does not have."""
-        return sum(len(piece) for piece in self.pieces if isinstance(piece, bytes))
+        return sum(map(new_size, self.pieces))
 
     @property
     def action(self) -> Action:
@@ -124,7 +179,11 @@ class PlannedFile:
         """Content of a file that is all new; ValueError for others."""
         if self.action != "write":
             raise ValueError(f"{self.name} holds bytes of the base")
-        return b"".join(piece for piece in self.pieces if isinstance(piece, bytes))
+        return b"".join(
+            bytes(piece.size) if isinstance(piece, Zeros) else piece
+            for piece in self.pieces
+            if isinstance(piece, bytes | Zeros)
+        )
 
 
 @dataclass(frozen=True)
@@ -167,6 +226,8 @@ class BakePlan:
     """Names of the tensors that the base does not have."""
     overwritten: tuple[str, ...] = ()
     """Names of the tensors whose bytes are replaced."""
+    extended: tuple[str, ...] = ()
+    """Names of the tensors that gain rows or columns; their own bytes are kept."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -189,7 +250,7 @@ class BakePlan:
         if not support.run:
             return f"read from the source of {known.read}, not run"
         kind = "file" if self.form == "gguf" else "model"
-        like = f"{self.model_type} {kind} saved as llama" if self.route == "llama" else f"{self.model_type} {kind}"
+        like = f"{self.model_type} {kind}{_LIKE.get(self.route, '')}"
         return f"seen with a {like} in {known.ran}; this one was not run"
 
     def behaviour(self, stack: str) -> str:
