@@ -32,6 +32,7 @@ class BakeRequest:
     out: Folder | GgufFile | None
     push: HubTarget | None
     targets: tuple[str, ...]
+    tensor_parallel: int
     format: BakeFormat
     hash_files: bool
     force: bool

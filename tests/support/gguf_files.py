@@ -17,20 +17,28 @@ EPSILON, THETA = 1e-5, 10000.0
 def floats(kind: Kind, shape: tuple[int, int], draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Random weights ``[rows, columns]``: as they are stored in `kind`, and as float32."""
     values = draw.normal(0, 0.06, shape).astype(np.float32)
-    is_k = kind in (Kind.Q4_K, Kind.Q6_K)
-    stored = _blocks(kind, shape, draw) if is_k else gguf.quants.quantize(values, kind)
+    stored = _blocks(kind, shape, draw) if kind in SCALES else gguf.quants.quantize(values, kind)
     return stored, gguf.quants.dequantize(stored, kind).reshape(shape).astype(np.float32)
 
 
+SCALES: dict[Kind, dict[int, float]] = {
+    Kind.Q2_K: {80: 4e-3, 82: 6e-3},
+    Kind.Q3_K: {108: 1.2e-3},
+    Kind.Q4_K: {0: 4e-4, 2: 3e-3},
+    Kind.Q5_K: {0: 2e-4, 2: 3e-3},
+    Kind.Q6_K: {208: 5e-5},
+    Kind.IQ4_NL: {0: 1e-3},
+    Kind.IQ4_XS: {0: 6e-5},
+}
+"""Types that the package cannot make -> offset in a block -> its scales, so small that any other bits are weights."""
+
+
 def _blocks(kind: Kind, shape: tuple[int, int], draw: np.random.Generator) -> np.ndarray:
-    """K-quants, which the package cannot make: any bits are weights, once the blocks' scales are small."""
-    count = shape[0] * shape[1] // 256
-    small = np.full((count, 1), 4e-4 if kind == Kind.Q4_K else 5e-5, np.float16).view(np.uint8)
-    if kind == Kind.Q4_K:
-        offset = np.full((count, 1), 3e-3, np.float16).view(np.uint8)
-        blocks = np.concatenate([small, offset, draw.integers(0, 256, (count, 140), np.uint8)], axis=1)
-    else:
-        blocks = np.concatenate([draw.integers(0, 256, (count, 208), np.uint8), small], axis=1)
+    """Random bits, but for the scales."""
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = draw.integers(0, 256, (shape[0] * shape[1] // block, size), np.uint8)
+    for offset, scale in SCALES[kind].items():
+        blocks[:, offset : offset + 2] = np.full((len(blocks), 1), scale, np.float16).view(np.uint8)
     return blocks.reshape(shape[0], -1)
 
 
@@ -70,15 +78,7 @@ def write_model(
     writer.add_rope_freq_base(THETA)
     for key, value in (fields or {}).items():
         {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)](key, value)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(["a", "b", "ab", *(f"<t{i}>" for i in range(VOCAB - 4)), "<end>"])
-    writer.add_token_types([1] * (VOCAB - 1) + [3])
-    writer.add_token_merges(["a b"])
-    writer.add_eos_token_id(VOCAB - 1)
-    writer.add_add_bos_token(False)
-    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}"
-    writer.add_chat_template(turns + "{% if add_generation_prompt %}<assistant>{% endif %}")
+    add_tokenizer(writer)
     held: dict[str, np.ndarray] = {}
 
     def add(name: str, shape: tuple[int, int] | None, values: np.ndarray | None = None) -> None:
@@ -113,6 +113,19 @@ def write_model(
     writer.write_tensors_to_file()
     writer.close()
     return held
+
+
+def add_tokenizer(writer: gguf.GGUFWriter) -> None:
+    """A vocabulary of `VOCAB` tokens, and a chat template."""
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(["a", "b", "ab", *(f"<t{i}>" for i in range(VOCAB - 4)), "<end>"])
+    writer.add_token_types([1] * (VOCAB - 1) + [3])
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(VOCAB - 1)
+    writer.add_add_bos_token(False)
+    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}"
+    writer.add_chat_template(turns + "{% if add_generation_prompt %}<assistant>{% endif %}")
 
 
 def tensors_of(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:

@@ -25,6 +25,8 @@ SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 """Names of the files of a set as llama.cpp (llama_split_path) writes them, counted from 1."""
 RECORD_KEY = "emobake.record"
 """Key of the record in the metadata."""
+PROJECTOR = "clip"
+"""Architecture of an mmproj file, which makes tokens of images and sound for a model in a file of its own."""
 _MAX_FILES = 1000
 _READ = 2**22
 
@@ -141,8 +143,8 @@ def open_gguf(path: Path) -> GgufModel:
     """Open a GGUF model; of a split set, `path` is the first file.
 
     Raises:
-        InputError: no such file, or not the first of its set; BrokenFileError: a wrong header, a file of the set that
-            is missing or belongs to another one.
+        InputError: no such file, not the first of its set, or no model but its projector of images; BrokenFileError: a
+            wrong header, a file of the set that is missing or belongs to another one.
         MissingPackageError: the gguf package is not installed.
     """
     if not path.is_file():
@@ -151,6 +153,10 @@ def open_gguf(path: Path) -> GgufModel:
     match = SPLIT.fullmatch(path.name)
     stamps = Stamps.of([path, *(sorted(path.parent.glob(f"{escape(match[1])}-*-of-{match[3]}.gguf")) if match else ())])
     first = read_header(path)
+    if first.text("general.architecture") == PROJECTOR:
+        raise InputError(
+            f"{path}: is an mmproj file, which makes tokens of images and sound; give the file of the model beside it"
+        )
     files = [first, *_rest_of_set(path, first)]
     tensors: dict[str, TensorHeader] = {}
     for header in files:
