@@ -125,6 +125,16 @@ def plan_biases(model: str, projection: str, homes: Sequence[Home], rows: np.nda
         BrokenFileError: a projection has another width than the rows.
         VectorError: a sum is too large for its dtype.
     """
+    require_homes(model, projection, homes, rows)
+    return tuple(plan_bias(model, home, rows[home.layer]) for home in homes)
+
+
+def require_homes(model: str, projection: str, homes: Sequence[Home], rows: np.ndarray) -> None:
+    """Refuse `rows` of which one that is not zero has no home; arguments as for `plan_biases`.
+
+    Raises:
+        InputError: there is one; names the layers to choose from.
+    """
     layers = {home.layer for home in homes}
     homeless = [layer for layer in range(len(rows)) if rows[layer].any() and layer not in layers]
     if homeless:
@@ -132,7 +142,6 @@ def plan_biases(model: str, projection: str, homes: Sequence[Home], rows: np.nda
             f"; choose among the layers that have one: `layers` {','.join(map(str, sorted(layers)))}" if homes else ""
         )
         raise InputError(f"{model}: layer {homeless[0]} has no {projection}, so its vector cannot land{choice}")
-    return tuple(plan_bias(model, home, rows[home.layer]) for home in homes)
 
 
 def plan_bias(model: str, home: Home, row: np.ndarray) -> PlannedBias:

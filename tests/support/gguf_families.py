@@ -6,7 +6,6 @@ Weights are drawn in the file's type, and the model in memory gets what the file
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,9 +45,6 @@ class TinyFamily:
     """The rows of q and k are in llama's order in the file."""
     norm_shift: float = 0.0
     """The file's norms less those of the checkpoint."""
-    experts: bool = False
-    names: Callable[[str], str] = lambda name: name
-    """The name that the map of the gguf package knows."""
 
 
 def partial(factor: float) -> dict[str, Any]:
@@ -63,7 +59,6 @@ FAMILIES: dict[str, TinyFamily] = {
         "qwen3moe",
         {"head_dim": 64, **ROPE, **MOE, "decoder_sparse_step": 1, "norm_topk_prob": True, "mlp_only_layers": []},
         {"expert_count": EXPERTS, "expert_used_count": 2, "expert_feed_forward_length": 256},
-        experts=True,
     ),
     "gemma2": TinyFamily(
         "gemma2",
@@ -90,7 +85,132 @@ FAMILIES: dict[str, TinyFamily] = {
         layers=7,
         norm_shift=1.0,
     ),
+    "gemma": TinyFamily("gemma", "gemma", {"head_dim": 64, "tie_word_embeddings": True, **ROPE}, norm_shift=1.0),
     "glm4": TinyFamily("glm4", "glm4", {"head_dim": 64, **partial(0.5)}, {"rope.dimension_count": 32}),
+    "glm4moe": TinyFamily(
+        "glm4_moe",
+        "glm4moe",
+        {
+            "head_dim": 64,
+            "use_qk_norm": True,
+            "n_routed_experts": EXPERTS,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 256,
+            "first_k_dense_replace": 1,
+            "n_group": 1,
+            "topk_group": 1,
+            "routed_scaling_factor": 1.0,
+            "norm_topk_prob": True,
+            **partial(0.5),
+        },
+        {
+            "rope.dimension_count": 32,
+            "expert_count": EXPERTS,
+            "expert_used_count": 2,
+            "expert_shared_count": 1,
+            "expert_feed_forward_length": 256,
+            "leading_dense_block_count": 1,
+            "expert_weights_norm": True,
+            "expert_gating_func": 2,
+            "expert_weights_scale": 1.0,
+        },
+    ),
+    "smollm3": TinyFamily(
+        "smollm3",
+        "smollm3",
+        {"no_rope_layers": [1, 1, 1, 0], "use_sliding_window": False, **ROPE},
+        {"rope.dimension_count": 32},
+        layers=4,
+        is_llama=True,
+    ),
+    "ernie4_5": TinyFamily("ernie4_5", "ernie4_5", {"head_dim": 64, "use_bias": False, **ROPE}),
+    "hunyuan-dense": TinyFamily("hunyuan_v1_dense", "hunyuan-dense", {"head_dim": 64, **ROPE}),
+    "qwen2moe": TinyFamily(
+        "qwen2_moe",
+        "qwen2moe",
+        {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            **MOE,
+            "shared_expert_intermediate_size": 256,
+            "use_sliding_window": False,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "norm_topk_prob": False,
+            **ROPE,
+        },
+        {
+            "expert_count": EXPERTS,
+            "expert_used_count": 2,
+            "expert_feed_forward_length": 256,
+            "expert_shared_feed_forward_length": 256,
+        },
+    ),
+    "stablelm": TinyFamily(
+        "stablelm",
+        "stablelm",
+        {**SQUARE, "use_qkv_bias": False, "partial_rotary_factor": 0.25, **partial(0.25)},
+        {"rope.dimension_count": 16, "use_parallel_residual": False},
+    ),
+    "olmo2": TinyFamily("olmo2", "olmo2", {**SQUARE, **ROPE}),
+    "cohere2": TinyFamily(
+        "cohere2",
+        "cohere2",
+        {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "sliding_window": 8,
+            "logit_scale": 0.25,
+            "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+            "tie_word_embeddings": True,
+            **ROPE,
+        },
+        {"attention.sliding_window": 8, "logit_scale": 0.25, "rope.dimension_count": 64, "rope.scaling.type": "none"},
+        layers=4,
+    ),
+    "exaone4": TinyFamily(
+        "exaone4",
+        "exaone4",
+        {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "sliding_window": None,
+            "layer_types": ["full_attention"] * 2,
+            **ROPE,
+        },
+        {"rope.dimension_count": 64},
+    ),
+    "lfm2": TinyFamily(
+        "lfm2",
+        "lfm2",
+        {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "block_auto_adjust_ff_dim": False,
+            "block_ff_dim": FF,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "tie_word_embeddings": True,
+            **ROPE,
+        },
+        {"attention.head_count_kv": [0, 2, 0, 2], "shortconv.l_cache": 3, "attention.layer_norm_rms_epsilon": 1e-5},
+        layers=4,
+    ),
+    "phi3": TinyFamily(
+        "phi3",
+        "phi3",
+        {
+            "num_attention_heads": 4,
+            "sliding_window": None,
+            "original_max_position_embeddings": 512,
+            **ROPE,
+        },
+        {
+            "rope.dimension_count": 64,
+            "attention.sliding_window": 0,
+            "rope.scaling.original_context_length": 512,
+        },
+    ),
 }
 
 
@@ -130,9 +250,9 @@ def write_family(path: Path, name: str, kind: Kind = Kind.F32, *, seed: int = 0,
                 halves.append(values)
             parameter.copy_(torch.from_numpy(np.concatenate(halves, axis=1)))
             continue
-        asked = family.names(key)
-        if key.endswith("experts.down_proj"):
-            asked = f"{asked}.weight"
+        asked = (
+            f"{key}.weight" if key.endswith("experts.down_proj") else key.replace("correction_bias", "correction.bias")
+        )
         target = known.get_name(asked, try_suffixes=(".weight", ".bias"))
         assert target is not None, f"{key} has no name in a GGUF file"
         is_norm, is_matrix = "norm" in key, parameter.ndim > 1

@@ -110,6 +110,16 @@ def head_fields(model: GgufModel, heads: Mapping[int, Heads]) -> dict[str, Field
     return fields
 
 
+def key_fields(model: GgufModel, factor: int) -> dict[str, Field]:
+    """The metadata with `factor` times as many key/value heads."""
+    name = f"{model.architecture}.{KEYS}"
+    old, field = model.header.numbers(name), model.header.by_key.get(name)
+    if old is not None:
+        return {name: number_field(name, [factor * count for count in old], field)}
+    count = model.dimension(KEYS if field is not None else HEADS)
+    return {name: number_field(name, factor * count, field)}
+
+
 def _tensors(model: GgufModel, layer: int) -> dict[str, TensorHeader]:
     fused = model.tensors.get(f"blk.{layer}.attn_qkv.weight")
     if fused is not None:

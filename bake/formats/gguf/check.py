@@ -86,6 +86,7 @@ class GgufOutput:
             raise VerifyError(f"the output has {len(names)} files, the base {len(base.files)}")
         record = self.record
         route = route_by_name(record.route, base, record.vectors.site, tensor_parallel=record.tensor_parallel)
+        route = route.again(record)
         biases = stored_biases(self, route.homes)
         planned = replace(record.base, weights=base.weights)
         record = lay_out_record(route, biases, record.vectors, record.steering, planned)

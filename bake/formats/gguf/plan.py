@@ -68,6 +68,7 @@ def make_gguf_plan(
     """
     route = route or choose_route(model, vectors.site, tensor_parallel=tensor_parallel)
     rows = steering_rows(vectors, steering, model.shape, branch_scale=route.scale, force=force)
+    route = route.fitted(rows)
     biases = route.plan(rows)
     weights = tuple(replace(weight, sha256=(digests or {}).get(weight.name, "")) for weight in model.weights)
     record = lay_out_record(

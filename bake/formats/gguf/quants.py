@@ -15,6 +15,7 @@ import numpy as np
 
 from ...core.packages import require
 from ...core.tensors import FLOATS
+from ...errors import UnsupportedModelError
 from .header import tensor_types
 
 
@@ -82,6 +83,20 @@ def column_types() -> Mapping[str, ColumnType]:
         if name in sizes
     }
     return floats | blocks
+
+
+def dequantize(dtype: str, data: bytes, columns: int) -> np.ndarray:
+    """Read a matrix of any type as float32 ``[rows, columns]``.
+
+    Raises:
+        UnsupportedModelError: the gguf package cannot read the type.
+    """
+    gguf, kind = require("gguf", extra="gguf", purpose="GGUF files"), tensor_types()[dtype]
+    stored = np.frombuffer(data, np.uint8).reshape(-1, columns // kind.block * kind.block_bytes)
+    try:
+        return np.asarray(gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[dtype]))
+    except NotImplementedError:
+        raise UnsupportedModelError(f"the gguf package cannot read tensors of type {dtype}") from None
 
 
 def zero_bytes_are_zeros(dtype: str) -> bool:

@@ -11,10 +11,11 @@ from .base import GgufRoute
 from .head import HeadRoute
 from .llama import LlamaRoute
 from .tensor import ExistingRoute, TensorRoute
+from .value import ValueRoute
 
 __all__ = ["ROUTES", "GgufRoute", "choose_route", "route_by_name"]
 
-ROUTES: tuple[type[GgufRoute], ...] = (ExistingRoute, TensorRoute, LlamaRoute, HeadRoute)
+ROUTES: tuple[type[GgufRoute], ...] = (ExistingRoute, TensorRoute, LlamaRoute, HeadRoute, ValueRoute)
 """Routes, the one that costs least first."""
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from ....core.biases import Home, PlannedBias, plan_biases
 from ....core.heads import Cost
 from ....core.plan import RouteName
-from ....core.record import RecordedBias
+from ....core.record import Record, RecordedBias
 from ....core.sites import Site
 from ....core.stacks import Support
 from ....core.tensors import FLOATS, TensorHeader, decode
@@ -77,6 +77,18 @@ class GgufRoute(ABC):
     def scale(self) -> float:
         """Factor between the place of the rows and the site."""
         return self.row.branch_scale(self.model.header, self.model.num_hidden_layers, self.site)
+
+    def fitted(self, rows: np.ndarray) -> GgufRoute:
+        """The route for these `rows`, float32 ``[layers, hidden]``, where it depends on them.
+
+        Raises:
+            UnsupportedModelError: it cannot make them.
+        """
+        return self
+
+    def again(self, record: Record) -> GgufRoute:
+        """The route for the rows of a bake that was made before, and has this `record`."""
+        return self
 
     @cached_property
     @abstractmethod
