@@ -36,9 +36,12 @@ SCALES: dict[Kind, dict[int, float]] = {
 def _blocks(kind: Kind, shape: tuple[int, int], draw: np.random.Generator) -> np.ndarray:
     """Random bits, but for the scales."""
     block, size = gguf.GGML_QUANT_SIZES[kind]
-    blocks = draw.integers(0, 256, (shape[0] * shape[1] // block, size), np.uint8)
+    blocks = np.zeros((shape[0] * shape[1] // block, size), np.uint8)
+    drawn = np.ones(size, bool)
     for offset, scale in SCALES[kind].items():
         blocks[:, offset : offset + 2] = np.full((len(blocks), 1), scale, np.float16).view(np.uint8)
+        drawn[offset : offset + 2] = False
+    blocks[:, drawn] = draw.integers(0, 256, (len(blocks), int(drawn.sum())), np.uint8)
     return blocks.reshape(shape[0], -1)
 
 
