@@ -300,21 +300,30 @@ def _add_metadata(writer: gguf.GGUFWriter, family: TinyFamily, made: Any) -> Non
             adders[type(value)](f"{family.architecture}.{key}", value)
 
 
+def _projections(model: Any) -> dict[int, Any]:
+    """Layer -> the output projection of its attention; layers without attention are left out."""
+    found = {}
+    for number, layer in enumerate(model.model.layers):
+        attention = getattr(layer, "self_attn", None)
+        if attention is not None:
+            names = ("o_proj", "out_proj", "dense")
+            found[number] = next(getattr(attention, name) for name in names if hasattr(attention, name))
+    return found
+
+
+def output_projections(model: Any) -> dict[int, np.ndarray]:
+    """Layer -> the weight of its output projection."""
+    return {layer: module.weight.detach().numpy() for layer, module in _projections(model).items()}
+
+
 def hooked_log_probabilities(model: Any, prompts: list[list[int]], rows: np.ndarray | None) -> np.ndarray:
     """Log-probabilities ``[prompts, vocabulary]`` after each prompt, `rows` added to the attention's output."""
     import torch
 
     handles = []
-    for layer, row in enumerate([] if rows is None else rows):
-        module = model.model.layers[layer]
-        attention = getattr(module, "self_attn", None)
-        if attention is None:
-            continue
-        projection = next(
-            getattr(attention, name) for name in ("o_proj", "out_proj", "dense") if hasattr(attention, name)
-        )
-        vector = torch.from_numpy(row)
-        handles.append(projection.register_forward_hook(lambda _m, _i, out, vector=vector: out + vector))
+    for layer, module in _projections(model).items() if rows is not None else ():
+        vector = torch.from_numpy(rows[layer])
+        handles.append(module.register_forward_hook(lambda _m, _i, output, vector=vector: output + vector))
     with torch.inference_mode():
         found = [model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1).numpy() for prompt in prompts]
     for handle in handles:
