@@ -54,6 +54,7 @@ def write_model(
     qkv_bias: bool | None = None,
     fields: dict[str, Any] | None = None,
     tensors: dict[str, np.ndarray] | None = None,
+    stored: dict[str, tuple[np.ndarray, np.ndarray]] | None = None,
     without: tuple[str, ...] = (),
     seed: int = 0,
     split: int = 0,
@@ -62,7 +63,7 @@ def write_model(
 ) -> dict[str, np.ndarray]:
     """Write a model of two layers that llama.cpp loads; its weights as float32, by their names in the file.
 
-    `biases` and `tensors` are further float32 tensors, `without` leaves out names, and `split` is how many tensors go
+    `biases` and `tensors` are further float32 tensors, `stored` those of `floats`, `without` leaves out names, and `split` is how many tensors go
     into each file of a set (``-00001-of-0000N`` is put into the name).
     """
     draw = np.random.default_rng(seed)
@@ -74,12 +75,14 @@ def write_model(
     writer.add_block_count(LAYERS)
     writer.add_context_length(512)
     writer.add_embedding_length(HIDDEN)
-    writer.add_feed_forward_length(FF)
+    writer.add_feed_forward_length((fields or {}).get(f"{architecture}.feed_forward_length", FF))
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(EPSILON)
     writer.add_rope_freq_base(THETA)
     for key, value in (fields or {}).items():
+        if key.endswith("feed_forward_length"):
+            continue
         {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)](key, value)
     add_tokenizer(writer)
     held: dict[str, np.ndarray] = {}
@@ -109,6 +112,8 @@ def write_model(
             add(f"{block}ffn_{name}.weight", shape)
     for name, values in ((biases or {}) | (tensors or {})).items():
         add(name, None, values)
+    for name, (raw, _) in (stored or {}).items():
+        writer.add_tensor(name, raw, raw_dtype=kind)
     add("output_norm.weight", None, draw.normal(1, 0.1, HIDDEN))
     add("output.weight", (VOCAB, HIDDEN))
     writer.write_header_to_file()
