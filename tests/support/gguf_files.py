@@ -63,8 +63,8 @@ def write_model(
 ) -> dict[str, np.ndarray]:
     """Write a model of two layers that llama.cpp loads; its weights as float32, by their names in the file.
 
-    `biases` and `tensors` are further float32 tensors, `stored` those of `floats`, `without` leaves out names, and `split` is how many tensors go
-    into each file of a set (``-00001-of-0000N`` is put into the name).
+    `biases` and `tensors` are further float32 tensors, `stored` those of `floats`. `without` leaves out names, and
+    `split` is how many tensors go into each file of a set (``-00001-of-0000N`` is put into the name).
     """
     draw = np.random.default_rng(seed)
     options: dict[str, Any] = {"split_max_tensors": split} if split else {}

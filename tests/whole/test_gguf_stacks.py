@@ -162,7 +162,7 @@ def test_verify_runs_it(published, space):
     assert sum("differs from the unsteered base" in check.name for check in checks) == 1
 
 
-# --- the forms for architectures without the bias, where it can be compared with them -----------------------------------
+# --- the forms for architectures without the bias, where it can be compared with them ------
 
 
 def as_floats(file: Path, out: Path) -> None:

@@ -626,13 +626,8 @@ def test_a_phi3_file_becomes_a_llama_file(tmp_path, kind):
     for layer in range(LAYERS):
         q, k, v = np.split(held[f"blk.{layer}.attn_qkv.weight"], [HIDDEN, HIDDEN + KV_HEADS * HEAD])
         gate, up = np.split(held[f"blk.{layer}.ffn_up.weight"], 2)
-        wanted = {
-            "attn_q": permuted(q, HEADS),
-            "attn_k": permuted(k, KV_HEADS),
-            "attn_v": v,
-            "ffn_gate": gate,
-            "ffn_up": up,
-        }
+        wanted = {"attn_q": permuted(q, HEADS), "attn_k": permuted(k, KV_HEADS), "attn_v": v}
+        wanted |= {"ffn_gate": gate, "ffn_up": up}
         for name, values in wanted.items():
             tensor = stored[f"blk.{layer}.{name}.weight"]
             assert tensor.tensor_type == kind
