@@ -97,7 +97,7 @@ def _projectors(model: GgufModel) -> Iterator[LeftOut]:
     for path in sorted(model.folder.glob("*mmproj*.gguf")):
         with contextlib.suppress(EmobakeError, OSError):
             if path.is_file() and read_header(path).text("general.architecture") == PROJECTOR:
-                yield LeftOut(path.name, "for images and sound; the baked model still needs it, as it is (--mmproj)")
+                yield LeftOut(path.name, "for images and sound; the baked model still needs it, as it is")
 
 
 def _from_checkpoint(request: BakeRequest, out: GgufFile) -> BakeResult:

@@ -1,8 +1,9 @@
 """Run GGUF files in llama.cpp, in the environment that has it: ``python run_gguf.py REQUEST.json RESPONSE.json``.
 
 Request: ``files``, ``prompts`` (token ids, or text for the chat template), ``tokens`` to generate greedily, ``top``:
-how many log-probabilities of the next token are wanted, ``threads`` (default: llama.cpp's). Response: per file and prompt, ``text``, and ``top`` as a map
-from token id to log-probability. Everything in float32 but what the file holds otherwise.
+how many log-probabilities of the next token are wanted, ``threads`` (default: llama.cpp's). Response: per file and
+prompt, ``text``, and ``top`` as a map from token id to log-probability. Everything in float32 but what the file holds
+otherwise.
 """
 
 from __future__ import annotations
