@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from ..core.arguments import require_choice
+from ..core.limits import MAX_DEVICES
 from ..core.outputs import Folder, GgufFile, parse_output
 from ..core.progress import Notice, Progress, no_notice, no_progress
 from ..core.stacks import parse_targets
@@ -34,6 +35,7 @@ def bake(
     layers: str | None = None,
     push: str | HubTarget | None = None,
     targets: Iterable[str] = (),
+    tensor_parallel: int = 1,
     format: BakeFormat = "checkpoint",
     text_only: bool = False,
     hash_files: bool = False,
@@ -61,6 +63,7 @@ def bake(
         layers: layers to steer, such as ``"8-27"``; None: all.
         push: the Hub repository to push to, or a `HubTarget`, which says how.
         targets: stacks that must load the result steered; names of `emobake.core.stacks.STACKS`.
+        tensor_parallel: devices that shall be able to share the attention heads, where a GGUF file gains some.
         format: ``checkpoint``; ``peft`` for an adapter; ``peft-each`` for one adapter per emotion, each at its own
             weight (1 without `times` and `mix`).
         text_only: of a multimodal checkpoint, bake the language model alone, as a plain causal language model.
@@ -90,6 +93,7 @@ def bake(
         out=parse_output(out),
         push=None if push is None else _parse_push(push),
         targets=parse_targets(targets),
+        tensor_parallel=_devices(tensor_parallel, name),
         format=format,
         text_only=text_only,
         hash_files=hash_files,
@@ -119,6 +123,15 @@ def _recipes(
         times = (1.0,) * len(EMOTIONS)
     whole = steering(times, mix, scale=scale, layers=layers)
     return {name: replace(whole, weights=((name, weight),)) for name, weight in whole.weights if weight}
+
+
+def _devices(number: object, model: ModelName) -> int:
+    """The argument `tensor_parallel`, which may be of any type."""
+    if type(number) is not int or not 1 <= number <= MAX_DEVICES:
+        raise InputError(f"`tensor_parallel` takes a number of devices from 1 to {MAX_DEVICES}, not {number!r}")
+    if number > 1 and model.kind != "gguf":
+        raise InputError("`tensor_parallel` goes with a GGUF file as `model`; no route of checkpoints adds heads")
+    return number
 
 
 def _parse_push(push: str | HubTarget) -> HubTarget:

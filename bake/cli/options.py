@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core.limits import MAX_DEVICES
 from ..core.outputs import LINK_MODES, OUTTYPES
 from ..core.sites import SITES
 from ..core.stacks import STACKS
@@ -141,6 +142,13 @@ carrying_options = _together(
         "--targets",
         metavar="STACK,...",
         help=f"Stacks that must load the result steered, of {', '.join(STACKS)}; refuse otherwise.",
+    ),
+    click.option(
+        "--tensor-parallel",
+        type=click.IntRange(1, MAX_DEVICES),
+        default=1,
+        metavar="N",
+        help="Devices that shall be able to share the attention heads, where a GGUF file gains some.",
     ),
     click.option(
         "--format",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..actions.request import BakeResult
     from ..core.biases import PlannedBias
+    from ..core.heads import Cost
     from ..core.plan import BakePlan, PlannedFile
     from ..core.record import RecordedBias
     from ..core.stacks import Support
@@ -34,6 +35,8 @@ _ROUTES = {
     "gear": "saved as the mlx-lm model gear that it exactly is, with attention_bias",
     "tensor": "the file gains the biases, which its architecture reads where they are",
     "adapter": "a PEFT adapter: rank 1, zero matrices, lora_bias",
+    "head": "one more key/value head, whose output is always the same; a column of attn_output makes the row of it",
+    "value": "a bias of the values, solved so that attn_output makes the row of it",
 }
 _BY_BACKEND = "; vLLM runs the class of transformers"
 _STYLES = {"steered": "green", "option": "yellow", "unsteered": "bold red", "wrong": "bold red", "refuses": "dim"}
@@ -65,6 +68,8 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
         "added_tensors": len(plan.added),
         "overwritten_tensors": len(plan.overwritten),
         "rewritten_tensors": len(plan.rewritten),
+        "extended_tensors": len(plan.extended),
+        "cost": {"cache": plan.record.cost.cache, "attention_weights": plan.record.cost.attention},
         "layers": [{"layer": b.layer, "tensor": b.tensor, "norm": b.norm} for b in plan.biases],
         "files": [{"name": f.name, "action": f.action, "bytes": f.size} for f in plan.files],
         "left_out": {f.name: f.reason for f in plan.left_out},
@@ -138,7 +143,9 @@ def _gguf_commands(result: BakeResult, out_name: str) -> list[str]:
     files = result.plan.files
     first = shlex.quote(out_name if len(files) == 1 else str(Path(out_name).with_name(files[0].name)))
     based = f" --base {shlex.quote(result.model)}" if result.model.lower().endswith(".gguf") else ""
-    commands = [f"emobake verify {first}{based}", f"llama-server -m {first}"]
+    beside = (file.name for file in result.plan.left_out if file.name.endswith(".gguf"))
+    projector = next((f" --mmproj {shlex.quote(str(Path(result.model).with_name(name)))}" for name in beside), "")
+    commands = [f"emobake verify {first}{based}", f"llama-server -m {first}{projector}"]
     for name in (file.name for file in files if file.name.endswith(".Modelfile")):
         title = re.sub(r"[^a-z0-9._-]+", "-", name.removesuffix(".Modelfile").lower())
         file = shlex.quote(str(Path(out_name).with_name(name)))
@@ -164,13 +171,24 @@ def _facts(result: BakeResult) -> Table:
     table.add_row("route", f"{plan.route}: {_ROUTES[plan.route.removesuffix(BACKEND)]}{by_backend}")
     for change in plan.config_changes:
         table.add_row("", styled(f"{change.field}: {_value(change.old)} -> {_value(change.new)}"))
+    if not plan.record.cost.is_free:
+        table.add_row("cost", cost_in_words(plan.record.cost))
     if plan.route != "adapter":
         counts = f"{len(plan.added)} added, {len(plan.overwritten)} overwritten"
         if plan.rewritten:
             counts += f", {len(plan.rewritten)} made of the base's rows or renamed"
+        if plan.extended:
+            counts += f", {len(plan.extended)} with rows or columns behind their own"
         table.add_row("tensors", f"{counts}, all others byte for byte")
     table.add_row("files", _files(plan))
     return table
+
+
+def cost_in_words(cost: Cost) -> str:
+    """What a result needs more than its base."""
+    if cost.cache == cost.attention:
+        return f"key/value cache and attention weights x {cost.cache:.4g}"
+    return f"key/value cache x {cost.cache:.4g}, attention weights x {cost.attention:.4g}"
 
 
 def headline(recipe: str, *, steers: bool, again: bool) -> str:
@@ -209,7 +227,8 @@ def _files(plan: BakePlan) -> str:
     written = f"{plan.bytes_written / 1e6:,.2f} MB"
     carried = f"{plan.bytes_carried / 1e6:,.0f} MB"
     if plan.form == "gguf" and (assembled := [file for file in plan.files if file.action == "assemble"]):
-        return f"{_plural(assembled, 'GGUF file')}: {carried} from the base; {written} are new (metadata and biases)"
+        what = "metadata, rows and columns" if plan.extended else "metadata and biases"
+        return f"{_plural(assembled, 'GGUF file')}: {carried} from the base; {written} are new ({what})"
     new = [file for file in plan.files if file.action == "write"]
     weights = [file for file in plan.files if file.weights]
     if not weights:

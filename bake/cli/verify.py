@@ -109,7 +109,7 @@ def _show_record(console: Console, record: Record) -> None:
     from rich.table import Table
 
     from ..core.totals import steers_in_total, total_recipe
-    from .summary import headline, layers_changed
+    from .summary import cost_in_words, headline, layers_changed
 
     if record.adapters:
         console.print(styled((f"Adapters: {', '.join(record.adapters)} (`emobake show` each)", "bold")))
@@ -125,7 +125,10 @@ def _show_record(console: Console, record: Record) -> None:
     digests = f", {count} digest{'s' * (count != 1)}" if count else ""
     table.add_row("vectors", styled(f"{vectors.name}, of the {vectors.site.replace('_', ' ')}{digests}"))
     table.add_row("layers", layers_changed(record.biases, again=bool(history)))
-    table.add_row("made as", styled(" ".join(text[:40] for text in (record.form, record.model_type, record.version))))
+    how = (record.form, record.model_type, record.route, record.version)
+    table.add_row("made as", styled(" ".join(text[:40] for text in how)))
+    if not record.cost.is_free:
+        table.add_row("cost", cost_in_words(record.cost))
     for number, earlier in enumerate(history):
         table.add_row("" if number else "before", styled(earlier.steering.recipe))
     if history:

@@ -17,18 +17,62 @@ from .tensors import FLOATS, encode
 from .vector_set import ModelShape, VectorSet, fitted
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of a matrix that stores a bias, because something else makes its input constantly 1.
+
+    Each row of the matrix keeps its value in bytes of its own: of a float matrix the value itself, of a quantised one
+    the scale of the block that begins at the column.
+    """
+
+    index: int
+    """Number of the column, counted from 0."""
+    stored: str
+    """Dtype of each row's own bytes, one of `emobake.core.tensors.FLOATS`."""
+    unit: float = 1.0
+    """Value of the column where the own bytes hold 1."""
+
+
 @dataclass(frozen=True, eq=False)
 class Home:
-    """The tensor that stores one layer's bias."""
+    """The tensor that stores one layer's bias, or the column of one."""
 
     layer: int
     tensor: str
     dtype: str
-    """One of `emobake.core.tensors.FLOATS`."""
+    """One of `emobake.core.tensors.FLOATS`; of a matrix with a `column` its own type."""
     width: int
     """Outputs of the projection."""
     existing: np.ndarray | None = None
-    """float32 ``[width]`` as stored in the base; None for a new tensor."""
+    """float32 ``[width]`` as stored in the base; None for a new tensor or column."""
+    column: Column | None = None
+    """The column; None if the whole tensor is the bias."""
+
+    def encode(self, values: np.ndarray) -> bytes:
+        """Round float32 `values` ``[width]`` to the stored bytes."""
+        if self.column is None:
+            return encode(values, self.dtype)
+        return encode(values / np.float32(self.column.unit), self.column.stored)
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Read stored bytes as float32 ``[width]``."""
+        stored = self.dtype if self.column is None else self.column.stored
+        unit = 1.0 if self.column is None else self.column.unit
+        return np.asarray(np.frombuffer(data, FLOATS[stored]).astype(np.float32) * np.float32(unit))
+
+    def planned(self, norm: float, data: bytes) -> PlannedBias:
+        """The bias that is stored here as `data`, where a bake adds a row of this `norm`."""
+        return PlannedBias(
+            self.layer,
+            self.tensor,
+            self.dtype,
+            norm,
+            hashlib.sha256(data).hexdigest(),
+            self.existing is None,
+            data,
+            None if self.column is None else self.column.index,
+            not self.decode(data).any(),
+        )
 
 
 @dataclass(frozen=True)
@@ -43,8 +87,12 @@ class PlannedBias:
     sha256: str
     """Digest of the stored bytes."""
     is_new: bool
-    """True if the base lacks the tensor."""
+    """True if the base lacks the tensor, or the column."""
     data: bytes = field(repr=False)
+    column: int | None = None
+    """Number of the column that stores it; None if the whole tensor does."""
+    is_zero: bool = False
+    """True if every value is zero."""
 
 
 def steering_rows(
@@ -122,14 +170,13 @@ def plan_bias(model: str, home: Home, row: np.ndarray) -> PlannedBias:
         module = home.tensor.removesuffix(".bias")
         raise BrokenFileError(f"{model}: {module} has {home.width} outputs, the hidden size is {len(row)}")
     total = row if home.existing is None else home.existing + row
-    data = encode(total, home.dtype)
-    if not np.isfinite(np.frombuffer(data, FLOATS[home.dtype]).astype(np.float32)).all():
+    data = home.encode(total)
+    if not np.isfinite(home.decode(data)).all():
         raise VectorError(
             f"{model}: the bias of layer {home.layer} reaches {np.abs(total).max():.3g}, too large for {home.dtype}; "
             "use smaller weights"
         )
-    digest = hashlib.sha256(data).hexdigest()
-    return PlannedBias(home.layer, home.tensor, home.dtype, norm_of(row), digest, home.existing is None, data)
+    return home.planned(norm_of(row), data)
 
 
 def norm_of(row: np.ndarray) -> float:

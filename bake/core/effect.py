@@ -13,7 +13,6 @@ import numpy as np
 from ..errors import InputError
 from .biases import PlannedBias, norm_of
 from .record import Record
-from .tensors import FLOATS
 from .totals import terms_of, total_recipe
 from .vector_set import VectorSet
 
@@ -90,8 +89,11 @@ def _is_undone(record: Record, biases: Sequence[PlannedBias]) -> bool:
     """True if the weights add up to zero, or if only bakes made these biases and every one is zero."""
     if not terms_of(record):
         return True
-    made = {tensor for earlier in record.history for tensor in earlier.added}
-    return all(bias.tensor in made and not np.frombuffer(bias.data, FLOATS[bias.dtype]).any() for bias in biases)
+    made: set[tuple[str, int | None]] = {(tensor, None) for earlier in record.history for tensor in earlier.added}
+    made |= {
+        (bias.tensor, bias.column) for earlier in record.history for bias in earlier.biases if bias.column is not None
+    }
+    return all((bias.tensor, bias.column) in made and bias.is_zero for bias in biases)
 
 
 def _strength(vectors: VectorSet, rows: np.ndarray, record: Record) -> tuple[int, float]:

@@ -24,6 +24,8 @@ MAX_PICKLE = 2**20
 """Bytes of the description of the tensors in a .pt; 171 emotions take 40,000."""
 MAX_TENSORS = 300_000
 """Tensors of a model, in all files."""
+MAX_DEVICES = 1024
+"""Devices that share the heads of a model."""
 MAX_WIDTH = 2**20
 """Outputs of a projection; the widest known, of an MLP, has 53,248."""
 MAX_HEADER = 32 * 2**20

@@ -1,12 +1,13 @@
 """Bake plans as plain data: every byte of every output file, and everything that is said about the result.
 
-A file is a sequence of pieces: new bytes, spans of the base's files, or rows of them in another order. A plan does not
-know where it will be written: a folder, a single file and a Hub repository are sinks of the same pieces.
+A file is a sequence of pieces: new bytes, spans of the base's files, or rows of them in another order or with a new
+end. A plan does not know where it will be written: a folder, a single file and a Hub repository are sinks of the same
+pieces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -21,16 +22,29 @@ Form = Literal["checkpoint", "peft", "peft-each", "gguf"]
 OtherClass = Literal["llama", "granitemoe", "laguna", "gear"]
 """``model_type`` of a class that checkpoints of others may be saved as."""
 RouteName = Literal[
-    "existing", "flag", OtherClass, "existing+backend", "flag+backend", "granitemoe+backend", "tensor", "adapter"
+    "existing",
+    "flag",
+    OtherClass,
+    "existing+backend",
+    "flag+backend",
+    "granitemoe+backend",
+    "tensor",
+    "adapter",
+    "head",
+    "value",
 ]
 """Mechanism that makes the bias act. `OtherClass`: the checkpoint is saved as one of that class; ``+backend``: vLLM is
 told to run transformers' class; ``tensor``: a GGUF file gains a tensor that its architecture reads if present;
-``adapter``: PEFT adds it as ``lora_bias``."""
+``adapter``: PEFT adds it as ``lora_bias``; ``head``: a key/value head is added whose output is constant; ``value``: the
+bias is solved for, and acts on the values."""
 BACKEND = "+backend"
 """End of the name of a route by which vLLM runs transformers' class."""
 PEFT_RAN = "0.21.2"
 """The version of PEFT in which adapters were run."""
 Action = Literal["carry", "overwrite", "write", "assemble"]
+
+_WITH = {"head": " with one more head", "value": " with a bias of the values"}
+"""Route -> description of the models that were run."""
 
 CARD_FILE = "README.md"
 """The model card."""
@@ -54,8 +68,8 @@ class Span:
 class Rows:
     """Rows of a file of the base, in another order.
 
-    From `offset` on there are `count` rows of `row` bytes. Each group of ``len(order)`` rows is written as the rows
-    that `order` names, counted within the group.
+    From `offset` on there are `count` rows of `row` bytes. Each group of `group` rows is written as the rows that
+    `order` names, counted within the group; a row may be named more than once.
     """
 
     source: str
@@ -63,19 +77,69 @@ class Rows:
     row: int
     count: int
     order: tuple[int, ...]
+    group: int = 0
+    """Rows of a group; 0: as many as `order` names."""
+
+    @property
+    def grouped(self) -> int:
+        """Rows of a group."""
+        return self.group or len(self.order)
 
     @property
     def size(self) -> int:
         """Bytes in all."""
-        return self.row * self.count
+        return self.row * self.count // self.grouped * len(self.order)
 
 
-Piece = bytes | Span | Rows
+@dataclass(frozen=True)
+class WiderRows:
+    """Rows of a file of the base, each with a new end.
+
+    From `offset` on there are `count` rows of `row` bytes. The first `kept` bytes of each are written, then `tail`, in
+    which the bytes from `place` on are the row's own: its part of `own`.
+    """
+
+    source: str
+    offset: int
+    row: int
+    count: int
+    kept: int
+    tail: bytes = field(repr=False)
+    place: int
+    own: bytes = field(repr=False)
+    """Bytes of all rows, one after another; as many for each row."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return (self.kept + len(self.tail)) * self.count
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """New bytes that are zero, as many as `size`."""
+
+    size: int
+
+
+Piece = bytes | Span | Rows | WiderRows | Zeros
 
 
 def piece_size(piece: Piece) -> int:
     """Bytes of a piece."""
     return len(piece) if isinstance(piece, bytes) else piece.size
+
+
+def new_size(piece: Piece) -> int:
+    """Bytes of a piece that the base does not have."""
+    if isinstance(piece, WiderRows):
+        return len(piece.tail) * piece.count
+    return piece_size(piece) if isinstance(piece, bytes | Zeros) else 0
+
+
+def sources_of(pieces: Iterable[Piece]) -> set[str]:
+    """Files of the base that pieces are made of."""
+    return {piece.source for piece in pieces if not isinstance(piece, bytes | Zeros)}
 
 
 @dataclass(frozen=True)
@@ -117,7 +181,7 @@ class PlannedFile:
     @property
     def new_bytes(self) -> int:
         """Bytes that the base does not have."""
-        return sum(len(piece) for piece in self.pieces if isinstance(piece, bytes))
+        return sum(map(new_size, self.pieces))
 
     @property
     def action(self) -> Action:
@@ -131,7 +195,11 @@ class PlannedFile:
         """Content of a file that is all new; ValueError for others."""
         if self.action != "write":
             raise ValueError(f"{self.name} holds bytes of the base")
-        return b"".join(piece for piece in self.pieces if isinstance(piece, bytes))
+        return b"".join(
+            bytes(piece.size) if isinstance(piece, Zeros) else piece
+            for piece in self.pieces
+            if isinstance(piece, bytes | Zeros)
+        )
 
 
 @dataclass(frozen=True)
@@ -176,6 +244,8 @@ class BakePlan:
     """Names of the tensors whose bytes are replaced."""
     rewritten: tuple[str, ...] = ()
     """Names of the tensors that are made of rows of the base's tensors, or that have another name there."""
+    extended: tuple[str, ...] = ()
+    """Names of the tensors that gain rows or columns; their own bytes are kept."""
     warnings: tuple[str, ...] = ()
     multimodal: bool = False
     """True if the result sees more than text."""
@@ -201,6 +271,7 @@ class BakePlan:
             return f"read from the source of {known.read}, not run"
         kind = "file" if self.form == "gguf" else "model"
         like = f"{self.model_type} {kind}" + (f" saved as {self.saved_as}" if self.saved_as else "")
+        like += _WITH.get(self.route, "")
         return f"seen with a {like} in {known.ran}; this one was not run"
 
     @property

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from .._version import __version__
 from ..errors import InputError
 from .biases import PlannedBias
-from .limits import MAX_LAYERS
+from .heads import Cost
+from .limits import MAX_DEVICES, MAX_LAYERS
 from .names import is_emotion_name, is_inside
 from .sites import SITE, SITES, Site
 from .steering import Steering
@@ -110,11 +111,21 @@ class RecordedBias:
     """Euclidean norm of the row that the bake added."""
     sha256: str
     """Digest of the stored bytes."""
+    column: int | None = None
+    """Number of the column of `tensor` that stores it, counted from 0; None if the whole tensor does."""
 
     @classmethod
     def of(cls, bias: PlannedBias) -> RecordedBias:
         """The part of `bias` that a record keeps."""
-        return cls(bias.layer, bias.tensor, bias.dtype, round(bias.norm, 6), bias.sha256)
+        return cls(bias.layer, bias.tensor, bias.dtype, round(bias.norm, 6), bias.sha256, bias.column)
+
+    def to_json(self) -> dict[str, Any]:
+        """The bias as JSON data."""
+        column = {} if self.column is None else {"column": self.column}
+        return {"layer": self.layer, "tensor": self.tensor, "dtype": self.dtype, "norm": self.norm} | {
+            "sha256": self.sha256,
+            **column,
+        }
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,10 @@ class Record:
     branch_scale: float = 1.0
     """Factor between the biases and the site of the vectors; the weighted sums were divided by it."""
     route: str = ""
+    cost: Cost = field(default_factory=Cost)
+    """Cost of the route."""
+    tensor_parallel: int = 1
+    """Devices that can share the heads of a route that adds some."""
     model_type: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     """Weight file of the output -> the base's file that it continues."""
@@ -151,6 +166,12 @@ class Record:
     def history(self) -> tuple[Record, ...]:
         """The bakes before this one, the first bake first."""
         return tuple(_parse(earlier) for earlier in self.earlier)
+
+    def made(self, bias: RecordedBias) -> bool:
+        """True if this bake made the bias; False if it added to one that the base had."""
+        if bias.column is None:
+            return bias.tensor in self.added
+        return not any((bias.tensor, bias.column) == (b.tensor, b.column) for e in self.history for b in e.biases)
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON data."""
@@ -175,14 +196,17 @@ class Record:
             "steered_layers": None if steering.layers is None else list(steering.layers),
             **({} if self.branch_scale == 1 else {"branch_scale": self.branch_scale}),
             "route": self.route,
+            **(
+                {}
+                if self.cost.is_free
+                else {"cost": {"cache": self.cost.cache, "attention_weights": self.cost.attention}}
+            ),
+            **({} if self.tensor_parallel == 1 else {"tensor_parallel": self.tensor_parallel}),
             "model_type": self.model_type,
             **({"text_only": True} if self.text_only else {}),
             "files": dict(self.files),
             "added_tensors": list(self.added),
-            "biases": [
-                {"layer": b.layer, "tensor": b.tensor, "dtype": b.dtype, "norm": b.norm, "sha256": b.sha256}
-                for b in self.biases
-            ],
+            "biases": [bias.to_json() for bias in self.biases],
             **({"digests": dict(sorted(self.digests.items()))} if self.digests else {}),
             **({"history": list(self.earlier)} if self.earlier else {}),
         }
@@ -239,6 +263,8 @@ def difference(found: Record, planned: Record) -> str:
         "base": (True, same_base),
         "branch_scale": (found.branch_scale, planned.branch_scale),
         "route": (found.route, planned.route),
+        "cost": (found.cost, planned.cost),
+        "tensor_parallel": (found.tensor_parallel, planned.tensor_parallel),
         "model_type": (found.model_type, planned.model_type),
         "text_only": (found.text_only, planned.text_only),
         "files": (dict(found.files), dict(planned.files)),
@@ -267,6 +293,8 @@ def _parse(data: Mapping[str, Any]) -> Record:
         ),
         branch_scale=_number(data.get("branch_scale", 1.0)),
         route=_text(data["route"]),
+        cost=_cost(data.get("cost") or {}),
+        tensor_parallel=_devices(data.get("tensor_parallel", 1)),
         model_type=_text(data["model_type"]),
         files={_file(name): _file(source) for name, source in dict(data["files"]).items()},
         text_only=_flag(data.get("text_only", False)),
@@ -305,7 +333,18 @@ def _bias(entry: Mapping[str, Any]) -> RecordedBias:
         _text(entry["dtype"]),
         _number(entry["norm"]),
         _text(entry["sha256"]),
+        None if entry.get("column") is None else _whole(entry["column"]),
     )
+
+
+def _cost(entry: Mapping[str, Any]) -> Cost:
+    return Cost(_number(entry.get("cache", 1.0)), _number(entry.get("attention_weights", 1.0)))
+
+
+def _devices(value: Any) -> int:
+    if not 1 <= _whole(value) <= MAX_DEVICES:
+        raise ValueError
+    return int(value)
 
 
 def _each(value: Any, parse: Callable[[Any], T]) -> tuple[T, ...]:

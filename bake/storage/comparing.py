@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from ..core.plan import PlannedFile
+from ..core.plan import Piece, PlannedFile, Zeros
 from ..core.side_files import is_housekeeping
 from ..errors import InputError
-from .copying import read_piece
+from .copying import new_chunks, read_piece
 from .files import read_small, sha256_of
 
-_READ = 2**22
 _MAX_FILES = 20_000
 
 
@@ -105,22 +104,20 @@ class FolderFiles:
             return Comparison(True)
         position = 0
         with path.open("rb") as reader:
-            for piece in file.pieces:
-                if isinstance(piece, bytes):
-                    for start in range(0, len(piece), _READ):
-                        wanted = piece[start : start + _READ]
-                        found = reader.read(len(wanted))
-                        if found != wanted:
-                            return Comparison(False, position + _first_difference(found, wanted))
-                        position += len(wanted)
-                    continue
-                with locate(piece.source).open("rb") as source:
-                    for wanted in read_piece(source, piece):
-                        found = reader.read(len(wanted))
-                        if found != wanted:
-                            return Comparison(False, position + _first_difference(found, wanted))
-                        position += len(wanted)
+            for wanted in (chunk for piece in file.pieces for chunk in self._chunks(piece)):
+                found = reader.read(len(wanted))
+                if found != wanted:
+                    return Comparison(False, position + _first_difference(found, wanted))
+                position += len(wanted)
             return Comparison(False, position) if reader.read(1) else Comparison(True)
+
+    def _chunks(self, piece: Piece) -> Iterator[bytes]:
+        """The bytes of a piece."""
+        if isinstance(piece, bytes | Zeros):
+            yield from new_chunks(piece)
+            return
+        with (self.base or self.folder).joinpath(piece.source).open("rb") as source:
+            yield from read_piece(source, piece)
 
 
 def _first_difference(found: bytes, wanted: bytes) -> int:

@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 
 from ..core.outputs import LinkMode
-from ..core.plan import Piece, Rows, Span
+from ..core.plan import Piece, Rows, Span, WiderRows, Zeros, new_size, sources_of
 from ..core.progress import Advance, no_advance
 
 _CHUNK = 64 * 2**20
@@ -73,33 +73,86 @@ def write_pieces(
         OSError: as the system raises it; `errno.EIO` if a source ends too early.
     """
     with contextlib.ExitStack() as opened, target.open("xb", buffering=0) as writer:
-        sources = {piece.source for piece in pieces if not isinstance(piece, bytes)}
-        readers = {source: opened.enter_context(locate(source).open("rb")) for source in sorted(sources)}
+        readers = {source: opened.enter_context(locate(source).open("rb")) for source in sorted(sources_of(pieces))}
         for piece in pieces:
-            if isinstance(piece, bytes):
-                _write_all(writer, piece)
+            if isinstance(piece, bytes | Zeros):
+                for chunk in new_chunks(piece):
+                    _write_all(writer, chunk)
             elif isinstance(piece, Span):
                 _copy_span(readers[piece.source], writer, piece, advance)
             else:
                 _copy_chunks(readers[piece.source], writer, piece, advance)
 
 
-def read_piece(reader: IO[bytes], piece: Span | Rows) -> Iterator[bytes]:
+def new_chunks(piece: bytes | Zeros) -> Iterator[bytes]:
+    """New bytes, a few megabytes at a time."""
+    size = len(piece) if isinstance(piece, bytes) else piece.size
+    for start in range(0, size, _READ):
+        end = min(size, start + _READ)
+        yield piece[start:end] if isinstance(piece, bytes) else bytes(end - start)
+
+
+def read_piece(reader: IO[bytes], piece: Span | Rows | WiderRows) -> Iterator[bytes]:
     """Read a piece from its source, a few megabytes at a time.
 
     Raises:
         OSError: `errno.EIO` if the source ends too early.
     """
-    group, row = (len(piece.order), piece.row) if isinstance(piece, Rows) else (1, 1)
-    at_once = max(1, _READ // (group * row)) * group * row
     reader.seek(piece.offset)
-    for start in range(0, piece.size, at_once):
-        data = reader.read(min(at_once, piece.size - start))
-        if len(data) != min(at_once, piece.size - start):
-            raise _too_short(piece)
+    if isinstance(piece, WiderRows):
+        yield from _read_wider(reader, piece)
+        return
+    group, row, total = (1, 1, piece.size)
+    if isinstance(piece, Rows):
+        group, row, total = piece.grouped, piece.row, piece.row * piece.count
+    at_once = max(1, _READ // (group * row)) * group * row
+    for start in range(0, total, at_once):
+        data = _read_exactly(reader, min(at_once, total - start), piece)
         if isinstance(piece, Rows):
             data = np.frombuffer(data, np.uint8).reshape(-1, group, row)[:, list(piece.order)].tobytes()
         yield data
+
+
+def tails_of(piece: WiderRows, start: int, stop: int) -> np.ndarray:
+    """New ends of the rows ``[start, stop)``: bytes ``[rows, len(tail)]``."""
+    own = np.frombuffer(piece.own, np.uint8).reshape(piece.count, -1)[start:stop]
+    tails = np.tile(np.frombuffer(piece.tail, np.uint8), (stop - start, 1))
+    tails[:, piece.place : piece.place + own.shape[1]] = own
+    return tails
+
+
+def reads_back(written: IO[bytes], piece: Piece) -> bool:
+    """True if the new bytes of a piece are those of `written` from its position on."""
+    if isinstance(piece, bytes | Zeros):
+        return all(written.read(len(chunk)) == chunk for chunk in new_chunks(piece))
+    if not isinstance(piece, WiderRows):
+        return True
+    row = piece.kept + len(piece.tail)
+    at_once = max(1, _READ // row)
+    for start in range(0, piece.count, at_once):
+        stop = min(piece.count, start + at_once)
+        rows = np.frombuffer(written.read((stop - start) * row), np.uint8)
+        if rows.size != (stop - start) * row:
+            return False
+        if not np.array_equal(rows.reshape(-1, row)[:, piece.kept :], tails_of(piece, start, stop)):
+            return False
+    return True
+
+
+def _read_wider(reader: IO[bytes], piece: WiderRows) -> Iterator[bytes]:
+    at_once = max(1, _READ // max(piece.row, piece.kept + len(piece.tail)))
+    for start in range(0, piece.count, at_once):
+        stop = min(piece.count, start + at_once)
+        data = _read_exactly(reader, (stop - start) * piece.row, piece)
+        rows = np.frombuffer(data, np.uint8).reshape(-1, piece.row)[:, : piece.kept]
+        yield np.hstack([rows, tails_of(piece, start, stop)]).tobytes()
+
+
+def _read_exactly(reader: IO[bytes], size: int, piece: Span | Rows | WiderRows) -> bytes:
+    data = reader.read(size)
+    if len(data) != size:
+        raise _too_short(piece)
+    return data
 
 
 def _write_all(writer: IO[bytes], data: bytes) -> None:
@@ -108,7 +161,7 @@ def _write_all(writer: IO[bytes], data: bytes) -> None:
         view = view[writer.write(view) :]
 
 
-def _too_short(piece: Span | Rows) -> OSError:
+def _too_short(piece: Span | Rows | WiderRows) -> OSError:
     return OSError(errno.EIO, "it became shorter while it was copied; run again", piece.source)
 
 
@@ -132,10 +185,11 @@ def _copy_span(reader: IO[bytes], writer: IO[bytes], span: Span, advance: Advanc
         _copy_chunks(reader, writer, span, advance)
 
 
-def _copy_chunks(reader: IO[bytes], writer: IO[bytes], piece: Span | Rows, advance: Advance) -> None:
+def _copy_chunks(reader: IO[bytes], writer: IO[bytes], piece: Span | Rows | WiderRows, advance: Advance) -> None:
+    carried = piece.size - new_size(piece)
     for chunk in read_piece(reader, piece):
         _write_all(writer, chunk)
-        advance(len(chunk))
+        advance(len(chunk) * carried // piece.size)
 
 
 def _reflink(source: Path, target: Path) -> bool:

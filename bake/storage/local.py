@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 
 from ..core.names import require_inside
 from ..core.outputs import Folder, GgufFile, LinkMode
-from ..core.plan import PlannedFile, piece_size
+from ..core.plan import PlannedFile, piece_size, sources_of
 from ..core.progress import Advance, no_advance
 from ..errors import InputError, OutputError
-from .copying import carry, overwrite, write_pieces
+from .copying import carry, overwrite, reads_back, write_pieces
 from .files import UNSTAMPED, Stamps
 from .publish import explain, parents, recover, staging
 
@@ -124,7 +124,7 @@ def _names(files: Sequence[PlannedFile]) -> Iterator[str]:
     """Names of the files, and of the base's files that they are made of."""
     for file in files:
         yield file.name
-        yield from {piece.source for piece in file.pieces if not isinstance(piece, bytes)}
+        yield from sources_of(file.pieces)
 
 
 def _write(files: Sequence[PlannedFile], source: Path, folder: Path, link_mode: LinkMode, advance: Advance) -> None:
@@ -151,10 +151,9 @@ def _read_back(file: PlannedFile, target: Path) -> None:
     position = 0
     with target.open("rb") as written:
         for piece in file.pieces:
-            if isinstance(piece, bytes):
-                written.seek(position)
-                if written.read(len(piece)) != piece:
-                    raise OutputError(f"{file.name}: was written but does not read back; run again")
+            written.seek(position)
+            if not reads_back(written, piece):
+                raise OutputError(f"{file.name}: was written but does not read back; run again")
             position += piece_size(piece)
     if file.name.endswith(".safetensors"):
         try:

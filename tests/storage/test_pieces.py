@@ -9,7 +9,8 @@ from support.pushes import without_attributes
 from support.running import run_process
 
 from emobake import Folder, OutputError
-from emobake.core.plan import PlannedFile, Rows, Span, new_file, piece_size
+from emobake.core.plan import PlannedFile, Rows, Span, WiderRows, Zeros, new_file, piece_size
+from emobake.storage import copying
 from emobake.storage.local import write_folder
 
 ROW, COUNT = 4096, 3000
@@ -17,14 +18,18 @@ ROW, COUNT = 4096, 3000
 FUSED = np.random.default_rng(0).integers(0, 256, (COUNT, ROW), np.uint8)
 HEAD = b"a head of 17 byte"
 ORDER = (2, 0, 1)
+OWN = np.random.default_rng(1).integers(0, 256, 2 * COUNT, np.uint8).tobytes()
 
 
 def files() -> tuple[PlannedFile, ...]:
     """The fused file split into two, each with new bytes; the second one with its rows in another order."""
     half = COUNT // 2
+    wider = WiderRows("fused.bin", len(HEAD), ROW, COUNT, 4000, b"\1\0\0\2\3", 1, OWN)
     return (
         PlannedFile("q.bin", (b"new", Span("fused.bin", len(HEAD), half * ROW), b"end")),
         PlannedFile("k.bin", (Rows("fused.bin", len(HEAD) + half * ROW, ROW, half, ORDER), b"", b"!")),
+        PlannedFile("wide.bin", (b"a", wider, Zeros(5_000_000), b"z")),
+        PlannedFile("twice.bin", (Rows("fused.bin", len(HEAD), ROW, 4, (0, 1, 0, 1), 2),)),
         PlannedFile.carried("side.txt", "side.txt", 4),
         new_file("note.txt", b"all new"),
     )
@@ -33,6 +38,11 @@ def files() -> tuple[PlannedFile, ...]:
 EXPECTED = {
     "q.bin": b"new" + FUSED[: COUNT // 2].tobytes() + b"end",
     "k.bin": FUSED[COUNT // 2 :].reshape(-1, len(ORDER), ROW)[:, list(ORDER)].tobytes() + b"!",
+    "wide.bin": b"a"
+    + b"".join(row.tobytes()[:4000] + b"\1" + OWN[2 * i : 2 * i + 2] + b"\2\3" for i, row in enumerate(FUSED))
+    + bytes(5_000_000)
+    + b"z",
+    "twice.bin": FUSED[[0, 1, 0, 1, 2, 3, 2, 3]].tobytes(),
     "side.txt": b"side",
     "note.txt": b"all new",
 }
@@ -49,10 +59,10 @@ def source(tmp_path):
 
 
 def test_what_a_file_says_about_itself():
-    q, k, side, note = files()
-    assert [file.action for file in (q, k, side, note)] == ["assemble", "assemble", "carry", "write"]
+    q, *_, note = files()
+    assert [file.action for file in files()] == ["assemble"] * 4 + ["carry", "write"]
     assert [file.size for file in files()] == [len(data) for data in EXPECTED.values()]
-    assert [file.new_bytes for file in files()] == [6, 1, 0, 7]
+    assert [file.new_bytes for file in files()] == [6, 1, 5_000_002 + 5 * COUNT, 0, 0, 7]
     assert note.data == b"all new"
     with pytest.raises(ValueError, match=r"q\.bin holds bytes of the base"):
         _ = q.data
@@ -63,7 +73,21 @@ def test_into_a_folder(source, tmp_path):
     advanced: list[int] = []
     write_folder(files(), source, Folder(tmp_path / "out"), advanced.append)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == EXPECTED
-    assert sum(advanced) == COUNT * ROW + 4, "every byte of the base is reported once"
+    carried = COUNT * ROW + COUNT * 4000 + 8 * ROW + 4
+    assert sum(advanced) == pytest.approx(carried, abs=100), "every byte of the base is reported as it is written"
+
+
+def test_new_bytes_at_the_end_of_rows_are_read_back(source, tmp_path, monkeypatch):
+    honest = copying.tails_of
+    calls = iter(range(10**6))
+
+    def changing(*arguments: object) -> np.ndarray:
+        return honest(*arguments) ^ (next(calls) >= 4)
+
+    monkeypatch.setattr(copying, "tails_of", changing)
+    with pytest.raises(OutputError, match=r"wide\.bin: was written but does not read back"):
+        write_folder(files(), source, Folder(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_source_that_ends_too_early_leaves_nothing(source, tmp_path):

@@ -1,8 +1,9 @@
 """Run GGUF files in llama.cpp, in the environment that has it: ``python run_gguf.py REQUEST.json RESPONSE.json``.
 
 Request: ``files``, ``prompts`` (token ids, or text for the chat template), ``tokens`` to generate greedily, ``top``:
-how many log-probabilities of the next token are wanted. Response: per file and prompt, ``text``, and ``top`` as a map
-from token id to log-probability. Everything in float32 but what the file holds otherwise.
+how many log-probabilities of the next token are wanted, ``threads`` (default: llama.cpp's). Response: per file and
+prompt, ``text``, and ``top`` as a map from token id to log-probability. Everything in float32 but what the file holds
+otherwise.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from typing import Any
 import xllamacpp
 
 
-def _server(file: str) -> Any:
+def _server(file: str, threads: int) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = file
     params.n_ctx = 512
     params.n_parallel = 1
     params.n_gpu_layers = 0
     params.warmup = False
+    if threads:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     return xllamacpp.Server(params)
@@ -48,7 +51,7 @@ def main() -> None:
     request = json.loads(Path(sys.argv[1]).read_text())
     found = {}
     for file in request["files"]:
-        server = _server(file)
+        server = _server(file, request.get("threads", 0))
         found[file] = [
             run(server, prompt, request.get("tokens", 1), request.get("top", 1)) for prompt in request["prompts"]
         ]

@@ -37,9 +37,19 @@ from support.stacks import greedy, interpreter, published_vectors
 
 import emobake
 from emobake.actions.verify import verify
+from emobake.core.plan import BakePlan
+from emobake.core.steering import steering
 from emobake.formats.gguf.header import parse_gguf
+from emobake.formats.gguf.model import open_gguf
+from emobake.formats.gguf.plan import make_gguf_plan
+from emobake.formats.gguf.routes import GgufRoute
+from emobake.formats.gguf.routes.head import HeadRoute
+from emobake.formats.gguf.routes.tensor import TensorRoute
+from emobake.formats.gguf.routes.value import ValueRoute
 from emobake.models.stacks.launcher import run_stack
 from emobake.storage.files import read_at
+from emobake.storage.local import write_files
+from emobake.vectors.open import open_vectors
 
 pytestmark = pytest.mark.cross
 
@@ -150,6 +160,70 @@ def test_verify_runs_it(published, space):
     )
     assert all(check.ok is not False for check in checks), checks
     assert sum("differs from the unsteered base" in check.name for check in checks) == 1
+
+
+# --- the forms for architectures without the bias, where it can be compared with them ------
+
+
+def as_floats(file: Path, out: Path) -> None:
+    """Write a file with every matrix in float32."""
+    reader = gguf.GGUFReader(file)
+    writer = gguf.GGUFWriter(out, "llama")
+    for field in reader.fields.values():
+        if field.name != "general.architecture" and not field.name.startswith("GGUF."):
+            kind, sub = field.types[0], field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, field.contents(), kind, sub_type=sub)
+    for tensor in reader.tensors:
+        shape = [int(n) for n in reversed(tensor.shape)]
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape).astype(np.float32)
+        writer.add_tensor(tensor.name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def by_route(base: Path, route: type[GgufRoute], out: Path, scale: float = 1.0) -> BakePlan:
+    """Bake joy x 1.2 by a route of choice."""
+    model = open_gguf(base)
+    vectors = open_vectors(published_vectors(), ["joy"])
+    recipe = steering(mix={"joy": 1.2}, scale=scale)
+    plan = make_gguf_plan(model, vectors, recipe, names=[out.name], route=route(model, "attention_output"))
+    write_files(plan.files, model.folder, emobake.GgufFile(out))
+    return plan
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q4_1"])
+def test_a_head_and_a_bias_of_the_values_are_the_bias(published, space, kind):
+    base = published
+    if kind == "F32":
+        base = space / "floats.gguf"
+        as_floats(published, base)
+    routes = {"bias": TensorRoute, "head": HeadRoute, "value": ValueRoute}
+    costs = {name: by_route(base, route, space / f"{name}.gguf").record.cost for name, route in routes.items()}
+    assert [costs[name].cache for name in routes] == [1, 4 / 3, 3]
+    by_route(base, TensorRoute, space / "nearly.gguf", scale=1.00001)
+    names = [f"{name}.gguf" for name in (*routes, "nearly")]
+    prompts = np.random.default_rng(0).integers(1000, 40000, (4, 24)).tolist()
+    answers = run([base, *(space / name for name in names)], prompts, space, top=49152)
+    found = {
+        name: np.array([[one["top"][str(token)] for token in range(49152)] for one in of_file])
+        for name, of_file in answers.items()
+    }
+    bias = found["bias.gguf"]
+    gaps = {
+        name: float((np.exp(bias) * (bias - other)).sum(axis=-1).mean())
+        for name, other in found.items()
+        if name != "bias.gguf"
+    }
+    for name in names:
+        (space / name).unlink()
+    steered = gaps.pop(base.name)
+    if kind == "F32":
+        assert max(gaps.values()) <= 1e-6 and steered > 0.05, (gaps, steered)
+    else:
+        # llama.cpp rounds activations to 8 bits, so that a bias of the last bit more is another text as well.
+        assert max(gaps["head.gguf"], gaps["value.gguf"]) <= 1.5 * gaps["nearly.gguf"] < steered, (gaps, steered)
 
 
 # --- qwen2 as llama ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from ...core.effect import Effect
 from ...core.plan import BakePlan
 from ...core.record import RECORD_FILE, Record
 from ...core.tensors import TensorHeader
-from ...errors import InputError
+from ...errors import BrokenFileError, InputError
 from ...storage.files import read_at, read_json
 from ..check.biases import stored_biases
 from ..checkpoint.check import FolderOutput
@@ -42,6 +42,14 @@ class Adapter:
     def read(self, tensor: TensorHeader) -> bytes:
         """Read the bytes of one tensor."""
         return read_at(self.folder / tensor.file)(tensor.start, tensor.size)
+
+    def read_column(self, tensor: TensorHeader, column: int) -> bytes:
+        """An adapter has no columns that store a bias.
+
+        Raises:
+            BrokenFileError: always.
+        """
+        raise BrokenFileError(f"{self.name}: {tensor.name} stores no bias in column {column}")
 
 
 def open_adapter(folder: Path) -> Adapter:

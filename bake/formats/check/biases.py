@@ -16,6 +16,8 @@ from ...core.vector_set import ModelShape, VectorSet
 from ...errors import VerifyError
 from .output import Output, StoredModel
 
+_TO_THE_BIT = "equal existing bias + weighted vectors, to the bit"
+
 
 def stored_biases(output: Output, homes: Iterable[Home]) -> tuple[PlannedBias, ...]:
     """Biases for a plan of the same bake, with the bytes that the output holds; it records each one's norm.
@@ -27,13 +29,11 @@ def stored_biases(output: Output, homes: Iterable[Home]) -> tuple[PlannedBias, .
     found = []
     for home in homes:
         tensor, entry = output.model.tensors.get(home.tensor), recorded.get(home.tensor)
-        if tensor is None or (tensor.dtype, tensor.shape) != (home.dtype, (home.width,)):
+        if tensor is None or tensor.dtype != home.dtype or (home.column is None and tensor.shape != (home.width,)):
             raise VerifyError(f"{home.tensor} is missing or not {home.dtype} [{home.width}]: UNSTEERED there")
-        if entry is None:
+        if entry is None or entry.column != (None if home.column is None else home.column.index):
             raise VerifyError(f"{output.record_name} does not name {home.tensor}, which every bake of this base writes")
-        data = output.model.read(tensor)
-        digest = hashlib.sha256(data).hexdigest()
-        found.append(PlannedBias(home.layer, home.tensor, home.dtype, entry.norm, digest, home.existing is None, data))
+        found.append(home.planned(entry.norm, _read_bias(output.model, tensor, entry)))
     return tuple(found)
 
 
@@ -67,19 +67,19 @@ def check_recorded(output: Output) -> Check:
         tensor = output.model.tensors.get(entry.tensor)
         if tensor is None:
             return Check(name, False, f"{entry.tensor} is missing: it would run UNSTEERED there")
-        if hashlib.sha256(_read(output.model, tensor)).hexdigest() != entry.sha256:
+        if hashlib.sha256(_read_bias(output.model, tensor, entry)).hexdigest() != entry.sha256:
             return Check(name, False, f"{entry.tensor} is not what {output.record_name} records")
     return Check(name, True, f"{len(record.biases)} digests match {output.record_name}")
 
 
 def check_arithmetic(output: Output, base: StoredModel | None, vectors: VectorSet) -> Check:
-    """Compute each bias again by the vectors and the weights in the record, and compare to the bit."""
+    """Compute each bias again by the vectors and the weights in the record, and compare: to the bit, if not solved."""
     name, record = "arithmetic", output.record
     try:
         rows = _recorded_rows(output, vectors)
     except VerifyError as error:
         return Check(name, False, str(error))
-    if base is None and {entry.tensor for entry in record.biases} - set(record.added):
+    if base is None and not all(map(record.made, record.biases)):
         return Check(name, None, "existing biases were added to; give `base` to compute them again")
     homeless = set(np.flatnonzero(rows.any(axis=1)).tolist()) - {entry.layer for entry in record.biases}
     if homeless:
@@ -87,25 +87,41 @@ def check_arithmetic(output: Output, base: StoredModel | None, vectors: VectorSe
     wrong = next(filter(None, (_wrong_bias(output, base, entry, rows) for entry in record.biases)), "")
     if wrong:
         return Check(name, False, wrong)
-    return Check(name, True, f"{len(record.biases)} biases equal existing bias + weighted vectors, to the bit")
+    how = "make the weighted vectors, to 1 part in 1,000" if record.route == "value" else _TO_THE_BIT
+    return Check(name, True, f"{len(record.biases)} biases {how}")
 
 
 def _wrong_bias(output: Output, base: StoredModel | None, entry: RecordedBias, rows: np.ndarray) -> str:
     """The way in which a bias is not what the arithmetic says; empty if it is."""
-    tensor = output.model.tensors.get(entry.tensor)
-    if tensor is None or entry.layer >= len(rows) or tensor.dtype not in FLOATS:
+    if entry.tensor not in output.model.tensors or entry.layer >= len(rows):
         return f"{entry.tensor} is not the bias of a layer of {output.model.name}"
-    row = rows[entry.layer]
-    if abs(entry.norm - norm_of(row)) > 1e-5 * max(1.0, entry.norm):
-        return f"layer {entry.layer} gains a norm of {norm_of(row):.6g}, not {entry.norm:g}"
-    if entry.tensor not in output.record.added:
+    return output.misplaced(entry, base, rows[entry.layer])
+
+
+def misplaced_bias(
+    model: StoredModel, record: Record, entry: RecordedBias, base: StoredModel | None, row: np.ndarray
+) -> str:
+    """`Output.misplaced` of a tensor of the finished `model` that is nothing but a bias on the projection."""
+    tensor = model.tensors[entry.tensor]
+    if tensor.dtype not in FLOATS or entry.column is not None:
+        return f"{entry.tensor} is not the bias of a layer of {model.name}"
+    if wrong := wrong_norm(entry, row):
+        return wrong
+    if entry.tensor not in record.added:
         old = None if base is None else base.tensors.get(entry.tensor)
         if base is None or old is None:
             return f"{entry.tensor} is no tensor of the base"
         row = decode(old, _read(base, old)) + row
-    if _read(output.model, tensor) != encode(row, tensor.dtype):
+    if _read(model, tensor) != encode(row, tensor.dtype):
         return f"{entry.tensor} is not existing bias + weighted vectors"
     return ""
+
+
+def wrong_norm(entry: RecordedBias, row: np.ndarray) -> str:
+    """The way in which the recorded norm is not that of `row`; empty if it is."""
+    if abs(entry.norm - norm_of(row)) <= 1e-5 * max(1.0, entry.norm):
+        return ""
+    return f"layer {entry.layer} gains a norm of {norm_of(row):.6g}, not {entry.norm:g}"
 
 
 def _recorded_rows(output: Output, vectors: VectorSet) -> np.ndarray:
@@ -144,6 +160,11 @@ def _read(model: StoredModel, tensor: TensorHeader) -> bytes:
     if tensor.size > 8 * MAX_WIDTH:
         raise VerifyError(f"{model.name}: {tensor.name[:120]} has {tensor.size} bytes, so it is not a bias")
     return model.read(tensor)
+
+
+def _read_bias(model: StoredModel, tensor: TensorHeader, entry: RecordedBias) -> bytes:
+    """Read the bytes that store a bias, of a tensor or of a column; raises VerifyError as `_read`."""
+    return _read(model, tensor) if entry.column is None else model.read_column(tensor, entry.column)
 
 
 def _has_all(vectors: VectorSet, record: Record) -> bool:

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from ...core.check import Check
 from ...core.plan import BakePlan, PlannedFile
-from ...core.record import Record
+from ...core.record import Record, RecordedBias
 from ...core.tensors import TensorHeader
 from ...storage.comparing import OutputFiles
 
@@ -30,6 +32,13 @@ class StoredModel(Protocol):
 
     def read(self, tensor: TensorHeader, /) -> bytes:
         """Read the bytes of one tensor."""
+
+    def read_column(self, tensor: TensorHeader, column: int, /) -> bytes:
+        """Read what each row of a matrix stores of one column, see `emobake.core.biases.Column`.
+
+        Raises:
+            BrokenFileError: it stores no bias there.
+        """
 
 
 class Output(Protocol):
@@ -68,6 +77,9 @@ class Output(Protocol):
             VerifyError: the output lacks a bias, or `base` has another form.
             InputError: the bake that the record describes cannot be made of `base`.
         """
+
+    def misplaced(self, entry: RecordedBias, base: StoredModel | None, row: np.ndarray) -> str:
+        """The way in which a bias does not make the float32 `row`, added to that of `base`; empty if it does."""
 
     def explain(self, planned: PlannedFile, offset: int) -> str:
         """The field or tensor of a file at `offset`, where it is not as `planned`; empty if that is unknown."""

@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...core.check import Check
 from ...core.effect import Effect
 from ...core.plan import BACKEND, BakePlan, PlannedFile
-from ...core.record import RECORD_FILE, Record
+from ...core.record import RECORD_FILE, Record, RecordedBias
 from ...errors import VerifyError
 from ...storage.comparing import OutputFiles
-from ..check.biases import stored_biases
+from ..check.biases import misplaced_bias, stored_biases
 from ..check.output import StoredModel
 from .language_model import language_model
 from .model import Checkpoint
@@ -51,6 +53,10 @@ class FolderOutput(ABC):
     @abstractmethod
     def plan_of(self, base: Checkpoint) -> BakePlan:
         """Plan the same bake of `base`, with the biases that the output holds."""
+
+    def misplaced(self, entry: RecordedBias, base: StoredModel | None, row: np.ndarray) -> str:
+        """Compare the tensor to the bit."""
+        return misplaced_bias(self.model, self.record, entry, base, row)
 
     def explain(self, planned: PlannedFile, offset: int) -> str:
         """The tensor at an offset of a weight file."""

@@ -82,6 +82,14 @@ class Checkpoint:
         """Width of the residual stream; BrokenFileError if the config does not say."""
         return config_dimension(self.language_config, self.name, "hidden_size")
 
+    def read_column(self, tensor: TensorHeader, column: int) -> bytes:
+        """No route of checkpoints keeps a bias in a column.
+
+        Raises:
+            BrokenFileError: always.
+        """
+        raise BrokenFileError(f"{self.name}: {tensor.name} stores no bias in column {column}")
+
     @property
     def shape(self) -> ModelShape:
         """Both, with the name."""

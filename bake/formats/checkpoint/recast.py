@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...core.limits import MAX_WIDTH
-from ...core.plan import Piece, Rows, Span, piece_size
+from ...core.plan import Piece, Rows, Span, Zeros, piece_size
 from ...core.tensors import FLOATS, TensorHeader
 from ...errors import BrokenFileError, UnsupportedModelError
 from ..safetensors import NewTensor
@@ -148,13 +148,13 @@ def _stacked(checkpoint: Checkpoint, name: str, experts: list[list[TensorHeader]
 def _header(name: str, tensor: NewTensor) -> TensorHeader:
     """The place of a new tensor: in the file of its first piece, and of its size."""
     first = tensor.pieces[0]
-    assert not isinstance(first, bytes)
+    assert not isinstance(first, bytes | Zeros)
     return TensorHeader(name, tensor.dtype, tensor.shape, first.source, first.offset, first.offset + tensor.size)
 
 
 def _read(checkpoint: Checkpoint, piece: Piece) -> bytes:
     """The bytes of a piece of a small tensor."""
-    assert not isinstance(piece, bytes)
+    assert not isinstance(piece, bytes | Zeros)
     size = piece_size(piece)
     data = checkpoint.read(TensorHeader("", "U8", (size,), piece.source, piece.offset, piece.offset + size))
     if isinstance(piece, Rows):

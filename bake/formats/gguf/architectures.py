@@ -10,10 +10,12 @@ from typing import Literal
 
 from ...core.sites import SITE, SITES, Site
 from ...core.toml import shipped_tables
-from ...errors import BrokenFileError, UnsupportedModelError
+from ...errors import BrokenFileError
 from .header import GgufHeader
 
 Treatment = Literal["accepts", "required", "ignores"]
+Evidence = Literal["", "read", "ran"]
+"""How it is known that llama.cpp adds a bias of the values: by its source, or by a run as well."""
 
 MODULES: dict[Site, str] = {"attention_output": "blk.{layer}.attn_output", "layer_output": "blk.{layer}.ffn_down"}
 """Site -> name of the tensors whose bias acts there, without ``.weight``; the same in every architecture."""
@@ -28,6 +30,14 @@ class GgufArchitecture:
     """Site -> treatment of the bias there; a missing site has no tensor that acts there alone."""
     ran: tuple[str, ...] = ()
     """Sites at which a baked file was seen steered in a run of llama.cpp."""
+    head: Evidence = ""
+    """A bias of the values is added, and the output projection is as wide as the heads: a head can be added."""
+    value: Evidence = ""
+    """A bias of the values is added."""
+    gated: bool = False
+    """Each query comes with a gate, in the rows behind it; the sigmoid of a gate of zero halves the output."""
+    scores_by_heads: int = 0
+    """Number of blocks of the files whose scores are scaled by the number of heads; 0: in none."""
     residual_scale: str = ""
     """Reading of a file without the scale, if a block's branches are scaled before they are added; else empty."""
 
@@ -56,30 +66,24 @@ def gguf_architectures() -> dict[str, GgufArchitecture]:
             name,
             {site: table[site] for site in SITES if site in table},
             tuple(table.get("ran", ())),
+            table.get("head", ""),
+            table.get("value", ""),
+            table.get("gated", False),
+            table.get("scores_by_heads", 0),
             table.get("residual_scale", ""),
         )
         for name, table in shipped_tables(__package__, "architectures.toml").items()
     }
 
 
-def find_gguf_architecture(name: str, site: Site, file: str) -> GgufArchitecture:
-    """Find an architecture that adds the bias of `site`; `file` names the model in messages.
-
-    Raises:
-        UnsupportedModelError: llama.cpp refuses such a file, or would run it unsteered.
-    """
-    found = gguf_architectures().get(name)
-    where = site.replace("_", " ")
-    if found is None or site not in found.sites:
-        why = (
-            f"llama.cpp refuses {name} files with a bias on the {where}'s projection ('wrong number of tensors')"
-            if found is None
-            else f"no tensor of a {name} file acts on the {where} alone"
-        )
-        raise UnsupportedModelError(f"{file}: {why}; bake the original checkpoint with `format` peft")
-    if found.sites[site] == "ignores":
-        raise UnsupportedModelError(
-            f"{file}: llama.cpp reads that bias from {name} files and never adds it: the result would run UNSTEERED; "
-            "bake the original checkpoint with `format` peft"
-        )
-    return found
+def bias_blocker(name: str, site: Site) -> str:
+    """The reason why llama.cpp adds no bias of `site` in files of an architecture, as a clause; empty if it does."""
+    found = gguf_architectures().get(name, GgufArchitecture(name))
+    treatment, where = found.sites.get(site), site.replace("_", " ")
+    if treatment == "ignores":
+        return f"llama.cpp reads that bias from {name} files and never adds it: the result would run UNSTEERED"
+    if treatment is None and found.sites:
+        return f"no tensor of a {name} file acts on the {where} alone"
+    if treatment is None:
+        return f"llama.cpp refuses {name} files with a bias on the {where}'s projection ('wrong number of tensors')"
+    return ""

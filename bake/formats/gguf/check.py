@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ...core.check import Check
 from ...core.plan import BakePlan, PlannedFile
-from ...core.record import Record
+from ...core.record import Record, RecordedBias
 from ...core.totals import steers_in_total, total_recipe
 from ...errors import InputError, VerifyError
 from ...storage.comparing import OutputFiles
@@ -16,12 +18,13 @@ from ...storage.files import read_small
 from ..check.biases import stored_biases
 from ..check.output import StoredModel
 from ..checkpoint.check import tensor_at
-from .architectures import find_gguf_architecture
 from .header import Described, GgufHeader, parse_gguf
 from .layout import METADATA, metadata_digest
 from .model import RECORD_KEY, GgufModel
 from .modelfile import MODELFILE_START, modelfile_path, write_modelfile
-from .plan import OWN_KEYS, find_homes, lay_out_files, lay_out_record
+from .plan import OWN_KEYS, lay_out_files, lay_out_record
+from .routes import ROUTES, GgufRoute, route_by_name
+from .routes.tensor import TensorRoute
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +49,9 @@ class GgufOutput:
         """Check the header, and that llama.cpp adds the bias in this architecture."""
         count = len(self.model.files)
         yield Check("header", True, f"{len(self.model.tensors)} tensors in {count} file{'s' * (count != 1)}")
-        name, site = "architecture honours the bias", self.record.vectors.site
+        name, record = "architecture honours the bias", self.record
         try:
-            found = find_gguf_architecture(self.model.architecture, site, self.model.name)
-            yield Check(name, True, f"{found.name}: llama.cpp {found.sites[site]} it")
+            yield Check(name, True, self._route.honours(self.model, record.vectors.site, record.biases))
         except InputError as error:
             yield Check(name, False, str(error))
         yield from self._modelfile()
@@ -83,12 +85,22 @@ class GgufOutput:
         if len(names) not in (1, len(base.files)):
             raise VerifyError(f"the output has {len(names)} files, the base {len(base.files)}")
         record = self.record
-        homes = find_homes(base, record.vectors.site)
-        biases = stored_biases(self, homes.biases)
+        route = route_by_name(record.route, base, record.vectors.site, tensor_parallel=record.tensor_parallel)
+        route = route.again(record)
+        biases = stored_biases(self, route.homes)
         planned = replace(record.base, weights=base.weights)
-        record = lay_out_record(base, homes, biases, record.vectors, record.steering, planned)
+        record = lay_out_record(route, biases, record.vectors, record.steering, planned)
         own = [field for field in self.model.header.fields if field.key in OWN_KEYS]
-        return lay_out_files(base, homes, biases, record, names, own=own)
+        return lay_out_files(route, biases, record, names, own=own)
+
+    def misplaced(self, entry: RecordedBias, base: StoredModel | None, row: np.ndarray) -> str:
+        """Ask the route."""
+        return self._route.misplaced(self, entry, base, row)
+
+    @property
+    def _route(self) -> type[GgufRoute]:
+        """The route's class. A file made from a checkpoint has the route of that, and its biases are tensors."""
+        return next((kind for kind in ROUTES if kind.name == self.record.route), TensorRoute)
 
     def explain(self, planned: PlannedFile, offset: int) -> str:
         """The tensor at an offset of a file, or the entry of its metadata."""

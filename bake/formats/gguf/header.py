@@ -108,6 +108,16 @@ class GgufHeader:
         value: int | float = struct.unpack("<" + _SCALARS[field.kind], field.data)[0]
         return value
 
+    def numbers(self, key: str) -> tuple[int, ...] | None:
+        """A list of whole numbers of the metadata; None if there is none, or something else."""
+        field = self.by_key.get(key)
+        if field is None or field.kind != _ARRAY:
+            return None
+        form = _SCALARS.get(int.from_bytes(field.data[:4], "little"), "")
+        if form not in ("B", "b", "H", "h", "I", "i", "Q", "q"):
+            return None
+        return struct.unpack(f"<{int.from_bytes(field.data[4:12], 'little')}{form}", field.data[12:])
+
 
 @cache
 def tensor_types() -> Mapping[str, TensorType]:
@@ -193,6 +203,15 @@ def text_field(key: str, value: str) -> Field:
 def uint32_field(key: str, value: int) -> Field:
     """An entry that holds a 32-bit number."""
     return Field(key, _UINT32, value.to_bytes(4, "little"))
+
+
+def number_field(key: str, value: int | Sequence[int], like: Field | None = None) -> Field:
+    """An entry that holds a number or a list of numbers: in the type of `like`, else in 32 bits."""
+    if isinstance(value, int):
+        kind = _UINT32 if like is None else like.kind
+        return Field(key, kind, struct.pack("<" + _SCALARS[kind], value))
+    kind = _UINT32 if like is None else int.from_bytes(like.data[:4], "little")
+    return Field(key, _ARRAY, struct.pack(f"<IQ{len(value)}{_SCALARS[kind]}", kind, len(value), *value))
 
 
 class _Cursor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...core.plan import Piece, Span, piece_size
+from ...core.tensors import TensorHeader
 from .header import Described, Field, padded, serialize_gguf, text_field, unpadded_length
 
 _PAGE = 4096
@@ -22,12 +23,23 @@ class Placed:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    piece: Piece
+    pieces: tuple[Piece, ...]
+    """Its bytes."""
+
+    @classmethod
+    def carried(cls, tensor: TensorHeader) -> Placed:
+        """A tensor of the base, unchanged."""
+        return cls(tensor.name, tensor.dtype, tensor.shape, (Span(tensor.file, tensor.start, tensor.size),))
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(map(piece_size, self.pieces))
 
     @property
     def described(self) -> Described:
         """Its entry in the header."""
-        return Described(self.name, self.dtype, self.shape, piece_size(self.piece))
+        return Described(self.name, self.dtype, self.shape, self.size)
 
 
 def layout(version: int, alignment: int, fields: Sequence[Field], tensors: Sequence[Placed]) -> tuple[Piece, ...]:
@@ -38,9 +50,10 @@ def layout(version: int, alignment: int, fields: Sequence[Field], tensors: Seque
     gap = 0
     """Bytes between the last piece and the next tensor."""
     for tensor in tensors:
-        _append(pieces, gap, tensor.piece)
-        size = piece_size(tensor.piece)
-        gap = padded(size, alignment) - size
+        for piece in tensor.pieces:
+            _append(pieces, gap, piece)
+            gap = 0
+        gap = padded(tensor.size, alignment) - tensor.size
     _append(pieces, gap, b"")
     return tuple(pieces)
 
@@ -89,10 +102,10 @@ def _padding(version: int, alignment: int, fields: Sequence[Field], tensors: Seq
     """
     place, wanted = 0, 0
     for tensor in tensors:
-        if isinstance(tensor.piece, Span):
-            wanted = tensor.piece.offset - place
+        if isinstance(tensor.pieces[0], Span):
+            wanted = tensor.pieces[0].offset - place
             break
-        place = padded(place + piece_size(tensor.piece), alignment)
+        place = padded(place + tensor.size, alignment)
     empty = text_field(_PADDING, "")
     # Without the padding behind the header, which the spaces replace.
     length = unpadded_length(version, [*fields, empty], [tensor.described for tensor in tensors])

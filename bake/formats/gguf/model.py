@@ -9,6 +9,8 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...core.limits import MAX_GGUF_HEADER, MAX_HIDDEN, MAX_LAYERS, MAX_TENSORS, MAX_WIDTH
 from ...core.names import is_plain
 from ...core.strict_json import parse_json_object
@@ -16,13 +18,17 @@ from ...core.tensors import TensorHeader, WeightFile
 from ...core.vector_set import ModelShape
 from ...errors import BrokenFileError, InputError
 from ...storage.files import Stamps, read_at
-from .header import GgufHeader, parse_gguf
+from .header import GgufHeader, parse_gguf, row_count, tensor_types
+from .quants import column_types
 
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 """Names of the files of a set as llama.cpp (llama_split_path) writes them, counted from 1."""
 RECORD_KEY = "emobake.record"
 """Key of the record in the metadata."""
+PROJECTOR = "clip"
+"""Architecture of an mmproj file, which makes tokens of images and sound for a model in a file of its own."""
 _MAX_FILES = 1000
+_READ = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +67,19 @@ class GgufModel:
         return self.header.text("general.architecture")
 
     @property
-    def num_hidden_layers(self) -> int:
+    def block_count(self) -> int:
         """``<architecture>.block_count``; BrokenFileError if the file does not say."""
         return self.dimension("block_count", MAX_LAYERS)
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """The blocks without those that predict further tokens, which are the last; BrokenFileError as before."""
+        predicting = self.header.number(f"{self.architecture}.nextn_predict_layers") or 0
+        if type(predicting) is not int or not 0 <= predicting < self.block_count:
+            raise BrokenFileError(
+                f"{self.name}: {self.architecture}.nextn_predict_layers is {predicting!r} of {self.block_count} blocks"
+            )
+        return self.block_count - predicting
 
     @property
     def hidden_size(self) -> int:
@@ -88,6 +104,27 @@ class GgufModel:
         """Read the bytes of one tensor."""
         return read_at(self.folder / tensor.file)(tensor.start, tensor.size)
 
+    def read_column(self, tensor: TensorHeader, column: int) -> bytes:
+        """Read what each row of a matrix stores of one column, see `emobake.core.biases.Column`.
+
+        Raises:
+            BrokenFileError: the matrix has no such column, is of a type that stores none, or ends too early.
+        """
+        kind, rows = column_types().get(tensor.dtype), row_count(tensor)
+        block = tensor_types()[tensor.dtype]
+        if kind is None or len(tensor.shape) != 2 or column >= tensor.shape[-1] or column % block.block:
+            raise BrokenFileError(f"{self.name}: {tensor.name} stores no bias in column {column}")
+        row, place = tensor.size // rows, column // block.block * block.block_bytes + kind.place
+        read, at_once, found = read_at(self.folder / tensor.file), max(1, _READ // row), []
+        for start in range(0, rows, at_once):
+            size = min(at_once, rows - start) * row
+            data = read(tensor.start + start * row, size)
+            if len(data) != size:
+                raise BrokenFileError(f"{self.name}: ends within {tensor.name}; fetch it again")
+            own = np.frombuffer(data, np.uint8).reshape(-1, row)[:, place : place + kind.width]
+            found.append(own.tobytes())
+        return b"".join(found)
+
     @property
     def record(self) -> dict[str, Any] | None:
         """JSON of the record of an earlier bake; None for a file that was never baked."""
@@ -106,8 +143,8 @@ def open_gguf(path: Path) -> GgufModel:
     """Open a GGUF model; of a split set, `path` is the first file.
 
     Raises:
-        InputError: no such file, or not the first of its set; BrokenFileError: a wrong header, a file of the set that
-            is missing or belongs to another one.
+        InputError: no such file, not the first of its set, or no model but its projector of images; BrokenFileError: a
+            wrong header, a file of the set that is missing or belongs to another one.
         MissingPackageError: the gguf package is not installed.
     """
     if not path.is_file():
@@ -116,6 +153,10 @@ def open_gguf(path: Path) -> GgufModel:
     match = SPLIT.fullmatch(path.name)
     stamps = Stamps.of([path, *(sorted(path.parent.glob(f"{escape(match[1])}-*-of-{match[3]}.gguf")) if match else ())])
     first = read_header(path)
+    if first.text("general.architecture") == PROJECTOR:
+        raise InputError(
+            f"{path}: is an mmproj file, which makes tokens of images and sound; give the file of the model beside it"
+        )
     files = [first, *_rest_of_set(path, first)]
     tensors: dict[str, TensorHeader] = {}
     for header in files:

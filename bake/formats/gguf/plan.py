@@ -1,34 +1,32 @@
 """The planner of GGUF models: a pure step from headers, vectors and weights to a `BakePlan`.
 
-Biases are small tensors of their own, so no other tensor is requantised: its bytes are the base's. A ``qwen2`` file,
-whose architecture has no such tensor in llama.cpp, becomes the ``llama`` file that it exactly is.
+No tensor is requantised: what is carried keeps its bytes, whatever its type.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from ...core.biases import Home, PlannedBias, landing, origin_warnings, plan_bias, plan_biases, steering_rows
+from ...core.biases import Home, PlannedBias, landing, origin_warnings, plan_bias, steering_rows
 from ...core.effect import judge_effect
-from ...core.limits import MAX_WIDTH
-from ...core.plan import BakePlan, ConfigChange, Piece, PlannedFile, RouteName, Rows, Span
+from ...core.plan import BakePlan, ConfigChange, PlannedFile
 from ...core.record import Record, RecordedBase, RecordedBias, RecordedVectors, history_of
-from ...core.sites import Site
-from ...core.stacks import Support
 from ...core.steering import Steering
-from ...core.tensors import FLOATS, TensorHeader, decode
+from ...core.tensors import FLOATS
 from ...core.totals import terms_of, total_recipe
 from ...core.vector_set import VectorSet
 from ...errors import BrokenFileError, UnsupportedModelError
-from .architectures import MODULES, GgufArchitecture, find_gguf_architecture
-from .as_llama import llama_blockers, moved_rows
-from .header import Field, row_count, text_field, uint32_field
+from .architectures import MODULES
+from .header import Field, text_field, uint32_field
 from .layout import METADATA, Placed, layout, metadata_digest
 from .model import RECORD_KEY, GgufModel
+from .routes import GgufRoute, choose_route
+from .routes.base import read_bias
+from .routes.tensor import TensorRoute
 
 _ARCHITECTURE = "general.architecture"
 _BASE = "general.base_model."
@@ -45,11 +43,13 @@ def make_gguf_plan(
     base_model: str = "",
     digests: Mapping[str, str] | None = None,
     force: bool = False,
+    tensor_parallel: int = 1,
+    route: GgufRoute | None = None,
 ) -> BakePlan:
     """Plan a steered GGUF model.
 
-    For layer l the tensor ``blk.<l>.attn_output.bias`` (``ffn_down.bias`` for vectors of the layer output) becomes
-    ``(existing bias or 0) + w_l``: float32 if it is new; an existing bias keeps its type.
+    For layer l the attention's output gains w_l: by the tensor ``blk.<l>.attn_output.bias`` (``ffn_down.bias`` for
+    vectors of the layer output) where the architecture reads one, else by the route that costs least.
 
     Args:
         model: the base.
@@ -59,50 +59,30 @@ def make_gguf_plan(
         base_model: Hub id to name as the base; empty if unknown.
         digests: sha256 of the base's files by name, if known.
         force: plan even if nothing would be steered, or far too much.
+        tensor_parallel: devices that shall be able to share the heads, where heads are added.
+        route: chosen before, for the same model and site; default: chosen here.
 
     Raises:
         InputError: nothing would be steered, or far too much, and not `force`; its subclasses for a set that does not
             fit, a broken file, or an architecture that llama.cpp would refuse or run unsteered.
     """
-    site = vectors.site
-    homes = find_homes(model, site)
-    added = steering_rows(vectors, steering, model.shape, branch_scale=homes.scale, force=force)
-    steering = landing(model.name, MODULES[site].rpartition(".")[2], homes.biases, added, steering, force=force)
-    biases = plan_biases(model.name, homes.biases, added)
+    route = route or choose_route(model, vectors.site, tensor_parallel=tensor_parallel)
+    rows = steering_rows(vectors, steering, model.shape, branch_scale=route.scale, force=force)
+    projection = MODULES[vectors.site].rpartition(".")[2]
+    steering = landing(model.name, projection, route.homes, rows, steering, force=force)
+    route = route.fitted(rows)
+    biases = route.plan(rows)
     weights = tuple(replace(weight, sha256=(digests or {}).get(weight.name, "")) for weight in model.weights)
     record = lay_out_record(
-        model, homes, biases, RecordedVectors.of(vectors, steering), steering, RecordedBase(base_model, "", weights)
+        route, biases, RecordedVectors.of(vectors, steering), steering, RecordedBase(base_model, "", weights)
     )
-    effect = judge_effect(vectors, added * homes.scale, record, biases, force=force)
-    plan = lay_out_files(model, homes, biases, record, names)
+    effect = judge_effect(vectors, rows * route.scale, record, biases, force=force)
+    plan = lay_out_files(route, biases, record, names)
     return replace(plan, effect=effect, warnings=(*effect.warnings, *origin_warnings(vectors, base_model)))
 
 
-@dataclass(frozen=True, eq=False)
-class GgufHomes:
-    """The places of the biases in a GGUF model."""
-
-    row: GgufArchitecture
-    """The architecture of the result."""
-    biases: tuple[Home, ...]
-    scale: float
-    """Factor between the projection's output and the site."""
-
-
-def find_homes(model: GgufModel, site: Site) -> GgufHomes:
-    """Find the tensor that stores each layer's bias for vectors that act at `site`.
-
-    Raises:
-        BrokenFileError: a broken file; UnsupportedModelError: llama.cpp would refuse the result or run it unsteered.
-    """
-    row = find_gguf_architecture(_target_architecture(model), site, model.name)
-    scale = row.branch_scale(model.header, model.num_hidden_layers, site)
-    return GgufHomes(row, tuple(_homes(model, row, site)), scale)
-
-
 def lay_out_record(
-    model: GgufModel,
-    homes: GgufHomes,
+    route: GgufRoute,
     biases: tuple[PlannedBias, ...],
     vectors: RecordedVectors,
     steering: Steering,
@@ -113,50 +93,56 @@ def lay_out_record(
     Raises:
         InputError: the base's own record is none.
     """
+    model = route.model
     return Record(
         form="gguf",
         base=base,
         vectors=vectors,
         steering=steering,
-        branch_scale=homes.scale,
-        route=_route(model, homes.row, biases),
+        branch_scale=route.scale,
+        route=route.name,
+        cost=route.cost,
+        tensor_parallel=route.tensor_parallel,
         model_type=model.architecture,
-        added=_names(biases, is_new=True),
+        added=tuple(sorted(tensor.name for tensor in route.new(biases))),
         biases=tuple(map(RecordedBias.of, biases)),
         earlier=history_of(model.record, f"{model.name} ({RECORD_KEY})"),
     )
 
 
 def lay_out_files(
-    model: GgufModel,
-    homes: GgufHomes,
+    route: GgufRoute,
     biases: tuple[PlannedBias, ...],
     record: Record,
     names: Sequence[str],
     *,
     own: Sequence[Field] | None = None,
 ) -> BakePlan:
-    """Plan the files `names` (one, or as many as `model` has) with biases that are known, without warnings.
+    """Plan the files `names` (one, or as many as the model has) with biases that are known, without warnings.
 
     The record in the plan has the digest of the metadata. The files hold it, or the fields `own` in its place.
     """
+    model, edits = route.model, route.edits(biases)
     assert len(names) in (1, len(model.files))
-    architecture = homes.row.name
-    files, record = _files(model, biases, record, names, architecture, own=own)
-    as_llama = architecture != model.architecture
+    files, record = _files(route, edits, route.new(biases), record, names, own=own)
+    as_other = route.architecture != model.architecture
     return BakePlan(
         form="gguf",
-        route=_route(model, homes.row, biases),
+        route=route.name,
         model_type=model.architecture,
-        architecture=architecture,
+        architecture=route.architecture,
         steering=record.steering,
         biases=biases,
         record=record,
-        stacks=_support(homes.row, record.vectors.site),
+        stacks={"llama.cpp": route.support},
         files=files,
-        config_changes=(ConfigChange(_ARCHITECTURE, model.architecture, architecture),) if as_llama else (),
+        config_changes=(
+            *((ConfigChange(_ARCHITECTURE, model.architecture, route.architecture),) if as_other else ()),
+            *_changes(route),
+        ),
         added=record.added,
-        overwritten=_names(biases, is_new=False),
+        overwritten=tuple(sorted(bias.tensor for bias in biases if not bias.is_new)),
+        extended=_extended(model, edits),
     )
 
 
@@ -169,27 +155,28 @@ def make_converted_plan(model: GgufModel, baked: BakePlan, vectors: VectorSet, *
     Raises:
         InputError: (its subclasses) the converter dropped or changed a bias, or llama.cpp would refuse or ignore it.
     """
-    row = find_gguf_architecture(model.architecture, vectors.site, model.name)
-    scale = row.branch_scale(model.header, model.num_hidden_layers, vectors.site)
-    added = steering_rows(vectors, baked.steering, model.shape, branch_scale=scale, force=True)
+    route = choose_route(model, vectors.site, routes=(TensorRoute,))
+    added = steering_rows(vectors, baked.steering, model.shape, branch_scale=route.scale, force=True)
     module = MODULES[vectors.site]
     biases = tuple(_converted(model, bias, module.format(layer=bias.layer), added, name) for bias in baked.biases)
     record = replace(
         baked.record,
         form="gguf",
-        branch_scale=scale,
+        branch_scale=route.scale,
         files={},
         added=tuple(bias.tensor for bias in biases if bias.is_new),
         biases=tuple(map(RecordedBias.of, biases)),
         digests={},
     )
-    files, record = _files(model, biases, record, [name], model.architecture, all_overwritten=True)
+    # The converter wrote all of them.
+    edits = route.edits([replace(bias, is_new=False) for bias in biases])
+    files, record = _files(route, edits, (), record, [name])
     return replace(
         baked,
         form="gguf",
         biases=biases,
         record=record,
-        stacks=_support(row, vectors.site),
+        stacks={"llama.cpp": route.support},
         files=files,
         left_out=(),
         added=record.added,
@@ -197,73 +184,24 @@ def make_converted_plan(model: GgufModel, baked: BakePlan, vectors: VectorSet, *
     )
 
 
-def _target_architecture(model: GgufModel) -> str:
-    """The architecture of the result: llama for qwen2.
-
-    Raises:
-        BrokenFileError: the file does not name one; UnsupportedModelError: a qwen2 file that is no llama.
-    """
-    if not model.architecture:
-        raise BrokenFileError(f"{model.name}: does not name its architecture ({_ARCHITECTURE}); it is not a model")
-    if model.architecture != "qwen2":
-        return model.architecture
-    blockers = llama_blockers(model)
-    if blockers:
-        raise UnsupportedModelError(
-            f"{model.name}: llama.cpp refuses qwen2 files with that bias, and this one is a llama only without "
-            f"{blockers[0]}; bake the original checkpoint with `format` peft"
-        )
-    return "llama"
+def _extended(model: GgufModel, edits: Mapping[str, tuple[Placed, ...]]) -> tuple[str, ...]:
+    """Names of the tensors that have other shapes than in the base."""
+    placed = [one for several in edits.values() for one in several if one.name in edits]
+    return tuple(sorted(one.name for one in placed if one.shape != model.tensors[one.name].shape))
 
 
-def _support(row: GgufArchitecture, site: Site) -> dict[str, Support]:
-    return {"llama.cpp": Support("steered", run=site in row.ran)}
+def _changes(route: GgufRoute) -> tuple[ConfigChange, ...]:
+    """The changes of the metadata, but for the architecture."""
 
+    def value(field: Field | None) -> object:
+        if field is None:
+            return None
+        header = replace(route.model.header, fields=(field,))
+        return header.number(field.key) if header.numbers(field.key) is None else list(header.numbers(field.key) or ())
 
-def _route(model: GgufModel, row: GgufArchitecture, biases: Sequence[PlannedBias]) -> RouteName:
-    if row.name != model.architecture:
-        return "llama"
-    return "tensor" if any(bias.is_new for bias in biases) else "existing"
-
-
-def _names(biases: Sequence[PlannedBias], *, is_new: bool) -> tuple[str, ...]:
-    return tuple(sorted(bias.tensor for bias in biases if bias.is_new == is_new))
-
-
-def _homes(model: GgufModel, row: GgufArchitecture, site: Site) -> list[Home]:
-    """The tensor that stores each layer's bias; layers without the projection (hybrids) are left out."""
-    homes = []
-    for layer in range(model.num_hidden_layers):
-        module = MODULES[site].format(layer=layer)
-        weight, bias = model.tensors.get(f"{module}.weight"), model.tensors.get(f"{module}.bias")
-        if weight is None:
-            continue
-        width = row_count(weight)
-        if width > MAX_WIDTH:
-            raise BrokenFileError(f"{model.name}: {weight.name} has {width} outputs, more than any model")
-        if bias is None and row.sites[site] == "required":
-            raise BrokenFileError(f"{model.name}: lacks {module}.bias, which llama.cpp wants of {row.name} files")
-        if bias is None:
-            homes.append(Home(layer, f"{module}.bias", "F32", width))
-        else:
-            homes.append(Home(layer, bias.name, bias.dtype, width, read_bias(model, bias, width)))
-    return homes
-
-
-def read_bias(model: GgufModel, bias: TensorHeader, width: int) -> np.ndarray:
-    """Read an existing bias as float32 ``[width]``.
-
-    Raises:
-        BrokenFileError: no floats, another shape, a NaN or infinity, or the file ends within it.
-    """
-    if bias.dtype not in FLOATS or bias.shape != (width,):
-        raise BrokenFileError(
-            f"{model.name}: {bias.name} is {bias.dtype} of shape {list(bias.shape)}, not floats [{width}]"
-        )
-    values = decode(bias, model.read(bias))
-    if not np.isfinite(values).all():
-        raise BrokenFileError(f"{model.name}: {bias.name} has a NaN or infinity")
-    return values
+    old = route.model.header.by_key
+    pairs = {key: (value(old.get(key)), value(new)) for key, new in route.fields().items()}
+    return tuple(ConfigChange(key, before, after) for key, (before, after) in pairs.items() if before != after)
 
 
 def _converted(model: GgufModel, bias: PlannedBias, module: str, added: np.ndarray, name: str) -> PlannedBias:
@@ -281,17 +219,19 @@ def _converted(model: GgufModel, bias: PlannedBias, module: str, added: np.ndarr
     return replace(stored, norm=bias.norm, is_new=bias.is_new)
 
 
-def _fields(model: GgufModel, architecture: str, base_model: str, *, split: bool) -> list[Field]:
-    """The metadata without the record: the base's, its keys renamed if the architecture changes."""
-    header = model.header
+def _fields(route: GgufRoute, base_model: str, *, split: bool) -> list[Field]:
+    """The metadata without the record: the base's with the route's changes, and the keys of its architecture."""
+    header, changed = route.model.header, dict(route.fields())
     own: dict[str, Field] = {}
-    for field in header.fields:
+    for field in (*header.fields, *(new for key, new in changed.items() if new and key not in header.by_key)):
         prefix, _, rest = field.key.partition(".")
         if prefix == "emobake" or field.key.startswith(_BASE) or (prefix == "split" and not split):
             continue
-        key = f"{architecture}.{rest}" if prefix == model.architecture else field.key
-        own[key] = replace(field, key=key)
-    own[_ARCHITECTURE] = text_field(_ARCHITECTURE, architecture)
+        new = changed.get(field.key, field)
+        if new is not None:
+            key = f"{route.architecture}.{rest}" if prefix == route.model.architecture else field.key
+            own[key] = replace(new, key=key)
+    own[_ARCHITECTURE] = text_field(_ARCHITECTURE, route.architecture)
     organization, _, name = base_model.rpartition("/")
     base = {
         "name": name.replace("-", " ") or header.text("general.name"),
@@ -325,33 +265,29 @@ def _total_weights(record: Record) -> str:
 
 
 def _files(
-    model: GgufModel,
-    biases: Sequence[PlannedBias],
+    route: GgufRoute,
+    edits: Mapping[str, tuple[Placed, ...]],
+    new: Sequence[Placed],
     record: Record,
     names: Sequence[str],
-    architecture: str,
     *,
-    all_overwritten: bool = False,
     own: Sequence[Field] | None = None,
 ) -> tuple[tuple[PlannedFile, ...], Record]:
-    """The files to write, and the record that they hold.
-
-    With `all_overwritten` every bias has its tensor in `model`. The fields `own` stand in for those of the record.
-    """
-    moved = moved_rows(model) if architecture != model.architecture else {}
-    new = [bias for bias in biases if bias.is_new and not all_overwritten]
-    overwritten = {bias.tensor: bias.data for bias in biases if bias not in new}
-    split = len(names) > 1
+    """The files to write, and the record that they hold, unless the fields `own` stand in for it."""
+    model, split = route.model, len(names) > 1
     placed = [
-        [_place(model.tensors[tensor.name], overwritten, moved) for tensor in header.tensors] for header in model.files
+        [
+            placed
+            for tensor in header.tensors
+            for placed in edits.get(tensor.name) or (Placed.carried(model.tensors[tensor.name]),)
+        ]
+        for header in model.files
     ]
     # New tensors go into the last file: of a set, the first may be there for the metadata alone.
-    placed[-1] += [
-        Placed(bias.tensor, bias.dtype, (len(bias.data) // 4,), bias.data) for bias in sorted(new, key=_tensor_name)
-    ]
+    placed[-1] += sorted(new, key=lambda tensor: tensor.name)
     if not split:
         placed = [[tensor for file in placed for tensor in file]]
-    fields = [_fields(model, architecture, record.base.model, split=split)]
+    fields = [_fields(route, record.base.model, split=split)]
     fields += [list(header.fields) for header in model.files[1 : len(names)]]
     count = sum(map(len, placed))
     if split:
@@ -367,27 +303,8 @@ def _files(
     return files, record
 
 
-def _tensor_name(bias: PlannedBias) -> str:
-    return bias.tensor
-
-
 def _counted(field: Field, count: int) -> Field:
     """The field; if it holds the number of tensors in the set, with the new number."""
     if field.key != "split.tensors.count":
         return field
     return replace(field, data=count.to_bytes(len(field.data), "little"))
-
-
-def _place(tensor: TensorHeader, overwritten: Mapping[str, bytes], moved: Mapping[str, tuple[int, ...]]) -> Placed:
-    piece: Piece = Span(tensor.file, tensor.start, tensor.size)
-    if tensor.name in overwritten:
-        piece = overwritten[tensor.name]
-    elif tensor.name in moved:
-        piece = reordered(tensor, moved[tensor.name])
-    return Placed(tensor.name, tensor.dtype, tensor.shape, piece)
-
-
-def reordered(tensor: TensorHeader, order: tuple[int, ...]) -> Rows:
-    """The rows of a tensor (of a vector: its elements) in another order."""
-    rows = tensor.shape[0] if len(tensor.shape) == 1 else row_count(tensor)
-    return Rows(tensor.file, tensor.start, tensor.size // rows, rows, order)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from huggingface_hub import CommitOperationAdd
 
-from ...core.plan import CARD_FILE, PLACEHOLDER_NOTE, REPO_PLACEHOLDER, Piece, PlannedFile
+from ...core.plan import CARD_FILE, PLACEHOLDER_NOTE, REPO_PLACEHOLDER, Piece, PlannedFile, sources_of
 from ...errors import HubError, OutputError
 from ..copying import write_pieces
 from ..files import git_blob_id, sha256_of
@@ -66,7 +66,7 @@ def _item(file: PlannedFile, repo_id: str, folder: Path | None, source: Snapshot
     if file.action == "write":
         data = addressed(file.data, repo_id, file.name) if Path(file.name).name == CARD_FILE else file.data
         return Item(file.name, len(data), data=data)
-    missing = {piece.source for piece in file.pieces if not isinstance(piece, bytes)}
+    missing = sources_of(file.pieces)
     if source is not None:
         missing -= source.files.keys()
     if folder is None and missing:
@@ -158,7 +158,7 @@ class Contents:
             assert self.source is not None  # `items_of` has looked.
             return fetch(self.source, source)
 
-        paths = {piece.source: locate(piece.source) for piece in item.pieces if not isinstance(piece, bytes)}
+        paths = {source: locate(source) for source in sources_of(item.pieces)}
         with tempfile.TemporaryDirectory(prefix="emobake-") as folder:
             path = Path(folder, Path(item.name).name)
             try:

@@ -6,11 +6,13 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 from support.gguf_files import (
+    FF,
     HEAD,
     HEADS,
     HIDDEN,
@@ -19,6 +21,7 @@ from support.gguf_files import (
     Kind,
     control_vector,
     fields_of,
+    floats,
     tensors_of,
     write_model,
 )
@@ -284,14 +287,14 @@ def test_a_qwen2_file_that_is_no_llama_is_refused(tmp_path, fields, tensors, wor
 # --- architectures and sites ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", ["qwen3", "gemma3", "minicpm3", "phi3"])
+@pytest.mark.parametrize("architecture", ["minicpm3", "gemma4", "mimo2"])
 def test_an_architecture_that_refuses_the_tensor(tmp_path, architecture):
     write_model(tmp_path / "base.gguf", architecture)
     with pytest.raises(InputError, match=f"llama.cpp refuses {architecture} files.*wrong number of tensors.*peft"):
         bake(tmp_path / "base.gguf", SET, mix={"joy": 1}, out=tmp_path / "out.gguf")
 
 
-@pytest.mark.parametrize("architecture", ["ernie4_5", "falcon-h1"])
+@pytest.mark.parametrize("architecture", ["refact", "falcon-h1"])
 def test_an_architecture_that_would_run_unsteered(tmp_path, architecture):
     write_model(tmp_path / "base.gguf", architecture)
     with pytest.raises(InputError, match=r"never adds it.*UNSTEERED"):
@@ -359,10 +362,11 @@ def test_every_row_of_the_table_is_well_formed():
     table = gguf_architectures()
     assert {"llama", "granite", "gpt2", "gpt-oss", "phi2"} <= set(table)
     for row in table.values():
-        assert row.sites and set(row.sites) <= set(MODULES)
+        assert (row.sites or row.head or row.value) and set(row.sites) <= set(MODULES)
+        assert {row.head, row.value} <= {"", "read", "ran"}
         assert set(row.sites.values()) <= {"accepts", "required", "ignores"}
         assert set(row.ran) <= set(row.sites)
-    assert "qwen2" not in table and "qwen3" not in table
+    assert "qwen2" not in table and not table["qwen3"].sites
 
 
 # --- control vectors ------------------------------------------------------------------------------------------
@@ -603,3 +607,61 @@ def test_a_record_that_is_none(model, tmp_path, cli, record):
         cli(command, tmp_path / "odd.gguf").one_line(
             "odd.gguf", "emobake.record" if record in ("{", "[]") else "record"
         )
+
+
+# --- phi3 as llama --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Kind.F32, Kind.Q8_0, Kind.Q4_K])
+def test_a_phi3_file_becomes_a_llama_file(tmp_path, kind):
+    base, out = tmp_path / "base.gguf", tmp_path / "out.gguf"
+    held = write_phi3(base, kind, {"phi3.attention.sliding_window": 2047})
+    result = bake(base, SET, mix={"joy": 1}, out=out)
+    assert result.plan.route == "llama" and result.plan.record.cost.is_free
+    fields = fields_of(out)
+    assert fields["general.architecture"] == "llama" and not [name for name in fields if name.startswith("phi3.")]
+    assert "llama.attention.sliding_window" not in fields, "llama.cpp ignores it in phi3 files, and would not here"
+    stored = {t.name: t for t in gguf.GGUFReader(out).tensors}
+    assert not [name for name in stored if "qkv" in name]
+    for layer in range(LAYERS):
+        q, k, v = np.split(held[f"blk.{layer}.attn_qkv.weight"], [HIDDEN, HIDDEN + KV_HEADS * HEAD])
+        gate, up = np.split(held[f"blk.{layer}.ffn_up.weight"], 2)
+        wanted = {"attn_q": permuted(q, HEADS), "attn_k": permuted(k, KV_HEADS), "attn_v": v}
+        wanted |= {"ffn_gate": gate, "ffn_up": up}
+        for name, values in wanted.items():
+            tensor = stored[f"blk.{layer}.{name}.weight"]
+            assert tensor.tensor_type == kind
+            found = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(values.shape)
+            np.testing.assert_array_equal(found, values, err_msg=name)
+    np.testing.assert_array_equal(biases(out), ROWS[1])
+    checks = verify(str(out), base=str(base))
+    assert not [check for check in checks if check.ok is False], checks
+
+
+@pytest.mark.parametrize(
+    ("fields", "tensors", "words"),
+    [
+        ({"phi3.rope.dimension_count": HEAD // 2}, {}, "part of each head"),
+        ({}, {"rope_factors_long.weight": np.ones(HEAD // 2)}, "the tensor rope_factors_long.weight"),
+        ({"phi3.feed_forward_length": 300}, {}, r"ffn_up.weight has 1024 rows"),
+    ],
+)
+def test_a_phi3_file_that_is_no_llama_is_refused(tmp_path, fields, tensors, words):
+    write_phi3(tmp_path / "base.gguf", Kind.F32, fields, tensors)
+    with pytest.raises(InputError, match=words):
+        bake(tmp_path / "base.gguf", SET, mix={"joy": 1}, out=tmp_path / "out.gguf")
+
+
+def write_phi3(
+    path: Path, kind: Kind, fields: dict[str, Any], tensors: dict[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Write a phi3 file: q, k and v in one tensor, and the gate before the other half of the MLP."""
+    draw = np.random.default_rng(1)
+    fused = {}
+    for layer in range(LAYERS):
+        fused[f"blk.{layer}.attn_qkv.weight"] = floats(kind, (HIDDEN + 2 * KV_HEADS * HEAD, HIDDEN), draw)
+        fused[f"blk.{layer}.ffn_up.weight"] = floats(kind, (2 * FF, HIDDEN), draw)
+    parts = ("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up")
+    without = tuple(f"blk.{layer}.{part}.weight" for layer in range(LAYERS) for part in parts)
+    held = write_model(path, "phi3", kind, fields=fields, tensors=tensors, without=without, stored=fused)
+    return held | {name: values for name, (_, values) in fused.items()}
