@@ -20,6 +20,7 @@ from emobake.cli.app import cli
 from emobake.core.sites import SITES, Site
 from emobake.core.stacks import STACKS, Support
 from emobake.formats.checkpoint.families import Family, families
+from emobake.formats.checkpoint.wrappers import wrapped, wrappers
 
 CLI = """\
 # Command line
@@ -63,6 +64,11 @@ before it writes. As llama, granitemoe and so on: the row holds for a checkpoint
 is saved as one. With a class such as `TransformersForCausalLM`: `architectures` names it, and vLLM runs the class of
 transformers. `emobake --dry-run` tells for any checkpoint.
 """
+WRAPPERS = """\
+Made from [wrappers.toml](../bake/formats/checkpoint/wrappers.toml): what each stack does with a bias inside the
+wrapper, for vectors of the attention output; **bold** and `UNSTEERED` as above. *alone*: the class as which `--text-only` saves the
+language model; the rows above hold for that.
+"""
 TITLES: dict[Site, str] = {
     "attention_output": "Vectors of the attention output",
     "layer_output": "Vectors of the layer output (control vectors)",
@@ -76,7 +82,7 @@ def main() -> None:
     (folder / "cli.md").write_text("\n".join([CLI, *_command(context)]).rstrip() + "\n", encoding="utf-8")
     versions = {key: list_of(getattr(stack, key) for stack in STACKS.values()) for key in ("ran", "read")}
     evidence = textwrap.fill(" ".join(EVIDENCE.format(**versions).split()), 120)
-    families_text = "\n".join([FAMILIES, evidence, "", *_families()]).rstrip() + "\n"
+    families_text = "\n".join([FAMILIES, evidence, "", *_families(), *_wrappers()]).rstrip() + "\n"
     (folder / "families.md").write_text(families_text, encoding="utf-8")
 
 
@@ -140,6 +146,39 @@ def _families() -> Iterator[str]:
         "| --- | --- |",
     )
     yield from (f"| {name} | {_cell(f.refusal)} |" for name, f in families().items() if f.refusal)
+
+
+def _wrappers() -> Iterator[str]:
+    """Yield the lines of the table of multimodal wrappers."""
+    yield from (
+        "",
+        "## Multimodal checkpoints",
+        "",
+        textwrap.fill(" ".join(WRAPPERS.split()), 120, break_on_hyphens=False),
+        "",
+    )
+    yield from (
+        f"| model_type | text_config | by | {' | '.join(STACKS)} | alone |",
+        "| --- " * (4 + len(STACKS)) + "|",
+    )
+    for wrapper in wrappers().values():
+        for text in wrapper.texts.values():
+            family, alone = wrapped(wrapper, text), families().get(text.like)
+            plain = "no" if alone is None or alone.refusal else f"`{alone.classes[0]}`"
+            if alone is not None and alone.llama is not None:
+                plain = "as Llama"
+            head = f"| {wrapper.model_type} | {text.model_type} |"
+            steered = any(support.status == "steered" for support in family.stacks.values())
+            if family.refusal:
+                yield f"{head} refused: {_cell(family.refusal)} | {'| ' * len(STACKS)}| {plain} |"
+                continue
+            if steered:
+                cells = " | ".join(_support(family.stacks[stack]) for stack in STACKS)
+                yield f"{head} `{family.flag}` | {cells} | {plain} |"
+            if family.llama is not None:
+                inside = wrapped(wrapper, wrapper.texts["llama"]).stacks
+                stacks = {s: replace(x, run=x.run and s in family.llama.ran) for s, x in inside.items()}
+                yield f"{head} as Llama | {' | '.join(_support(stacks[stack]) for stack in STACKS)} | {plain} |"
 
 
 def _row(name: str, family: Family, by: str, stacks: dict[str, Support]) -> str:

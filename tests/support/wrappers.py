@@ -185,7 +185,10 @@ def config_of(name: str, **inner: Any) -> Any:
 
     tiny = WRAPPERS[name]
     text = {"model_type": tiny.text, **_SIZES, **tiny.inner, **inner}
-    return CONFIG_MAPPING[tiny.model_type](text_config=text, **tiny.outer)
+    outer = dict(tiny.outer)
+    if "out_hidden_size" in (outer.get("vision_config") or {}):
+        outer["vision_config"] = {**outer["vision_config"], "out_hidden_size": text["hidden_size"]}
+    return CONFIG_MAPPING[tiny.model_type](text_config=text, **outer)
 
 
 def build(name: str, **inner: Any) -> Any:
@@ -195,9 +198,9 @@ def build(name: str, **inner: Any) -> Any:
     return AutoModelForImageTextToText.from_config(config_of(name, **inner), attn_implementation="eager")
 
 
-def write(name: str, folder: Path, *, seed: int = 0) -> Path:
-    """Save a random model of `name` into `folder`, as transformers does, and return that."""
-    model = build(name).eval()
+def write(name: str, folder: Path, *, seed: int = 0, **inner: Any) -> Path:
+    """Save a random model of `name` into `folder`, as transformers does, and return that; `inner` as in `config_of`."""
+    model = build(name, **inner).eval()
     randomise(model, seed)
     model.save_pretrained(folder)
     if name == "kimi_k25":

@@ -1,4 +1,4 @@
-"""Baked multimodal models against hooks on the unsteered wrapper: inside it, alone, with an image, as an adapter."""
+"""Baked multimodal models against hooks on the unsteered wrapper: in it, alone, with an image, as an adapter."""
 
 from __future__ import annotations
 

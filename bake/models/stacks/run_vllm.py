@@ -29,7 +29,10 @@ def answer(request: dict[str, Any]) -> list[list[int]]:
     from vllm import LLM, SamplingParams
 
     prompts, max_new_tokens = request["prompts"], request["max_new_tokens"]
-    extra = {"model_impl": request["model_impl"]} if request.get("model_impl") else {}
+    extra: dict[str, Any] = {"model_impl": request["model_impl"]} if request.get("model_impl") else {}
+    config = json.loads((Path(request["checkpoint"]) / "config.json").read_text(encoding="utf-8"))
+    if "text_config" in config:
+        extra["language_model_only"] = True  # prompts without images, so no processor is needed
     llm = LLM(
         model=request["checkpoint"],
         dtype=request.get("dtype", "float32"),

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from support.checkpoints import NUMPY, raw_safetensors, read_tensors, write_checkpoint, write_safetensors, write_vectors
+from support.wrapper_files import write_wrapper
 
 import emobake
 from emobake import InputError
@@ -204,7 +205,11 @@ class Victim:
     """A checkpoint and a set, one JSON file of which is replaced for every example."""
 
     def __init__(self, folder: Path, model_type: str) -> None:
-        self.model = write_checkpoint(folder / "m", model_type, shards=2, extra_files=False)
+        if model_type in WRAPPERS:
+            self.model = write_wrapper(folder / "m", model_type, shards=2, side_files={})
+        else:
+            self.model = write_checkpoint(folder / "m", model_type, shards=2, extra_files=False)
+        self.is_wrapper = model_type in WRAPPERS
         self.vectors = write_vectors(folder / "ev", emotions=("joy",))
         self.kept = {p: p.read_bytes() for p in folder.rglob("*.json")}
 
@@ -213,6 +218,8 @@ class Victim:
         file.write_bytes(content)
         try:
             self._plan("peft")
+            if self.is_wrapper:
+                self._plan("checkpoint", text_only=True)
             return self._plan("checkpoint")
         finally:
             if file in self.kept:
@@ -220,9 +227,9 @@ class Victim:
             else:
                 file.unlink()
 
-    def _plan(self, form: Any) -> bool:
+    def _plan(self, form: Any, **options: Any) -> bool:
         try:
-            plan = emobake.bake(self.model, self.vectors, mix={"joy": 1.0}, format=form, dry_run=True).plan
+            plan = emobake.bake(self.model, self.vectors, mix={"joy": 1.0}, format=form, dry_run=True, **options).plan
         except InputError as error:
             str(error).encode(errors="surrogatepass")
             return False
@@ -289,7 +296,8 @@ def mangled(draw: st.DrawFn, good: bytes) -> bytes:
     return json.dumps(value, ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")
 
 
-KINDS = ("llama", "mistral", "qwen2", "gpt2")
+WRAPPERS = ("llava", "qwen2_5_vl")
+KINDS = ("llama", "mistral", "qwen2", "gpt2", *WRAPPERS)
 less = settings(quick, max_examples=60)
 
 
@@ -309,6 +317,8 @@ FIELDS = (
     "auto_map",
     "sliding_window",
     "torch_dtype",
+    "text_config",
+    "vision_config",
 )
 
 
@@ -319,6 +329,11 @@ FIELDS = (
 @example("rope_scaling", {"rope_type": [["yarn"]]})
 @example("rope_parameters", {"full_attention": {}, "rope_type": "default"})
 @example("torch_dtype", "\ud800")
+@example("text_config", {})
+@example("text_config", [])
+@example("text_config", {"model_type": []})
+@example("text_config", {"model_type": "\ud800"})
+@example("text_config", {"model_type": "mistral", "rope_scaling": {"type": []}, "num_hidden_layers": 2**70})
 def test_a_config_with_another_field(victim, kind, field, value):
     file = victim(kind).model / "config.json"
     config = json.loads(file.read_bytes()) | {field: value}
