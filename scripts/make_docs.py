@@ -66,8 +66,8 @@ transformers. `emobake --dry-run` tells for any checkpoint.
 """
 WRAPPERS = """\
 Made from [wrappers.toml](../bake/formats/checkpoint/wrappers.toml): what each stack does with a bias inside the
-wrapper, for vectors of the attention output; **bold** and `UNSTEERED` as above. *alone*: the class as which `--text-only` saves the
-language model; the rows above hold for that.
+wrapper, for vectors of the attention output; **bold** and `UNSTEERED` as above. *alone*: the class as which
+`--text-only` saves the language model; the rows above hold for that.
 """
 TITLES: dict[Site, str] = {
     "attention_output": "Vectors of the attention output",
@@ -165,7 +165,7 @@ def _wrappers() -> Iterator[str]:
         for text in wrapper.texts.values():
             family, alone = wrapped(wrapper, text), families().get(text.like)
             plain = "no" if alone is None or alone.refusal else f"`{alone.classes[0]}`"
-            if alone is not None and alone.llama is not None:
+            if alone is not None and "llama" in alone.forms:
                 plain = "as Llama"
             head = f"| {wrapper.model_type} | {text.model_type} |"
             steered = any(support.status == "steered" for support in family.stacks.values())
@@ -175,9 +175,9 @@ def _wrappers() -> Iterator[str]:
             if steered:
                 cells = " | ".join(_support(family.stacks[stack]) for stack in STACKS)
                 yield f"{head} `{family.flag}` | {cells} | {plain} |"
-            if family.llama is not None:
+            if form := family.forms.get("llama"):
                 inside = wrapped(wrapper, wrapper.texts["llama"]).stacks
-                stacks = {s: replace(x, run=x.run and s in family.llama.ran) for s, x in inside.items()}
+                stacks = {s: replace(x, run=x.run and s in form.ran) for s, x in inside.items()}
                 yield f"{head} as Llama | {' | '.join(_support(stacks[stack]) for stack in STACKS)} | {plain} |"
 
 

@@ -63,7 +63,9 @@ def test_every_table_is_whole(wrapper: Wrapper):
     assert re.fullmatch(r"(\w+\.)+", wrapper.live_prefix)
     assert wrapper.texts, "no language model"
     # The route saves a language model as a Llama inside the wrapper, whose stacks are those of this entry.
-    if wrapper.builds_text and any(t.like in families() and families()[t.like].llama for t in wrapper.texts.values()):
+    if wrapper.builds_text and any(
+        t.like in families() and "llama" in families()[t.like].forms for t in wrapper.texts.values()
+    ):
         assert "llama" in wrapper.texts
 
 
@@ -78,7 +80,7 @@ def test_every_language_model_is_whole(wrapper: Wrapper, text: Text):
         assert not told and not steered
     else:
         assert text.like in families() and told == set(STACKS), "ran, read: name every stack"
-        form = families()[text.like].llama
+        form = families()[text.like].forms.get("llama")
         assert steered or (wrapper.builds_text and form is not None), "no stack adds the bias, so it needs a refusal"
         assert not text.ran_as_llama or (wrapper.builds_text and form is not None)
         assert {"num_hidden_layers", "hidden_size"} <= set(text.defaults)
@@ -113,7 +115,7 @@ def write_case(folder: Path, wrapper: Wrapper, text: Text, prefix: str, **more: 
 def targets_of(wrapper: Wrapper, text: Text) -> list[str]:
     """Stacks to ask for: those that add the bias, where transformers does not."""
     family = wrapped(wrapper, text)
-    if family.llama is not None or text.stacks["transformers"].status == "steered":
+    if "llama" in family.forms or text.stacks["transformers"].status == "steered":
         return []
     return [name for name, support in text.stacks.items() if support.status == "steered"]
 
@@ -308,7 +310,7 @@ def test_the_language_model_alone(wrapper: Wrapper, text: Text, prefix: str, tmp
         with pytest.raises(UnsupportedModelError, match=re.escape(family.refusal[:40])):
             emobake.bake(base, tmp_path / "ev", mix=JOY, dry_run=True, text_only=True)
         return
-    targets = ["vllm"] if family.llama is None and family.stacks["transformers"].status == "unsteered" else []
+    targets = ["vllm"] if "llama" not in family.forms and family.stacks["transformers"].status == "unsteered" else []
     out = tmp_path / "out"
     plan = emobake.bake(base, tmp_path / "ev", mix=JOY, out=out, text_only=True, targets=targets).plan
     before, after = read_tensors(base), read_tensors(out)
