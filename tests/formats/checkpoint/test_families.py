@@ -196,6 +196,7 @@ EXTRA: dict[str, dict[str, Any]] = {
     "nemotron_h": {"layers_block_type": ["linear_attention", "full_attention", "mlp", "full_attention"],
                    "num_hidden_layers": None},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "qwen3_5_moe_text": {"layer_types": EVERY_SECOND, "shared_expert_intermediate_size": 16},
     "qwen3_5_text": {"layer_types": EVERY_SECOND},
     "qwen3_next": {"layer_types": EVERY_SECOND, "shared_expert_intermediate_size": 16},
 }  # fmt: skip

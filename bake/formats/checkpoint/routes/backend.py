@@ -24,10 +24,11 @@ class BackendRoute(Route):
 
     @classmethod
     def blockers(cls, family: Family, config: Mapping[str, Any]) -> list[str]:
-        """The result's family must have a backend."""
-        if cls.result_of(family).backend is None:
+        """The route must apply, and the result's family must have a backend."""
+        blockers = super().blockers(family, config)
+        if not blockers and cls.result_of(family).backend is None:
             return ["it is not known that vLLM's transformers backend gives the answers of transformers"]
-        return super().blockers(family, config)
+        return blockers
 
     def change(self, config: dict[str, Any]) -> dict[str, Any]:
         """Name the backend's class, and the factor of the logits that it would otherwise leave out.
