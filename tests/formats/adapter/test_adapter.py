@@ -47,7 +47,7 @@ def test_an_adapter_equals_the_hook(name, tmp_path):
 
 
 def test_a_refused_architecture_points_to_the_adapter(tmp_path):
-    base = write_tiny("mixtral", tmp_path / "base")
+    base = write_tiny("stablelm", tmp_path / "base")
     write_vectors(tmp_path / "ev", LAYERS, HIDDEN)
     with pytest.raises(UnsupportedModelError, match="`format` peft"):
         emobake.bake(base, tmp_path / "ev", (0, 0, 0, 1, 0), tmp_path / "out")

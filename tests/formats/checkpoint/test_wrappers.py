@@ -324,7 +324,9 @@ def test_the_language_model_alone(wrapper: Wrapper, text: Text, prefix: str, tmp
     assert "text_config" not in config and "vision_config" not in config and "image_token_id" not in config
     assert config["tie_word_embeddings"] is False and config["torch_dtype"] == "bfloat16"
     plain = "llama" if plan.route == "llama" else families()[text.like].model_type
-    assert config["model_type"] == plain and config["architectures"] == list(families()[plain].classes[:1])
+    family = families()[plain]
+    backend = [family.backend.name] if plan.route.endswith("+backend") and family.backend is not None else []
+    assert config["model_type"] == plain and config["architectures"] == (backend or list(family.classes[:1]))
     assert "mrope" not in json.dumps(config) or text.like == text.model_type
     assert not plan.multimodal and plan.record.text_only
     for file in sorted(out.glob("model-*.safetensors")):
