@@ -113,7 +113,7 @@ def test_bfloat16_in_two_shards(name: str, tmp_path: Path):
     assert_same(logits(baked), hooked_logits(base, template(name), added), logits(base))
 
 
-@pytest.mark.parametrize("name", ["qwen1.5", "qwen2", "qwen2.5", "mistral", "seed_oss"])
+@pytest.mark.parametrize("name", ["qwen1.5", "qwen2", "qwen2.5", "mistral", "seed_oss", "phi4", "helium", "ernie4_5"])
 def test_saved_as_llama(name: str, tmp_path: Path):
     _, out, _ = bake(tmp_path, name)
     config = config_of(out)

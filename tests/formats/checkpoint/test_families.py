@@ -177,6 +177,12 @@ EXTRA: dict[str, dict[str, Any]] = {
     "deepseek_v3": {**LATENT, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 2,
                     "topk_group": 1},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "num_experts_per_tok": 2},
+    "deepseek_v32": {**LATENT, "n_routed_experts": 4, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1,
+                     "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4},
+    "glm4_moe_lite": {**LATENT, "n_routed_experts": 4, "n_group": 1, "topk_group": 1},
+    "glm_moe_dsa": {**LATENT, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "index_n_heads": 2,
+                    "index_head_dim": 8, "index_topk": 4},
+    "longcat_flash": {**LATENT, "num_layers": 2},
     "gemma3n_text": {"intermediate_size": [48] * 4, "num_kv_shared_layers": 2, "activation_sparsity_pattern": [0.0] * 4,
                      "layer_types": ["sliding_attention", "full_attention"] * 2, "hidden_size_per_layer_input": 8,
                      "vocab_size_per_layer_input": 64, "laurel_rank": 4},
@@ -206,8 +212,8 @@ VARIANTS = {
 }
 # transformers has no class for these; their rows rest on the other stacks' source.
 NOT_IN_TRANSFORMERS = {"minicpm", "internlm2", "baichuan", "Yi", "orion", "kimi_k2", "gear"}
-# The one refused class in which a field does reach the projection, refused for another reason.
-REFUSED_ALTHOUGH_BIASED = {"ernie4_5_moe": {"use_bias"}}
+# The refused classes in which a field does reach the projection, refused for another reason.
+REFUSED_ALTHOUGH_BIASED = {"ernie4_5_moe": {"use_bias"}, "longcat_flash": {"attention_bias"}}
 
 
 @pytest.fixture
