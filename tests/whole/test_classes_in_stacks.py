@@ -66,7 +66,7 @@ FORMS: dict[str, tuple[str, tuple[str, ...], str]] = {
         for name in ("qwen3", "gemma", "cohere", "cohere2", "minicpm3", "qwen3_moe", "olmoe", "granitemoe")
     },
 }
-# After a model without experts, vLLM needs a process of its own for those that have some; so it does for a variable.
+# After a model without experts, vLLM needs another process for those that have some, and for a variable.
 VLLM = {
     "dense": ("phi4", "helium", "ernie4_5", "qwen3 for vllm and mlx", "qwen3 by the backend", "gemma by the backend",
               "cohere by the backend", "cohere2 by the backend"),

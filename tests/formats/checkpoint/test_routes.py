@@ -261,6 +261,7 @@ def test_an_unknown_target():
         ({"model_type": "t5", "architectures": ["T5ForX"], "is_encoder_decoder": True}, "encoder-decoder"),
         ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "not the causal language model"),
         ({"model_type": "gemma3", "architectures": ["Gemma3ForX"], "text_config": {}}, "Gemma3ForX is not"),
+        ({"model_type": "zork_vl", "architectures": ["ZorkForX"], "text_config": {}}, "multimodal"),
         ({"model_type": "zork", "architectures": ["ZorkForCausalLM"]}, "not in emobake's table"),
         ({"model_type": "minimax_m2", "architectures": ["MiniMaxM2ForCausalLM"]}, "minimax_m2 cannot be baked"),
         ({"model_type": "kimi_k2", "architectures": ["DeepseekV3ForCausalLM"]}, "`targets` mlx bakes"),
