@@ -60,7 +60,8 @@ def divergence(wanted: np.ndarray, found: np.ndarray) -> float:
 def baked(folder: Path, name: str, kind: Kind, **config: Any) -> tuple[list[np.ndarray], emobake.BakePlan]:
     """Log-probabilities of the unsteered model in float32 and in llama.cpp, and of the steered one in both."""
     model = write_family(folder / "base.gguf", name, kind, **config)
-    rows = rows_for(model, ROUTES[name])
+    # llama.cpp rounds activations to 8 bits beside quantised weights: the steering must stand out from that.
+    rows = rows_for(model, ROUTES[name]) * np.float32(1 if kind == Kind.F32 else 3)
     vectors = emobake.VectorSet(("joy",), rows[None])
     plan = emobake.bake(folder / "base.gguf", vectors, mix={"joy": 1}, out=folder / "joy.gguf").plan
     checks = verify(folder / "joy.gguf", base=folder / "base.gguf")
