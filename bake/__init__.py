@@ -27,6 +27,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .actions.bake import bake
     from .actions.conversation import Conversation, open_conversation
+    from .actions.overview import Overview, overview
     from .actions.push import push
     from .actions.request import BakeResult
     from .actions.verify import verify
@@ -66,6 +67,7 @@ _HOMES = {
     "GgufFile": "core.outputs",
     "HubTarget": "storage.hub.target",
     "ModelName": "storage.model_name",
+    "Overview": "actions.overview",
     "Pushed": "storage.hub.changes",
     "Record": "core.record",
     "Report": "measure.evaluation",
@@ -85,6 +87,7 @@ _HOMES = {
     "open_conversation": "actions.conversation",
     "open_folder": "formats.checkpoint.open",
     "open_vectors": "vectors.open",
+    "overview": "actions.overview",
     "push": "actions.push",
     "push_vectors": "vectors.share",
     "read_record": "formats.output",
@@ -113,6 +116,7 @@ __all__ = [
     "ModelName",
     "NoVectorsError",
     "OutputError",
+    "Overview",
     "Pushed",
     "Record",
     "Report",
@@ -136,6 +140,7 @@ __all__ = [
     "open_conversation",
     "open_folder",
     "open_vectors",
+    "overview",
     "push",
     "push_vectors",
     "read_record",

@@ -16,6 +16,7 @@ from .bake import bake
 from .chat import chat
 from .command import ShortForm
 from .evaluate import eval_command
+from .models import models
 from .push import push
 from .terminal import echo, spelled
 from .tune import tune
@@ -50,7 +51,7 @@ def cli() -> None:
     """
 
 
-for _command in (bake, chat, push, eval_command, show_command, tune, vectors, verify):
+for _command in (bake, chat, push, eval_command, models, show_command, tune, vectors, verify):
     cli.add_command(_command)
 
 

@@ -23,6 +23,11 @@ class BackendRoute(Route):
     """The route that it is put in front of, for families whose bias only transformers' class adds in vLLM."""
 
     @classmethod
+    def is_known(cls, family: Family) -> bool:
+        """The other route must be known, and the result's family must have a backend."""
+        return super().is_known(family) and cls.result_of(family).backend is not None
+
+    @classmethod
     def blockers(cls, family: Family, config: Mapping[str, Any]) -> list[str]:
         """The route must apply, and the result's family must have a backend."""
         blockers = super().blockers(family, config)

@@ -41,6 +41,11 @@ class Route(ABC):
         """Reasons why the route does not apply, as clauses; empty if it applies."""
 
     @classmethod
+    @abstractmethod
+    def is_known(cls, family: Family) -> bool:
+        """True if the route applies to some checkpoints of `family`."""
+
+    @classmethod
     def result_of(cls, family: Family) -> Family:
         """The family that the result belongs to, for a base of `family`."""
         return family

@@ -18,6 +18,11 @@ class ExistingRoute(Route):
     name: ClassVar[RouteName] = "existing"
 
     @classmethod
+    def is_known(cls, family: Family) -> bool:
+        """The family's class must have a bias, by a flag or always."""
+        return family.has_bias
+
+    @classmethod
     def blockers(cls, family: Family, config: Mapping[str, Any]) -> list[str]:
         """The config says whether the bias exists."""
         if family.has_bias and (family.flag is None or config.get(family.flag, family.flag_default)):

@@ -20,6 +20,11 @@ class FlagRoute(Route):
     name: ClassVar[RouteName] = "flag"
 
     @classmethod
+    def is_known(cls, family: Family) -> bool:
+        """The family must have a flag."""
+        return family.has_bias and family.flag is not None
+
+    @classmethod
     def blockers(cls, family: Family, config: Mapping[str, Any]) -> list[str]:
         """The family must have a flag, and the config must leave it off."""
         if not family.has_bias or family.flag is None:

@@ -31,10 +31,15 @@ class OtherClassRoute(Route):
     """Its name in messages."""
 
     @classmethod
+    def is_known(cls, family: Family) -> bool:
+        """The family must have a form as the other class."""
+        return cls.target in family.forms and cls.result_of(family).has_bias
+
+    @classmethod
     def blockers(cls, family: Family, config: Mapping[str, Any]) -> list[str]:
         """Every config field that the form requires must have one of its values."""
         form = family.forms.get(cls.target)
-        if form is None or not cls.result_of(family).has_bias:
+        if form is None or not cls.is_known(family):
             return [f"it is no {cls.label} by another name"]
         return [f"it is a {cls.label} only when {reason}" for reason in form.differences(config)]
 

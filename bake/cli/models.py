@@ -1,0 +1,104 @@
+"""``emobake models``: the ways to bake a family or a checkpoint, the stacks that each one serves, and what it costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from ..core.sites import SITE, SITES
+from ..core.stacks import STACKS, Support
+from . import completion
+from .command import Command
+from .options import json_option
+from .terminal import console, show_command, styled
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..actions.overview import Overview, Way
+    from ..core.sites import Site
+
+_STYLES = {"steered": "green", "option": "yellow", "unsteered": "bold red", "wrong": "bold red", "refuses": "dim"}
+_WORDS = {"unsteered": "UNSTEERED", "wrong": "WRONG"}
+
+
+@click.command(cls=Command)
+@click.argument("model", required=False, shell_complete=completion.models)
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub model.")
+@click.option("--site", type=click.Choice(SITES), default=SITE, show_default=True, help="Where the vectors act.")
+@json_option
+def models(model: str | None, revision: str | None, site: Site, as_json: bool) -> None:
+    """Show how a model can be baked: the routes, the stacks that each one serves, and what it costs.
+
+    MODEL is a folder, a GGUF file or a Hub id, of which only the config or header is read; or a model_type such as
+    qwen3. Without it, all families are listed. "*" marks what was seen in a run; the rest was read from sources.
+    """
+    from ..actions.overview import overview
+    from ..storage.model_name import ModelName
+
+    name = None if model is None else ModelName.parse(model, revision=revision)
+    found = overview(name, site=site)
+    if as_json:
+        click.echo(json.dumps([each.to_json() for each in found], indent=2))
+        return
+    _show(console(), found, details=model is not None)
+
+
+def _show(to: Console, found: Sequence[Overview], *, details: bool) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("family", "route", *STACKS, "cost"):
+        table.add_column(column)
+    for each in found:
+        for number, way in enumerate(_open(each, details=details)):
+            cells = [_cell(way.stacks[stack]) for stack in STACKS]
+            name = styled("" if number else each.family)
+            table.add_row(name, styled(_route(way)), *cells, styled(_cost(way)))
+    if table.row_count:
+        to.print(table)
+    refused = [each for each in found if each.refusal and not any(way.is_open for way in each.ways)]
+    if refused and not details:
+        to.print("No route:")
+    for each in refused:
+        to.print(styled((each.family, "bold"), f": {each.refusal}"))
+    if details:
+        _show_details(to, found)
+
+
+def _open(each: Overview, *, details: bool) -> list[Way]:
+    return [way for way in each.ways if way.is_open or not details]
+
+
+def _show_details(to: Console, found: Sequence[Overview]) -> None:
+    """Print notes of stacks, and what closed ways would need."""
+    for each in found:
+        for way in each.ways:
+            for stack in STACKS:
+                support = way.stacks[stack]
+                if way.is_open and (support.note or support.environment or support.status == "option"):
+                    to.print(styled((f"{_route(way)}, {stack}", "bold"), f": {support.clause}"))
+            if not way.is_open:
+                to.print(styled((f"{_route(way)} does not apply", "dim"), f": {'; '.join(way.blockers)}"))
+    if any(way.is_open for each in found for way in each.ways):
+        to.print("--targets STACK,... picks the route for those stacks; --dry-run shows the plan.")
+        show_command(to, "emobake bake --model MODEL --mix joy=1 --targets llama.cpp --dry-run")
+
+
+def _route(way: Way) -> str:
+    return f"{way.route}, text only" if way.text_only else way.route
+
+
+def _cell(support: Support) -> Text:
+    word = _WORDS.get(support.status, support.status)
+    return styled((word + ("*" if support.run else ""), _STYLES[support.status]))
+
+
+def _cost(way: Way) -> str:
+    if way.cost.is_free:
+        return ""
+    return f"cache x {way.cost.cache:.4g}, attention weights x {way.cost.attention:.4g}"
