@@ -65,8 +65,8 @@ before it writes. As Llama: the row holds for a checkpoint that is exactly a Lla
 """
 WRAPPERS = """\
 Made from [wrappers.toml](../bake/formats/checkpoint/wrappers.toml): what each stack does with a bias inside the
-wrapper, for vectors of the attention output; **bold** and `UNSTEERED` as above. *alone*: the class as which `--text-only` saves the
-language model; the rows above hold for that.
+wrapper, for vectors of the attention output; **bold** and `UNSTEERED` as above. *alone*: the class as which
+`--text-only` saves the language model; the rows above hold for that.
 """
 TITLES: dict[Site, str] = {
     "attention_output": "Vectors of the attention output",
