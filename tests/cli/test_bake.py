@@ -65,11 +65,11 @@ def test_quiet_prints_nothing_and_verbose_names_files(cli, base, vectors, tmp_pa
 def test_a_stack_that_would_load_it_unsteered_cannot_be_missed(cli, tmp_path, vectors, base):
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(
-        json.dumps({**config, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]})
+        json.dumps({**config, "model_type": "qwen3_next", "architectures": ["Qwen3NextForCausalLM"]})
     )
     ran = cli("--model", base, "--vectors", vectors, *TIMES, "--dry-run").ok()
     lines = {line.split()[0]: line for line in ran.out.splitlines() if line.startswith("  ")}
-    assert "loads steered only with --model-impl transformers; without it UNSTEERED" in lines["vllm"]
+    assert "would load UNSTEERED" in lines["vllm"]
     assert "refuses to load it" in lines["llama.cpp"]
 
 
