@@ -279,6 +279,7 @@ def test_run_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=i["prompt_token_ids"])]) for i in inputs]
 
     fake(monkeypatch, "vllm", LLM=LLM, SamplingParams=dict)
+    (tmp_path / "config.json").write_text("{}")
     expected = {"stack": "vllm", "version": "9.9", "tokens": [[4, 5], [6]]}
     assert run_main(run_vllm, tmp_path) == (0, expected)
     assert asked["dtype"] == "float32"

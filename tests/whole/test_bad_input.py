@@ -165,7 +165,7 @@ def test_weights_far_beyond_usual_warn_with_the_strength(refused, cli, base, vec
         refused(base, vectors, "destroys the model", "--force", times=("--mix", f"joy={weight}"))
         more = ("--force",)
     ran = cli(*some, *more).ok()
-    assert ran.err.count("\n") == 1, ran.err
+    assert ran.err.count("\n") == (2 if float(weight) > 1e6 else 1), ran.err
     assert "Warning: strength " in ran.err and "beyond a layer's usual change" in ran.err
     number = float(ran.err.split("strength ")[1].split()[0])
     assert number > float(weight) / 4
@@ -358,9 +358,9 @@ def test_a_header_of_terabytes_allocates_nothing(base, vectors, tmp_path):
         ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, ("BertForMaskedLM", "not a causal")),
         ({"architectures": ["LlamaForSequenceClassification"]}, ("LlamaForSequenceClassification", "LlamaForCausalLM")),
         ({"model_type": "t5", "is_encoder_decoder": True}, ("encoder-decoder", "not a causal")),
-        ({"model_type": "llava", "text_config": {}}, ("multimodal", "text model")),
+        ({"model_type": "llava", "text_config": {}}, ("LlamaForCausalLM", "llava")),
         ({"model_type": "newest", "architectures": ["NewestForCausalLM"]}, ("newest", "NewestForCausalLM", "peft")),
-        ({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}, ("mixtral", "peft")),
+        ({"model_type": "stablelm", "architectures": ["StableLmForCausalLM"]}, ("stablelm", "peft")),
         (
             {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True},
             ("qwen2", "use_sliding_window", "peft"),

@@ -123,6 +123,8 @@ def _drop_mrope(fields: dict[str, Any]) -> None:
                 if kept.get(kind) == "mrope":
                     kept[kind] = "default"
             only_default = (
-                key == "rope_scaling" and set(kept) <= {"type", "rope_type"} and set(kept.values()) <= {"default"}
+                key == "rope_scaling"
+                and set(kept) <= {"type", "rope_type"}
+                and all(value == "default" for value in kept.values())
             )
             fields[key] = None if only_default else kept

@@ -158,7 +158,7 @@ def _has_plain_form(family: Family) -> bool:
 def _unbakeable(family: Family, config: Mapping[str, Any], candidates: list[Route]) -> str:
     reasons = [family.refusal] if family.refusal else []
     for kind in ROUTES:
-        if issubclass(kind, OtherClassRoute) and kind.target in family.forms:
+        if issubclass(kind, OtherClassRoute) and kind.is_known(family):
             reasons += kind.blockers(family, config)
     reasons = list(dict.fromkeys(reasons))
     reasons = reasons or ExistingRoute.blockers(family, config)
