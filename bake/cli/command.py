@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from ..core.spelling import did_you_mean
+
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
     """Numbers, with spaces or commas between them."""
@@ -87,6 +89,17 @@ class Group(click.Group):
     def get_short_help_str(self, limit: int = 45) -> str:
         """The first sentence of the help, as for `Command`."""
         return first_sentence(self.help)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. A word like one of them gets a suggestion, which click makes since 8.4 only."""
+        name = args[0]
+        if not (ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name)):
+            raise click.UsageError(
+                f"{name!r} is no command of {ctx.command_path}{did_you_mean(name, self.commands)}", ctx
+            )
+        return super().resolve_command(ctx, args)
 
 
 class ShortForm(Group):

@@ -271,7 +271,7 @@ def test_typos_in_other_names(emobake, server, tmp_path):
     )
     words = ("--model", "x", "--mix", "joy=1", "--dry-run", "--targets", "vlm")
     emobake(*words).one_line("did you mean vllm?")
-    emobake("psuh", "a", "me/b").one_line("push")
+    emobake("psuh", "a", "me/b").one_line("psuh", "did you mean push?")
 
 
 def test_a_model_without_a_set_is_told_how_to_make_one(emobake, server, base):
