@@ -16,8 +16,7 @@ from .options import json_option
 from .terminal import console, show_command, styled
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
+    from rich.console import Console, RenderableType
 
     from ..actions.overview import Overview, Way
     from ..core.sites import Site
@@ -93,7 +92,7 @@ def _route(way: Way) -> str:
     return f"{way.route}, text only" if way.text_only else way.route
 
 
-def _cell(support: Support) -> Text:
+def _cell(support: Support) -> RenderableType:
     word = _WORDS.get(support.status, support.status)
     return styled((word + ("*" if support.run else ""), _STYLES[support.status]))
 
