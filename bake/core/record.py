@@ -147,6 +147,8 @@ class Record:
     model_type: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     """Weight file of the output -> the base's file that it continues."""
+    assembled: tuple[str, ...] = ()
+    """Weight files that are made of parts of the base's."""
     text_only: bool = False
     """True if the output is the language model of a multimodal base alone."""
     added: tuple[str, ...] = ()
@@ -205,6 +207,7 @@ class Record:
             "model_type": self.model_type,
             **({"text_only": True} if self.text_only else {}),
             "files": dict(self.files),
+            **({"assembled_files": list(self.assembled)} if self.assembled else {}),
             "added_tensors": list(self.added),
             "biases": [bias.to_json() for bias in self.biases],
             **({"digests": dict(sorted(self.digests.items()))} if self.digests else {}),
@@ -268,6 +271,7 @@ def difference(found: Record, planned: Record) -> str:
         "model_type": (found.model_type, planned.model_type),
         "text_only": (found.text_only, planned.text_only),
         "files": (dict(found.files), dict(planned.files)),
+        "assembled_files": (sorted(found.assembled), sorted(planned.assembled)),
         "added_tensors": (sorted(found.added), sorted(planned.added)),
         "biases": (found.biases, planned.biases),
         "digests": (dict(found.digests or planned.digests), dict(planned.digests)),
@@ -297,6 +301,7 @@ def _parse(data: Mapping[str, Any]) -> Record:
         tensor_parallel=_devices(data.get("tensor_parallel", 1)),
         model_type=_text(data["model_type"]),
         files={_file(name): _file(source) for name, source in dict(data["files"]).items()},
+        assembled=_each(data.get("assembled_files", []), _file),
         text_only=_flag(data.get("text_only", False)),
         added=_each(data["added_tensors"], _text),
         biases=_each(data["biases"], _bias),

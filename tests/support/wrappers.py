@@ -223,7 +223,8 @@ def load(folder: Path) -> tuple[Any, dict[str, Any]]:
     import transformers
 
     declared = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
-    model, info = getattr(transformers, declared).from_pretrained(
+    # vLLM's name of its backend is no class of transformers.
+    model, info = getattr(transformers, declared, transformers.AutoModelForCausalLM).from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     return model.eval(), info

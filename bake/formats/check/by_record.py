@@ -32,8 +32,7 @@ def check_by_record(output: Output, files: OutputFiles, no_base: str) -> Iterato
         )
     yield from _weights_by_record(output, files, no_base)
     if output.names is None:
-        # Weight files that are put together have no entry; the index, which has a digest, names the files.
-        known = [*record.digests, *record.files, *(tensor.file for tensor in output.model.tensors.values())]
+        known = [*record.digests, *record.files, *record.assembled]
         if not record.digests:
             known += [name for name in files.sizes if is_carried(name) or name.lower() in REPLACED]
         yield from check_others(files, known)

@@ -95,7 +95,6 @@ def lay_out(
         route=route.name,
         model_type=route.family.label,
         added=sorted(new),
-        continued={file.name: file.source for file in files if file.source.endswith(".safetensors")},
     )
     return BakePlan(
         form="checkpoint",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...core.biases import PlannedBias
@@ -40,9 +40,8 @@ class Ingredients:
         route: RouteName,
         model_type: str,
         added: Sequence[str],
-        continued: Mapping[str, str] | None = None,
     ) -> Record:
-        """Write the record of a bake whose `biases` and `files` are known; `continued` is `Record.files`.
+        """Write the record of a bake whose `biases` and `files` are known.
 
         Raises:
             InputError: the base's own record is none, or a file cannot be read.
@@ -56,7 +55,8 @@ class Ingredients:
             branch_scale=self.scale,
             route=route,
             model_type=model_type,
-            files=continued or {},
+            files={file.name: file.source for file in files if file.source.endswith(".safetensors")},
+            assembled=tuple(file.name for file in files if file.action == "assemble"),
             text_only=checkpoint.text_only,
             added=tuple(added),
             biases=tuple(map(RecordedBias.of, biases)),
