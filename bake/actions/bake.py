@@ -63,7 +63,7 @@ def bake(
         layers: layers to steer, such as ``"8-27"``; None: all.
         push: the Hub repository to push to, or a `HubTarget`, which says how.
         targets: stacks that must load the result steered; names of `emobake.core.stacks.STACKS`.
-        tensor_parallel: devices that shall be able to share the attention heads, where a GGUF file gains some.
+        tensor_parallel: devices that shall be able to share the attention heads, where the route adds some.
         format: ``checkpoint``; ``peft`` for an adapter; ``peft-each`` for one adapter per emotion, each at its own
             weight (1 without `times` and `mix`).
         text_only: of a multimodal checkpoint, bake the language model alone, as a plain causal language model.
@@ -93,7 +93,7 @@ def bake(
         out=parse_output(out),
         push=None if push is None else _parse_push(push),
         targets=parse_targets(targets),
-        tensor_parallel=_devices(tensor_parallel, name),
+        tensor_parallel=_devices(tensor_parallel, format),
         format=format,
         text_only=text_only,
         hash_files=hash_files,
@@ -125,12 +125,12 @@ def _recipes(
     return {name: replace(whole, weights=((name, weight),)) for name, weight in whole.weights if weight}
 
 
-def _devices(number: object, model: ModelName) -> int:
+def _devices(number: object, format: BakeFormat) -> int:
     """The argument `tensor_parallel`, which may be of any type."""
     if type(number) is not int or not 1 <= number <= MAX_DEVICES:
         raise InputError(f"`tensor_parallel` takes a number of devices from 1 to {MAX_DEVICES}, not {number!r}")
-    if number > 1 and model.kind != "gguf":
-        raise InputError("`tensor_parallel` goes with a GGUF file as `model`; no route of checkpoints adds heads")
+    if number > 1 and format != "checkpoint":
+        raise InputError("`tensor_parallel` goes with `format` checkpoint: an adapter adds no heads")
     return number
 
 

@@ -18,7 +18,7 @@ from ..formats.checkpoint.language_model import language_model, language_model_c
 from ..formats.checkpoint.model import Checkpoint
 from ..formats.checkpoint.open import Base, open_base, open_remote_base
 from ..formats.checkpoint.plan import make_plan
-from ..formats.checkpoint.routes import Route, choose_route
+from ..formats.checkpoint.routes import Route, choose_route, may_have_heads
 from ..storage.files import reading
 from ..storage.local import check_folder, write_folder
 from ..storage.model_name import is_offline
@@ -77,7 +77,8 @@ def _open(request: BakeRequest, out: Folder | None) -> _Opened:
             # Before anything large is fetched. A set that is found by the model acts at the paper's site.
             site = SITE if sets.by_model else sets.open(request.emotions).site
             config = language_model_config(base.config, model.name) if request.text_only else base.config
-            route = choose_route(config, model.name, request.targets, site)
+            if not may_have_heads(config, model.name, site):
+                route = choose_route(config, model.name, request.targets, site, tensor_parallel=request.tensor_parallel)
         sets.open(request.emotions)
         if out is not None and not request.dry_run:
             check_folder(out, (*([] if base.folder is None else [base.folder]), *sets.source.paths))
@@ -109,6 +110,7 @@ def _plan(request: BakeRequest, opened: _Opened, vectors: VectorSet) -> BakePlan
             base_model=base_model,
             targets=request.targets,
             force=request.force,
+            tensor_parallel=request.tensor_parallel,
             route=opened.route,
         )
     elif request.targets:

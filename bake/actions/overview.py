@@ -116,7 +116,8 @@ def _all_families(site: Site) -> Iterator[Family]:
 def _of_family(name: str, family: Family) -> Overview:
     routes = [kind(family, {}) for kind in _kinds(family)]
     refusal = "" if routes else family.refusal or "no stack is known to add a bias there"
-    return Overview(name, family.label, family.classes[0], tuple(Way(r.name, r.stacks) for r in routes), refusal)
+    ways = tuple(Way(r.name, r.stacks, r.cost) for r in routes)
+    return Overview(name, family.label, family.classes[0], ways, refusal)
 
 
 def _of_checkpoint(name: ModelName, site: Site) -> Overview:
@@ -139,8 +140,8 @@ def _ways(family: Family, config: Mapping[str, Any], *, text_only: bool = False)
     fields = language_config(config)
     flag_is_on = family.flag is not None and bool(fields.get(family.flag, family.flag_default))
     for kind in _kinds(family, flag_is_on=flag_is_on):
-        route = kind(family, config)
-        yield Way(route.name, route.stacks, blockers=tuple(kind.blockers(family, fields)), text_only=text_only)
+        route, blockers = kind(family, config), tuple(kind.blockers(family, fields))
+        yield Way(route.name, route.stacks, Cost() if blockers else route.cost, blockers, text_only)
 
 
 def _kinds(family: Family, *, flag_is_on: bool = False) -> list[type[Route]]:

@@ -290,4 +290,5 @@ def _run(
     elif is_adapter:
         yield Check(stack, False, "does not load PEFT adapters with a bias; bake a checkpoint for it")
     else:
-        yield from comparison.against_transformers(stack, base.folder, out, site, python, max_new_tokens)
+        support = found.open().plan_again(base).stacks[stack]
+        yield from comparison.against_transformers(stack, base.folder, out, support, python, max_new_tokens)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..actions.request import BakeResult
     from ..core.biases import PlannedBias
     from ..core.heads import Cost
-    from ..core.plan import BakePlan, PlannedFile
+    from ..core.plan import BakePlan, PlannedFile, RouteName
     from ..core.record import RecordedBias
     from ..core.stacks import Support
     from ..storage.hub.changes import Pushed
@@ -35,7 +35,7 @@ _ROUTES = {
     "gear": "saved as the mlx-lm model gear that it exactly is, with attention_bias",
     "tensor": "the file gains the biases, which its architecture reads where they are",
     "adapter": "a PEFT adapter: rank 1, zero matrices, lora_bias",
-    "head": "one more key/value head, whose output is always the same; a column of attn_output makes the row of it",
+    "head": "one more key/value head, whose output is constant; a column of the output projection turns it into the row",
     "value": "a bias of the values, solved so that attn_output makes the row of it",
 }
 _BY_BACKEND = "; vLLM runs the class of transformers"
@@ -69,7 +69,10 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
         "overwritten_tensors": len(plan.overwritten),
         "rewritten_tensors": len(plan.rewritten),
         "extended_tensors": len(plan.extended),
-        "cost": {"cache": plan.record.cost.cache, "attention_weights": plan.record.cost.attention},
+        "cost": _cost(plan.record.cost),
+        "other_targets": {
+            name: {"route": other.route, "cost": _cost(other.cost)} for name, other in plan.others.items()
+        },
         "layers": [{"layer": b.layer, "tensor": b.tensor, "norm": b.norm} for b in plan.biases],
         "files": [{"name": f.name, "action": f.action, "bytes": f.size} for f in plan.files],
         "left_out": {f.name: f.reason for f in plan.left_out},
@@ -93,6 +96,8 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
         style = _STYLES[support.status] if plan.effect.steers else ""
         stacks.add_row("  " + name, styled((plan.behaviour(name), style)))
     console.print(stacks)
+    for line in _others(plan):
+        console.print(styled(line))
     _show_left_out(console, plan, verbose=verbose)
     if verbose:
         for file in plan.files:
@@ -103,6 +108,22 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
         console.print("Next:")
         for command in commands:
             show_command(console, "  " + command)
+
+
+def _cost(cost: Cost) -> dict[str, float]:
+    return {"cache": cost.cache, "attention_weights": cost.attention}
+
+
+def _others(plan: BakePlan) -> list[str]:
+    """What `targets` would do for the stacks that this form does not serve, one line for each way."""
+    ways: dict[tuple[RouteName, Cost], list[str]] = {}
+    for stack, other in plan.others.items():
+        ways.setdefault((other.route, other.cost), []).append(stack)
+    return [
+        f"For {' and '.join(stacks)}: --targets {','.join(stacks)} takes the route {route}"
+        + ("" if cost.is_free else f"; {cost_in_words(cost)}")
+        for (route, cost), stacks in ways.items()
+    ]
 
 
 def next_commands(result: BakeResult, out_name: str) -> list[str]:

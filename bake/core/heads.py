@@ -66,6 +66,9 @@ class Cost:
         return self.cache == self.attention == 1
 
 
+FREE = Cost()
+
+
 def heads_to_add(heads: Heads, *, tensor_parallel: int = 1, multiple: int = 1) -> int:
     """The smallest number of key/value heads to add, at least one.
 

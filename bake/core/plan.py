@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from .biases import PlannedBias
 from .effect import Effect
+from .heads import Cost
 from .record import Record
 from .stacks import STACKS, Support
 from .steering import Steering
@@ -219,6 +220,14 @@ class LeftOut:
     reason: str
 
 
+@dataclass(frozen=True)
+class Other:
+    """Another way to bake the same base, for a stack that the chosen one does not serve."""
+
+    route: RouteName
+    cost: Cost
+
+
 @dataclass(frozen=True, eq=False)
 class BakePlan:
     """Everything that a bake does."""
@@ -247,6 +256,8 @@ class BakePlan:
     extended: tuple[str, ...] = ()
     """Names of the tensors that gain rows or columns; their own bytes are kept."""
     warnings: tuple[str, ...] = ()
+    others: Mapping[str, Other] = field(default_factory=dict)
+    """Stack that this route does not serve -> the way that would."""
     multimodal: bool = False
     """True if the result sees more than text."""
 

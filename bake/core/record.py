@@ -7,7 +7,7 @@ same inputs give the same bytes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -247,6 +247,16 @@ def history_of(earlier: Mapping[str, Any] | None, file: str = RECORD_FILE) -> tu
     last = dict(earlier)
     before = last.pop("history", [])
     return (*(before if isinstance(before, list) else []), last)
+
+
+def columns_of(earlier: Sequence[Mapping[str, Any]], file: str = RECORD_FILE) -> dict[int, int]:
+    """Layer -> column in which a bake stored its bias, by the records of `history_of`; empty if none did.
+
+    Raises:
+        InputError: one of them, which were read from `file`, is no record.
+    """
+    records = [Record.from_json(data, file) for data in earlier]
+    return {entry.layer: entry.column for each in records for entry in each.biases if entry.column is not None}
 
 
 def difference(found: Record, planned: Record) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from ..core.check import Check
 from ..core.packages import require
 from ..core.sites import Site
+from ..core.stacks import Support
 from ..errors import VerifyError
 from ..formats.checkpoint.families import Family
 from ..formats.checkpoint.wrappers import family_of, language_config
@@ -91,16 +92,17 @@ def against_hooks(
 
 
 def against_transformers(
-    stack: str, base: Path, out: Path, site: Site, python: str | None, max_new_tokens: int
+    stack: str, base: Path, out: Path, support: Support, python: str | None, max_new_tokens: int
 ) -> Iterator[Check]:
     """Compare greedy tokens of `out` in `stack` with those of transformers, and with the unsteered base's.
+
+    `support` is what the stack does with models like `out`.
 
     Raises:
         MissingPackageError: the stack, or transformers for the reference, is not installed. ModelError: it failed.
     """
     need_transformers()
     inputs = prompts(base, out)
-    support = _family(out, site).stacks[stack]
     wanted = run_stack("transformers", out, inputs, max_new_tokens=max_new_tokens)
     plain = run_stack("transformers", base, inputs, max_new_tokens=max_new_tokens)
     options = {"model_impl": "transformers"} if "--model-impl transformers" in support.option else {}

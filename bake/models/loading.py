@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.packages import require
+from ..core.record import RECORD_FILE, Record
 from ..errors import InputError, ModelError, UnsupportedModelError
 from ..formats.checkpoint.families import Family
+from ..formats.checkpoint.model import config_dimension
 from ..formats.checkpoint.open import open_base
 from ..formats.checkpoint.routes import declared_classes
 from ..formats.checkpoint.wrappers import family_of, language_config, wrapper_of
@@ -196,7 +198,13 @@ def load_weights(
         )
     except Exception as error:
         raise ModelError(f"{name or folder}: does not load in transformers ({_one_line(error)})") from error
-    problems = [(kind, tensor) for kind, tensors in info.items() for tensor in sorted(map(str, tensors))]
+    anew = _made_anew(folder)
+    problems = [
+        (kind, tensor)
+        for kind, tensors in info.items()
+        for tensor in sorted(map(str, tensors))
+        if kind != "missing_keys" or tensor not in anew
+    ]
     return model.eval(), problems
 
 
@@ -309,6 +317,19 @@ def _class_of(folder: Path) -> str:
     config = read_json(folder / "config.json")
     wrapper, declared = wrapper_of(config), declared_classes(config)
     return declared[0] if wrapper is not None and set(declared) & set(wrapper.classes) else "AutoModelForCausalLM"
+
+
+def _made_anew(folder: Path) -> frozenset[str]:
+    """Biases of the output projection that a bake left out because llama.cpp refuses them, and zeros stand for."""
+    if not (folder / RECORD_FILE).is_file():
+        return frozenset()
+    record = Record.from_json(read_json(folder / RECORD_FILE), str(folder / RECORD_FILE))
+    config = read_json(folder / "config.json")
+    family = family_of(config, record.vectors.site)
+    if record.route != "head" or family is None or family.head is None or not family.head.is_left_out(family):
+        return frozenset()
+    layers = config_dimension(language_config(config), str(folder), "num_hidden_layers")
+    return frozenset(f"{family.live(family.projection.format(layer=layer))}.bias" for layer in range(layers))
 
 
 def _family(config: Mapping[str, Any], name: str) -> Family:

@@ -28,7 +28,7 @@ def test_a_family_by_its_model_type():
     (own, *inside) = emobake.overview("qwen3")
     assert own.family == "qwen3" and inside[0].family == "qwen3 in internvl"
     routes = {way.route: way for way in own.ways}
-    assert routes.keys() == {"flag", "flag+backend", "laguna"}
+    assert routes.keys() == {"flag", "flag+backend", "laguna", "head"}
     assert routes["flag"].stacks["vllm"].status == "option"
     assert routes["flag+backend"].stacks["vllm"].status == "steered"
 

@@ -101,6 +101,17 @@ FAMILIES: dict[str, Tiny] = {
     "smollm3-biased": Tiny("smollm3", {"no_rope_layers": [1, 1, 1], "attention_bias": True, **rope(1e6)}),
     "phi": Tiny("phi", rope(1e4, partial_rotary_factor=0.5)),
     "phi4": Tiny("phi3", {"sliding_window": None, **rope(250000.0)}, {"original_max_position_embeddings": 128}),
+    "glm": Tiny("glm", {"head_dim": 16, **rope(1e4, partial_rotary_factor=0.5)}),
+    "glm4": Tiny("glm4", {"head_dim": 16, **rope(1e4, partial_rotary_factor=0.5)}),
+    "glm4_moe": Tiny("glm4_moe", {
+        "head_dim": 16, "use_qk_norm": True, "attention_bias": True, "n_routed_experts": 4, "n_shared_experts": 1,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1, "n_group": 1,
+        "topk_group": 1, **rope(1e4, partial_rotary_factor=0.5)}),
+    "hunyuan_dense": Tiny("hunyuan_v1_dense", {"head_dim": 16, **rope(1e4)}),
+    "hunyuan_moe": Tiny("hunyuan_v1_moe", {"head_dim": 16, "num_experts": 4, "moe_topk": [2] * LAYERS, **rope(1e4)}),
+    "falcon_h1": Tiny("falcon_h1", {"head_dim": 16, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8,
+                                    "mamba_d_state": 8, "mamba_chunk_size": 8, "attention_out_multiplier": 0.5,
+                                    **rope(1e4)}),
     "gpt_oss": Tiny("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "sliding_window": 8}),
 }  # fmt: skip
 
@@ -172,7 +183,7 @@ def randomise(model: Any, seed: int) -> None:
 
 def save_in_shards(model: Any, folder: Path, shards: int) -> None:
     """`save_pretrained` into exactly so many weight files."""
-    total = sum(p.numel() * p.element_size() for p in model.parameters())
+    total = sum(p.numel() * p.element_size() for p in [*model.parameters(), *model.buffers()])
     for slack in range(100):
         for old in folder.glob("model*.safetensors*"):
             old.unlink()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ...core.biases import Home, PlannedBias, norm_of, steering_rows
+from ...core.biases import Column, Home, PlannedBias, norm_of, steering_rows
 from ...core.check import Check
 from ...core.limits import MAX_WIDTH
 from ...core.record import Record, RecordedBias, RecordedVectors
@@ -49,9 +49,9 @@ def added_rows(output: Output, base: StoredModel) -> dict[int, np.ndarray]:
         header = output.model.tensors.get(entry.tensor)
         if header is None:
             raise VerifyError(f"{output.model.name}: the record names {entry.tensor}, which no file holds")
-        value = decode(header, _read(output.model, header))
-        old = None if entry.tensor in output.record.added else base.tensors.get(entry.tensor)
-        rows[entry.layer] = (value if old is None else value - decode(old, _read(base, old))) * scale
+        value = _values(output.model, header, entry)
+        old = None if output.record.made(entry) else base.tensors.get(entry.tensor)
+        rows[entry.layer] = (value if old is None else value - _values(base, old, entry)) * scale
     return rows
 
 
@@ -117,6 +117,24 @@ def misplaced_bias(
     return ""
 
 
+def misplaced_column(
+    output: Output, column: Column, entry: RecordedBias, base: StoredModel | None, row: np.ndarray
+) -> str:
+    """`Output.misplaced` of a bias that is the `column` of a matrix."""
+    tensor = output.model.tensors[entry.tensor]
+    if wrong := wrong_norm(entry, row):
+        return wrong
+    home = Home(entry.layer, tensor.name, tensor.dtype, len(row), None, column)
+    if not output.record.made(entry):
+        old = None if base is None else base.tensors.get(entry.tensor)
+        if base is None or old is None:
+            return f"{entry.tensor} is no tensor of the base"
+        row = home.decode(base.read_column(old, column.index)) + row
+    if output.model.read_column(tensor, column.index) != home.encode(row):
+        return f"column {column.index} of {entry.tensor} is not existing bias + weighted vectors"
+    return ""
+
+
 def wrong_norm(entry: RecordedBias, row: np.ndarray) -> str:
     """The way in which the recorded norm is not that of `row`; empty if it is."""
     if abs(entry.norm - norm_of(row)) <= 1e-5 * max(1.0, entry.norm):
@@ -165,6 +183,14 @@ def _read(model: StoredModel, tensor: TensorHeader) -> bytes:
 def _read_bias(model: StoredModel, tensor: TensorHeader, entry: RecordedBias) -> bytes:
     """Read the bytes that store a bias, of a tensor or of a column; raises VerifyError as `_read`."""
     return _read(model, tensor) if entry.column is None else model.read_column(tensor, entry.column)
+
+
+def _values(model: StoredModel, tensor: TensorHeader, entry: RecordedBias) -> np.ndarray:
+    """The stored values of a bias of a checkpoint, float32; raises VerifyError as `_read`."""
+    data = _read_bias(model, tensor, entry)
+    if entry.column is None:
+        return decode(tensor, data)
+    return np.asarray(np.frombuffer(data, FLOATS[tensor.dtype]).astype(np.float32))
 
 
 def _has_all(vectors: VectorSet, record: Record) -> bool:

@@ -77,6 +77,17 @@ def _how(plan: BakePlan) -> str:
         )
         if plan.rewritten:
             how += " Rows of its tensors were moved for that; no value was changed."
+    elif plan.route == "head":
+        cost = plan.record.cost
+        grows = (
+            ""
+            if cost.is_free
+            else f" The key/value cache and the attention's weights are {cost.cache:.4g} times as large."
+        )
+        how = (
+            ", by one more key/value head, whose output is constant: its queries and keys are zero and its value is one, "
+            f"and a new column of `o_proj` holds the sum.{grows}"
+        )
     elif plan.route.startswith("flag"):
         how = f", which the config switches on ({', '.join(f'`{c.field}`' for c in plan.config_changes)})."
     else:

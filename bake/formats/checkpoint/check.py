@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...core.biases import Column
 from ...core.check import Check
 from ...core.effect import Effect
 from ...core.plan import BACKEND, BakePlan, PlannedFile
 from ...core.record import RECORD_FILE, Record, RecordedBias
+from ...core.tensors import FLOATS
 from ...errors import VerifyError
 from ...storage.comparing import OutputFiles
-from ..check.biases import misplaced_bias, stored_biases
+from ..check.biases import misplaced_bias, misplaced_column, stored_biases
 from ..check.output import StoredModel
 from .language_model import language_model
 from .model import Checkpoint
@@ -22,6 +24,7 @@ from .plan import complete, lay_out
 from .projections import branch_scale
 from .recording import Ingredients
 from .routes import declared_classes, route_by_name
+from .routes.head import check_heads
 from .wrappers import family_of, language_config
 
 
@@ -55,7 +58,12 @@ class FolderOutput(ABC):
         """Plan the same bake of `base`, with the biases that the output holds."""
 
     def misplaced(self, entry: RecordedBias, base: StoredModel | None, row: np.ndarray) -> str:
-        """Compare the tensor to the bit."""
+        """Compare the tensor, or the column, to the bit."""
+        if entry.column is not None:
+            tensor = self.model.tensors[entry.tensor]
+            if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
+                return f"{entry.tensor} is not the output projection of a layer of {self.model.name}"
+            return misplaced_column(self, Column(entry.column, tensor.dtype), entry, base, row)
         return misplaced_bias(self.model, self.record, entry, base, row)
 
     def explain(self, planned: PlannedFile, offset: int) -> str:
@@ -80,14 +88,21 @@ class CheckpointOutput(FolderOutput):
         """Check headers, the config's switch and the zeros of siblings."""
         yield Check("index and headers", True, f"{len(self.model.tensors)} tensors in {len(self.model.weights)} files")
         yield self._config_adds_bias()
-        yield self._siblings_zero()
+        yield check_heads(self.model, self.record) if self._by_heads else self._siblings_zero()
 
     def plan_of(self, base: Checkpoint) -> BakePlan:
         """Plan the same bake by the route of the record."""
         record = self.record
         if record.text_only and not base.text_only:
             base = language_model(base)
-        route = route_by_name(record.route, base.config, base.name, record.vectors.site)
+        route = route_by_name(
+            record.route,
+            base.config,
+            base.name,
+            record.vectors.site,
+            tensor_parallel=record.tensor_parallel,
+            columns=base.columns,
+        )
         base = route.recast(base)
         biases = stored_biases(self, route.homes(base))
         plan = lay_out(base, route, biases, Ingredients.of(record, branch_scale(base, route.result)))
@@ -96,7 +111,10 @@ class CheckpointOutput(FolderOutput):
     def _config_adds_bias(self) -> Check:
         name, config = "config honours the bias", self.model.config
         family = family_of(config, self.record.vectors.site)
-        if family is None or not family.has_bias:
+        flag, always = (None, False) if family is None else (family.flag, family.always)
+        if self._by_heads and family is not None and family.head is not None:
+            flag, always = family.head.flag, False
+        if family is None or not (flag or always):
             return Check(name, False, f"{config.get('model_type')} has no such bias: it would load UNSTEERED")
         classes = declared_classes(config)
         wanted = (family.backend.name,) if self._by_backend and family.backend is not None else family.classes
@@ -106,11 +124,16 @@ class CheckpointOutput(FolderOutput):
             return Check(name, False, f"architectures {said}, not {wanted[0]}: it could load UNSTEERED")
         if "auto_map" in config:
             return Check(name, False, "auto_map names code of the checkpoint: it could load UNSTEERED")
-        value = language_config(config).get(str(family.flag), family.flag_default)
-        if not family.always and value is not True:
+        value = language_config(config).get(str(flag), family.flag_default)
+        if not always and value is not True:
             said = "off" if value is False else f"{value!r}, not true,"
-            return Check(name, False, f"{family.flag} is {said} in config.json: it could load UNSTEERED")
-        return Check(name, True, f"{family.label}: " + (f"{family.flag} is on" if family.flag else "always"))
+            return Check(name, False, f"{flag} is {said} in config.json: it could load UNSTEERED")
+        return Check(name, True, f"{family.label}: " + (f"{flag} is on" if flag else "always"))
+
+    @property
+    def _by_heads(self) -> bool:
+        """True if the bias is a column behind a head that the bake has added."""
+        return self.record.route == "head"
 
     @property
     def _by_backend(self) -> bool:

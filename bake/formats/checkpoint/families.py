@@ -40,6 +40,28 @@ class Backend:
 
 
 @dataclass(frozen=True)
+class HeadForm:
+    """The form of a family with one more key/value head, whose output is constant; see `emobake.core.heads`."""
+
+    flag: str
+    """Boolean config field that gives q, k and v a bias; in some families also the output projection."""
+    stacks: Mapping[str, Support]
+    """Treatment of the result."""
+    head_dim: int | None = None
+    """Channels of a head where the config does not say; None: the hidden size by the number of heads."""
+    gated: bool = False
+    """True if a gate comes with each query, in the rows behind it."""
+    scores_by_heads: int | None = None
+    """Number of layers of the models whose scores llama.cpp scales by the number of heads."""
+    divides_hidden: bool = False
+    """True if transformers refuses configs whose hidden size is no multiple of the number of heads."""
+
+    def is_left_out(self, family: Family) -> bool:
+        """True if `flag` gives the output projection a bias as well, which no file holds: llama.cpp refuses it."""
+        return self.flag == family.flag
+
+
+@dataclass(frozen=True)
 class Family:
     """One table of ``families.toml``, for one site. Templates contain ``{layer}``, counted from 0."""
 
@@ -64,6 +86,8 @@ class Family:
     """The class by which vLLM runs transformers' model; None where that does not give transformers' answers."""
     forms: Mapping[str, Form] = field(default_factory=dict)
     """The classes that a checkpoint may be saved as instead, by their ``model_type``."""
+    head: HeadForm | None = None
+    """The form with one more key/value head; None where none is known."""
     site: Site = SITE
     branch_scale: str = ""
     """Config field by which the projection's output is multiplied before the site."""
@@ -160,6 +184,7 @@ def _family(name: str, table: Mapping[str, Any]) -> Family:
         stacks=parse_support(table),
         backend=_backend(table.get("backend")),
         forms=parse_forms(table),
+        head=parse_head(table.get("head")),
         refusal=table.get("refusal", ""),
     )
 
@@ -168,6 +193,7 @@ def _at_layer_output(family: Family, table: Mapping[str, Any] | None) -> Family:
     if table is not None:
         return replace(
             family,
+            head=None,
             site="layer_output",
             projection=f"{family.block}.{table.get('down_proj', _DOWN_PROJ)}",
             flag=table.get("flag"),
@@ -180,6 +206,7 @@ def _at_layer_output(family: Family, table: Mapping[str, Any] | None) -> Family:
         )
     return replace(
         family,
+        head=None,
         site="layer_output",
         projection="",
         flag=None,
@@ -196,6 +223,20 @@ def _backend(table: Mapping[str, Any] | None) -> Backend | None:
     if table is None:
         return None
     return Backend(table["class"], table.get("times", {}), table.get("over", {}), table.get("environment", ""))
+
+
+def parse_head(table: Mapping[str, Any] | None) -> HeadForm | None:
+    """Parse the table ``head`` of a family, if it has one."""
+    if table is None:
+        return None
+    return HeadForm(
+        flag=table.get("flag", "attention_bias"),
+        stacks=parse_support(table),
+        head_dim=table.get("head_dim"),
+        gated=table.get("gated", False),
+        scores_by_heads=table.get("scores_by_heads"),
+        divides_hidden=table.get("divides_hidden", False),
+    )
 
 
 def _siblings(projection: str, given: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:

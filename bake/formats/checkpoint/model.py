@@ -8,8 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...core.limits import MAX_HIDDEN, MAX_LAYERS
-from ...core.tensors import TensorHeader, WeightFile
+from ...core.record import RECORD_FILE, columns_of, history_of
+from ...core.tensors import FLOATS, TensorHeader, WeightFile
 from ...core.vector_set import ModelShape
 from ...errors import BrokenFileError
 from ...storage.files import Stamps
@@ -28,7 +31,7 @@ class Checkpoint:
     weights: tuple[WeightFile, ...]
     tensors: Mapping[str, TensorHeader]
     read: Callable[[TensorHeader], bytes]
-    """Reads one tensor; used for existing biases only."""
+    """Reads one tensor, or bytes within it; used for existing biases only."""
     digest: Callable[[str], str] = lambda name: ""
     """Computes the sha256 of a side file; empty if it cannot be read."""
     read_side: Callable[[str], bytes] = lambda name: b""
@@ -82,13 +85,33 @@ class Checkpoint:
         """Width of the residual stream; BrokenFileError if the config does not say."""
         return config_dimension(self.language_config, self.name, "hidden_size")
 
-    def read_column(self, tensor: TensorHeader, column: int) -> bytes:
-        """No route of checkpoints keeps a bias in a column.
+    @cached_property
+    def columns(self) -> Mapping[int, int]:
+        """Layer -> column of the output projection in which an earlier bake stored its bias.
 
         Raises:
-            BrokenFileError: always.
+            InputError: the record of that bake is none.
         """
-        raise BrokenFileError(f"{self.name}: {tensor.name} stores no bias in column {column}")
+        file = f"{self.name}/{RECORD_FILE}"
+        return columns_of(history_of(self.record, file), file)
+
+    def read_column(self, tensor: TensorHeader, column: int) -> bytes:
+        """Read what each row of a matrix of floats stores in one column, see `emobake.core.biases.Column`.
+
+        Raises:
+            BrokenFileError: the matrix has no such column, is not of floats, or ends too early.
+        """
+        if tensor.dtype not in FLOATS or len(tensor.shape) != 2 or column >= tensor.shape[1]:
+            raise BrokenFileError(f"{self.name}: {tensor.name} stores no bias in column {column}")
+        width, (rows, columns) = FLOATS[tensor.dtype].itemsize, tensor.shape
+        row, at_once, found = columns * width, max(1, _READ // (columns * width)), []
+        for first in range(0, rows, at_once):
+            size, start = min(at_once, rows - first) * row, tensor.start + first * row
+            data = self.read(TensorHeader("", "U8", (size,), tensor.file, start, start + size))
+            if len(data) != size:
+                raise BrokenFileError(f"{self.name}: ends within {tensor.name}; fetch it again")
+            found.append(np.frombuffer(data, np.uint8).reshape(-1, row)[:, column * width :][:, :width].tobytes())
+        return b"".join(found)
 
     @property
     def shape(self) -> ModelShape:
@@ -96,6 +119,8 @@ class Checkpoint:
         return ModelShape(self.name, self.num_hidden_layers, self.hidden_size)
 
 
+_READ = 8_000_000
+"""Bytes of a matrix that are read at once."""
 _SYNONYMS = {
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
     "hidden_size": ("hidden_size", "n_embd", "d_model", "n_embed"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...core.biases import PlannedBias, hybrid_warnings, landing, origin_warnings, plan_biases, steering_rows
 from ...core.effect import Effect, judge_effect
-from ...core.plan import BakePlan, ConfigChange, LeftOut, PlannedFile, new_file
+from ...core.plan import BakePlan, ConfigChange, LeftOut, Other, PlannedFile, new_file
 from ...core.record import RecordedVectors
 from ...core.side_files import INDEX, is_carried, is_of_images, reason_left_out
 from ...core.steering import Steering
@@ -22,7 +22,7 @@ from .card import model_card
 from .model import Checkpoint
 from .projections import branch_scale
 from .recording import Ingredients, with_documents
-from .routes import Route, choose_route
+from .routes import Route, choose_route, other_routes
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _ALONE = "the output is the language model alone"
@@ -36,6 +36,7 @@ def make_plan(
     base_model: str = "",
     targets: Iterable[str] = (),
     force: bool = False,
+    tensor_parallel: int = 1,
     route: Route | None = None,
 ) -> BakePlan:
     """Plan a steered checkpoint.
@@ -52,13 +53,21 @@ def make_plan(
         base_model: Hub id to name as the base; default: the one that the checkpoint came from.
         targets: stacks that must load the result steered.
         force: plan even if nothing would be steered, or far too much.
+        tensor_parallel: devices that shall be able to share the attention heads, where some are added.
         route: chosen before, by the same config, targets and site; default: chosen here.
 
     Raises:
         InputError: nothing would be steered, or far too much, and not `force`; its subclasses for a set that does not
             fit, a broken file, or a family without a route.
     """
-    route = route or choose_route(checkpoint.config, checkpoint.name, targets, vectors.site)
+    route = route or choose_route(
+        checkpoint.config,
+        checkpoint.name,
+        targets,
+        vectors.site,
+        tensor_parallel=tensor_parallel,
+        columns=checkpoint.columns,
+    )
     checkpoint = route.recast(checkpoint)
     scale = branch_scale(checkpoint, route.result)
     rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
@@ -70,6 +79,8 @@ def make_plan(
     plan = lay_out(checkpoint, route, biases, ingredients)
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
     warnings = (*hybrid_warnings(projection, homes, len(rows)), *route.warnings)
+    others = other_routes(checkpoint.config, checkpoint.name, route)
+    plan = replace(plan, others={stack: Other(other.name, other.cost) for stack, other in others.items()})
     return complete(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
 
 
@@ -83,9 +94,11 @@ def lay_out(
     Raises:
         InputError: (its subclasses) a broken file of the base.
     """
+    whole = [bias for bias in biases if bias.column is None]
     new = route.rewrites(checkpoint) | {
-        bias.tensor: NewTensor(bias.dtype, (checkpoint.hidden_size,), (bias.data,)) for bias in biases if bias.is_new
+        bias.tensor: NewTensor(bias.dtype, (checkpoint.hidden_size,), (bias.data,)) for bias in whole if bias.is_new
     }
+    checkpoint = route.finished(checkpoint, biases)
     files = tuple(_files(checkpoint, route, biases, new))
     record = ingredients.record(
         checkpoint,
@@ -95,6 +108,8 @@ def lay_out(
         route=route.name,
         model_type=route.family.label,
         added=sorted(new),
+        cost=route.cost,
+        tensor_parallel=route.tensor_parallel if route.name == "head" else 1,
     )
     return BakePlan(
         form="checkpoint",
@@ -109,8 +124,9 @@ def lay_out(
         left_out=left_out(checkpoint),
         config_changes=(*route.changes, *_tokenizer_changes(checkpoint, route)),
         added=record.added,
-        overwritten=tuple(sorted(bias.tensor for bias in biases if not bias.is_new)),
-        rewritten=tuple(sorted(checkpoint.rewritten)),
+        overwritten=tuple(sorted(bias.tensor for bias in whole if not bias.is_new)),
+        rewritten=tuple(sorted(checkpoint.rewritten)) if route.name != "head" else (),
+        extended=tuple(sorted(checkpoint.rewritten)) if route.name == "head" else (),
         multimodal=bool(route.family.wrapper),
     )
 
@@ -184,7 +200,7 @@ def _edits(checkpoint: Checkpoint, biases: tuple[PlannedBias, ...]) -> dict[str,
     """Weight file -> offset -> bytes of the existing biases."""
     edits: dict[str, dict[int, bytes]] = {}
     for bias in biases:
-        if not bias.is_new:
+        if not bias.is_new and bias.column is None:
             header = checkpoint.tensors[bias.tensor]
             edits.setdefault(header.file, {})[header.start] = bias.data
     return edits

@@ -45,8 +45,16 @@ def recast(checkpoint: Checkpoint, form: Form) -> Checkpoint:
             raise BrokenFileError(
                 f"{header.file}: holds {name}, which {checkpoint.language_config.get('model_type')} does not have"
             )
+    return remade(checkpoint, left, new)
+
+
+def remade(checkpoint: Checkpoint, left: Mapping[str, TensorHeader], new: Mapping[str, NewTensor]) -> Checkpoint:
+    """The checkpoint with the tensors `left` as they are and `new` ones that are made of its others.
+
+    Each new tensor goes to the file of its first piece, which is one of the base's.
+    """
     gone = {header.file for name, header in checkpoint.tensors.items() if name not in left}
-    tensors = left | {name: _header(name, tensor) for name, tensor in new.items()}
+    tensors = {**left, **{name: _header(name, tensor) for name, tensor in new.items()}}
     files = {tensor.file for tensor in tensors.values()}
 
     def read(header: TensorHeader) -> bytes:
@@ -57,7 +65,7 @@ def recast(checkpoint: Checkpoint, form: Form) -> Checkpoint:
         checkpoint,
         tensors=tensors,
         rewritten=new,
-        assembled=frozenset(gone),
+        assembled=checkpoint.assembled | gone,
         weights=tuple(weight for weight in checkpoint.weights if weight.name in files),
         read=read,
     )

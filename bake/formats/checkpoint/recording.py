@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...core.biases import PlannedBias
+from ...core.heads import FREE, Cost
 from ...core.plan import CARD_FILE, BakePlan, PlannedFile, RouteName, new_file
 from ...core.record import RECORD_FILE, Record, RecordedBase, RecordedBias, RecordedVectors, history_of
 from ...core.steering import Steering
@@ -40,6 +41,8 @@ class Ingredients:
         route: RouteName,
         model_type: str,
         added: Sequence[str],
+        cost: Cost = FREE,
+        tensor_parallel: int = 1,
     ) -> Record:
         """Write the record of a bake whose `biases` and `files` are known.
 
@@ -54,6 +57,8 @@ class Ingredients:
             steering=self.steering,
             branch_scale=self.scale,
             route=route,
+            cost=cost,
+            tensor_parallel=tensor_parallel,
             model_type=model_type,
             files={file.name: file.source for file in files if file.source.endswith(".safetensors")},
             assembled=tuple(file.name for file in files if file.action == "assemble"),

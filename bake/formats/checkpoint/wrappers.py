@@ -15,7 +15,7 @@ from ...core.names import is_plain
 from ...core.sites import SITE, Site
 from ...core.stacks import STACKS, Support
 from ...core.toml import shipped_tables
-from .families import Family, families
+from .families import Family, HeadForm, families, parse_head
 from .support import parse_support
 
 TEXT = "text_config"
@@ -38,6 +38,8 @@ class Text:
     """Fields that published configs leave out, as the wrapper's class fills them in."""
     refusal: str = ""
     """Reason why it cannot be baked inside the wrapper; empty if it can."""
+    head: HeadForm | None = None
+    """The form with one more key/value head, inside the wrapper; None where none was tried."""
     alone: Mapping[str, Any] = field(default_factory=dict)
     """Fields whose meaning in the plain class differs, as the language model alone needs them."""
 
@@ -122,6 +124,7 @@ def wrapped(wrapper: Wrapper, text: Text, site: Site = SITE) -> Family:
         backend=None,
         # Only what leaves the tensors alone was tried inside a wrapper.
         forms={} if form is None or form.rules else {"llama": replace(form, ran=text.ran_as_llama, tokenizer_class="")},
+        head=text.head if site == SITE else None,
         refusal=text.refusal or plain.refusal,
         wrapper=wrapper.model_type,
         prefixes=wrapper.prefixes,
@@ -159,5 +162,6 @@ def _text(name: str, table: Mapping[str, Any]) -> Text:
         ran_as_llama=tuple(table.get("ran_as_llama", ())),
         defaults=table.get("defaults", {}),
         refusal=refusal,
+        head=parse_head(table.get("head")),
         alone=table.get("alone", {}),
     )

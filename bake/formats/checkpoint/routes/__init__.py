@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,11 +18,21 @@ from .existing import ExistingRoute
 from .flag import FlagRoute
 from .gear import GearRoute
 from .granitemoe import GraniteMoeBackendRoute, GraniteMoeRoute
+from .head import HeadRoute
 from .laguna import LagunaRoute
 from .llama import LlamaRoute
 from .other_class import OtherClassRoute
 
-__all__ = ["ROUTES", "Route", "choose_route", "declared_classes", "find_family", "route_by_name"]
+__all__ = [
+    "ROUTES",
+    "Route",
+    "choose_route",
+    "declared_classes",
+    "find_family",
+    "may_have_heads",
+    "other_routes",
+    "route_by_name",
+]
 
 ROUTES: tuple[type[Route], ...] = (
     ExistingRoute,
@@ -33,36 +44,87 @@ ROUTES: tuple[type[Route], ...] = (
     GraniteMoeBackendRoute,
     LagunaRoute,
     GearRoute,
+    HeadRoute,
 )
-"""Routes, the preferred ones first among those that serve as many stacks."""
+"""Routes, the preferred ones first among those that cost as little and serve as many stacks."""
 
 _ADAPTER_HINT = "`format` peft writes an adapter that works on any Linear projection"
 
 
-def choose_route(config: Mapping[str, Any], name: str, targets: Iterable[str] = (), site: Site = SITE) -> Route:
-    """Choose the route that serves the most stacks, all `targets` among them, for vectors that act at `site`.
+def choose_route(
+    config: Mapping[str, Any],
+    name: str,
+    targets: Iterable[str] = (),
+    site: Site = SITE,
+    *,
+    tensor_parallel: int = 1,
+    columns: Mapping[int, int] | None = None,
+) -> Route:
+    """Choose the route that costs least, and among those the one that serves the most stacks.
 
-    A route that plain transformers would load unsteered is chosen only on explicit demand: with `targets` that leave
-    transformers out.
+    It serves all `targets`. A route that plain transformers would load unsteered is chosen only on explicit demand:
+    with `targets` that leave transformers out.
+
+    Args:
+        config: config.json of the base.
+        name: its name in messages.
+        targets: stacks that must load the result steered.
+        site: where the vectors act.
+        tensor_parallel: devices that shall be able to share the heads, where a route adds some.
+        columns: `Checkpoint.columns` of the base.
 
     Raises:
         UnsupportedModelError: no such route; says why, and what is left to do.
-        InputError: an unknown target.
+        InputError: an unknown target, or devices that can share no number of heads.
     """
     demanded = parse_targets(targets)
     family, fields = find_family(config, name, site), language_config(config)
-    kinds = [kind for kind in ROUTES if _is_wanted(kind, family, config, demanded)]
-    candidates = [kind(family, config) for kind in kinds if not kind.blockers(family, fields)]
+    candidates = _candidates(family, config, demanded, tensor_parallel, columns or {})
     wanted = demanded or ("transformers",)
     serving = [r for r in candidates if all(r.stacks[s].status == "steered" for s in wanted)]
     if serving:
-        return max(serving, key=lambda r: sum(s.status == "steered" for s in r.stacks.values()))
+        return min(serving, key=lambda r: (r.cost.cache, r.cost.attention, -_served(r)))
     if demanded and candidates:
         raise UnsupportedModelError(f"{name}: {_unserved(family, candidates, wanted)}")
     raise UnsupportedModelError(f"{name}: {_unbakeable(family, fields, candidates)}")
 
 
-def route_by_name(route: str, config: Mapping[str, Any], name: str, site: Site = SITE) -> Route:
+def other_routes(config: Mapping[str, Any], name: str, chosen: Route) -> dict[str, Route]:
+    """Stack that the `chosen` route does not serve -> the route that would, the cheapest first."""
+    found = {}
+    for stack in STACKS:
+        if chosen.stacks[stack].status != "steered":
+            with contextlib.suppress(UnsupportedModelError):
+                found[stack] = choose_route(
+                    config,
+                    name,
+                    [stack],
+                    chosen.family.site,
+                    tensor_parallel=chosen.tensor_parallel,
+                    columns=chosen.columns,
+                )
+    return found
+
+
+def may_have_heads(config: Mapping[str, Any], name: str, site: Site = SITE) -> bool:
+    """True if an earlier bake may have added heads, which only the record beside `config` can tell.
+
+    Raises:
+        InputError: (its subclasses) as `find_family`.
+    """
+    head = find_family(config, name, site).head
+    return head is not None and bool(language_config(config).get(head.flag))
+
+
+def route_by_name(
+    route: str,
+    config: Mapping[str, Any],
+    name: str,
+    site: Site = SITE,
+    *,
+    tensor_parallel: int = 1,
+    columns: Mapping[int, int] | None = None,
+) -> Route:
     """Return the route of a bake that was made before; arguments as for `choose_route`.
 
     Raises:
@@ -72,10 +134,10 @@ def route_by_name(route: str, config: Mapping[str, Any], name: str, site: Site =
     kind = next((kind for kind in ROUTES if kind.name == route), None)
     if kind is None:
         raise UnsupportedModelError(f"{name}: there is no route {route[:40]!r}")
-    blockers = kind.blockers(family, language_config(config))
+    blockers = [] if kind is HeadRoute and columns else kind.blockers(family, language_config(config))
     if blockers:
         raise UnsupportedModelError(f"{name}: the route {route} does not apply, because {blockers[0]}")
-    return kind(family, config)
+    return kind(family, config, tensor_parallel, columns or {})
 
 
 def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Family:
@@ -122,6 +184,26 @@ def declared_classes(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(classes) if isinstance(classes, list) and all(isinstance(c, str) for c in classes) else ()
 
 
+def _candidates(
+    family: Family,
+    config: Mapping[str, Any],
+    demanded: tuple[str, ...],
+    tensor_parallel: int,
+    columns: Mapping[int, int],
+) -> list[Route]:
+    """The routes that apply. Where an earlier bake has added a head, its column is the place of the bias."""
+    if columns:
+        return [HeadRoute(family, config, tensor_parallel, columns)] if HeadRoute.is_known(family) else []
+    fields = language_config(config)
+    kinds = [kind for kind in ROUTES if _is_wanted(kind, family, config, demanded)]
+    return [kind(family, config, tensor_parallel) for kind in kinds if not kind.blockers(family, fields)]
+
+
+def _served(route: Route) -> int:
+    """Number of stacks that load the result steered."""
+    return sum(support.status == "steered" for support in route.stacks.values())
+
+
 def _is_wanted(kind: type[Route], family: Family, config: Mapping[str, Any], demanded: Iterable[str]) -> bool:
     """False for a route that names vLLM's backend where vLLM does not matter, or does not where the base does."""
     backend = issubclass(kind, BackendRoute)
@@ -158,7 +240,7 @@ def _has_plain_form(family: Family) -> bool:
 def _unbakeable(family: Family, config: Mapping[str, Any], candidates: list[Route]) -> str:
     reasons = [family.refusal] if family.refusal else []
     for kind in ROUTES:
-        if issubclass(kind, OtherClassRoute) and kind.is_known(family):
+        if issubclass(kind, OtherClassRoute | HeadRoute) and kind.is_known(family):
             reasons += kind.blockers(family, config)
     reasons = list(dict.fromkeys(reasons))
     reasons = reasons or ExistingRoute.blockers(family, config)

@@ -2,20 +2,21 @@
 
 A route answers four questions. Does it apply, and if not, why not (`Route.blockers`)? Which config comes out
 (`Route.config`)? Where does each layer's row go, and as which values (`Route.homes`, `Route.values`)? Which further
-tensors are written (`Route.rewrites`)?
+tensors are written, and which change (`Route.rewrites`, `Route.finished`)?
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ....core.biases import Home
+from ....core.biases import Home, PlannedBias
+from ....core.heads import Cost
 from ....core.plan import ConfigChange, RouteName
 from ....core.stacks import Support
 from ....core.tensors import TensorHeader, decode, encode
@@ -34,6 +35,10 @@ class Route(ABC):
     name: ClassVar[RouteName]
     family: Family
     old_config: Mapping[str, Any]
+    tensor_parallel: int = 1
+    """Devices that shall be able to share the heads, where a route adds some."""
+    columns: Mapping[int, int] = field(default_factory=dict)
+    """Layer -> column in which an earlier bake stored its bias."""
 
     @classmethod
     @abstractmethod
@@ -113,6 +118,11 @@ class Route(ABC):
         return self.result.stacks
 
     @property
+    def cost(self) -> Cost:
+        """What the result needs more than its base."""
+        return Cost()
+
+    @property
     def siblings(self) -> tuple[str, ...]:
         """Templates of the modules that must have a bias as well; they get zeros if they have none."""
         return ()
@@ -147,6 +157,14 @@ class Route(ABC):
             else:
                 self.accept_sibling(checkpoint, header)
         return zeros
+
+    def finished(self, checkpoint: Checkpoint, biases: Sequence[PlannedBias]) -> Checkpoint:
+        """The checkpoint of `recast` with the tensors that the `biases` change; for most routes they stay as they are.
+
+        Raises:
+            InputError: (its subclasses) as `homes`.
+        """
+        return checkpoint
 
     def tokenizer_class(self, declared: object) -> str:
         """The class that tokenizer_config.json must name instead of `declared`; empty for no change."""

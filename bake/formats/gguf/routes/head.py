@@ -17,12 +17,12 @@ from ....core.biases import Column, Home, PlannedBias
 from ....core.heads import Cost, Heads, heads_to_add, is_shared
 from ....core.limits import MAX_WIDTH
 from ....core.plan import Piece, RouteName, Span, WiderRows, Zeros
-from ....core.record import Record, RecordedBias, history_of
+from ....core.record import RecordedBias, columns_of, history_of
 from ....core.sites import SITE, Site
 from ....core.stacks import Support
 from ....core.tensors import FLOATS, TensorHeader, encode
 from ....errors import BrokenFileError, InputError, UnsupportedModelError
-from ...check.biases import wrong_norm
+from ...check.biases import misplaced_column
 from ...check.output import Output, StoredModel
 from ..architectures import GgufArchitecture, gguf_architectures
 from ..attention import Attention, head_fields, read_attention, strange_tensor
@@ -116,23 +116,10 @@ class HeadRoute(GgufRoute):
     @classmethod
     def misplaced(cls, output: Output, entry: RecordedBias, base: StoredModel | None, row: np.ndarray) -> str:
         """Compare the column to the bit."""
-        tensor, record = output.model.tensors[entry.tensor], output.record
-        kind = column_types().get(tensor.dtype)
+        kind = column_types().get(output.model.tensors[entry.tensor].dtype)
         if kind is None or entry.column is None:
             return f"{entry.tensor} is not the output projection of a layer of {output.model.name}"
-        if wrong := wrong_norm(entry, row):
-            return wrong
-        home = Home(
-            entry.layer, tensor.name, tensor.dtype, len(row), None, Column(entry.column, kind.stored, kind.unit)
-        )
-        if not record.made(entry):
-            old = None if base is None else base.tensors.get(entry.tensor)
-            if base is None or old is None:
-                return f"{entry.tensor} is no tensor of the base"
-            row = home.decode(base.read_column(old, entry.column)) + row
-        if output.model.read_column(tensor, entry.column) != home.encode(row):
-            return f"column {entry.column} of {entry.tensor} is not existing bias + weighted vectors"
-        return ""
+        return misplaced_column(output, Column(entry.column, kind.stored, kind.unit), entry, base, row)
 
     @cached_property
     def _attention(self) -> tuple[Attention, ...]:
@@ -141,7 +128,8 @@ class HeadRoute(GgufRoute):
     @cached_property
     def _columns(self) -> Mapping[int, int]:
         """Layer -> column of an earlier bake."""
-        return _columns_before(self.model)
+        place = f"{self.model.name} ({RECORD_KEY})"
+        return columns_of(history_of(self.model.record, place), place)
 
     @cached_property
     def _grown(self) -> Mapping[int, Heads]:
@@ -297,19 +285,6 @@ def _type_blockers(attention: Attention) -> Iterator[str]:
         tensor = attention.tensors[name]
         if not zero_bytes_are_zeros(tensor.dtype):
             yield f"{tensor.name} is {tensor.dtype}, in which it is unknown how rows of zeros are written"
-
-
-def _columns_before(model: GgufModel) -> dict[int, int]:
-    """Layer -> column that an earlier bake has added, by the model's record.
-
-    Raises:
-        InputError: it is no record.
-    """
-    if model.record is None:
-        return {}
-    earlier = history_of(model.record, f"{model.name} ({RECORD_KEY})")
-    records = [Record.from_json(data, model.name) for data in earlier]
-    return {entry.layer: entry.column for each in records for entry in each.biases if entry.column is not None}
 
 
 def _check_constant(model: GgufModel, attention: Attention, column: int, lead: float) -> None:

@@ -1,0 +1,317 @@
+"""The route *head*: a key/value head is added whose output is constant, see `emobake.core.heads`.
+
+Every byte of the base is kept: rows of zeros come behind those of q, k and v, and columns behind those of the output
+projection, of which the first of the new head holds the vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ....core.biases import Column, Home, PlannedBias
+from ....core.check import Check
+from ....core.heads import Cost, Heads, cost_of_heads, heads_to_add, is_shared
+from ....core.limits import MAX_WIDTH
+from ....core.plan import RouteName, Span, WiderRows, Zeros
+from ....core.record import Record
+from ....core.stacks import Support
+from ....core.tensors import FLOATS, TensorHeader, decode, encode
+from ....errors import BrokenFileError, InputError
+from ...safetensors import NewTensor
+from ..families import Family, HeadForm
+from ..model import Checkpoint
+from ..projections import module_in_file
+from ..recast import remade
+from ..wrappers import family_of, language_config
+from .base import Route, read_bias
+
+_Q, _K, _V = "q_proj", "k_proj", "v_proj"
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """The projections of one layer, by their names in files."""
+
+    layer: int
+    parts: Mapping[str, str]
+    """``q_proj``, ``k_proj`` and ``v_proj`` -> module."""
+    output: str
+
+
+class HeadRoute(Route):
+    """One more key/value head, or as many as devices need to share them; only the first one's first column counts."""
+
+    name: ClassVar[RouteName] = "head"
+
+    @classmethod
+    def is_known(cls, family: Family) -> bool:
+        """Stacks must give q, k and v a bias by a config field, and read the size of a head from the config."""
+        return family.head is not None
+
+    @classmethod
+    def blockers(cls, family: Family, config: Mapping[str, Any]) -> list[str]:
+        """The config must tell the heads, and the output projection have no bias."""
+        form = family.head
+        if form is None:
+            return ["no form with one more key/value head is known"]
+        if form.is_left_out(family) and config.get(family.flag, family.flag_default):
+            return [f"{form.flag} is on already, so its output projection has a bias"]
+        if isinstance(config.get("quantization_config"), Mapping):
+            return ["its weights are quantised, so they can gain no rows"]
+        return [] if not config or _heads(config, form) is not None else ["its config does not tell its heads"]
+
+    @property
+    def form(self) -> HeadForm:
+        """The family's form with more heads."""
+        assert self.family.head is not None  # `blockers` has looked.
+        return self.family.head
+
+    @property
+    def stacks(self) -> Mapping[str, Support]:
+        """Those of the form, but for some numbers of layers and heads."""
+        found, layers = dict(self.form.stacks), self.old_fields.get("num_hidden_layers")
+        if layers is not None and layers == self.form.scores_by_heads:
+            note = f"it scales the scores of {layers} layers by the number of heads"
+            found["llama.cpp"] = Support("wrong", note=note)
+        if self.form.divides_hidden and self._is_told and self.old_fields["hidden_size"] % self.grown.queries:
+            note = f"its config wants a hidden size that {self.grown.queries} heads divide"
+            found["transformers"] = Support("refuses", note=note)
+        return found
+
+    @property
+    def cost(self) -> Cost:
+        """All of the attention's matrices grow alike; nothing more is needed where an earlier bake added the head."""
+        if self.columns or not self._is_told:
+            return Cost()
+        return cost_of_heads(self.heads, self.grown.keys - self.heads.keys)
+
+    @property
+    def _is_told(self) -> bool:
+        """False for a family at large, of which the heads are not known."""
+        return _heads(self.old_fields, self.form) is not None
+
+    @cached_property
+    def heads(self) -> Heads:
+        """The heads of a layer of the base.
+
+        Raises:
+            BrokenFileError: the config does not tell them.
+        """
+        heads = _heads(self.old_fields, self.form)
+        if heads is None:
+            raise BrokenFileError("config.json: does not tell the heads")
+        return heads
+
+    @cached_property
+    def grown(self) -> Heads:
+        """The heads of a layer of the result.
+
+        Raises:
+            InputError: `tensor_parallel` devices cannot share any number of heads.
+        """
+        if not self.columns:
+            return self.heads.grown(heads_to_add(self.heads, tensor_parallel=self.tensor_parallel))
+        if not is_shared(self.heads, self.tensor_parallel):
+            raise InputError(
+                f"`tensor_parallel` {self.tensor_parallel}: the base has {self.heads.keys} key/value heads, one of "
+                "them of an earlier bake; bake all weights at once, from the model without it"
+            )
+        return self.heads
+
+    def change(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Write the numbers of heads, their size, and the switch of the biases."""
+        return config | {
+            "num_attention_heads": self.grown.queries,
+            "num_key_value_heads": self.grown.keys,
+            "head_dim": self.grown.value_size,
+            self.form.flag: True,
+        }
+
+    def homes(self, checkpoint: Checkpoint) -> tuple[Home, ...]:
+        """The first column of the new heads in each layer's output projection.
+
+        Raises:
+            BrokenFileError: the tensors are not what the config says, or the head of an earlier bake is not there.
+        """
+        blocks = [block for block in self._blocks(checkpoint) if block.layer < checkpoint.num_hidden_layers]
+        return tuple(self._column(checkpoint, block) for block in blocks)
+
+    def rewrites(self, checkpoint: Checkpoint) -> dict[str, NewTensor]:
+        """The biases of q, k and v, where there are none."""
+        if self.columns:
+            return {}
+        new = {}
+        for block in self._blocks(checkpoint):
+            for part, module in block.parts.items():
+                if f"{module}.bias" not in checkpoint.tensors:
+                    weight = checkpoint.tensors[f"{module}.weight"]
+                    values = np.concatenate([np.zeros(weight.shape[0], np.float32), self._gained(part, weight)])
+                    new[f"{module}.bias"] = NewTensor(weight.dtype, values.shape, (encode(values, weight.dtype),))
+        return new
+
+    def finished(self, checkpoint: Checkpoint, biases: Sequence[PlannedBias]) -> Checkpoint:
+        """Every layer's projections with the new rows and columns; the columns of layers without a bias are zero."""
+        data, left, new = {bias.layer: bias.data for bias in biases}, dict(checkpoint.tensors), {}
+        for block in self._blocks(checkpoint):
+            output = checkpoint.tensors[f"{block.output}.weight"]
+            if block.layer in data or not self.columns:
+                new[output.name] = self._wider(output, block.layer, data.get(block.layer))
+            for part, module in block.parts.items() if not self.columns else ():
+                weight = checkpoint.tensors[f"{module}.weight"]
+                new |= {weight.name: self._longer(weight, part)}
+                bias = checkpoint.tensors.get(f"{module}.bias")
+                if bias is not None:
+                    read_bias(checkpoint, bias, weight.shape[0])
+                    gained = self._gained(part, weight)
+                    pieces = (Span(bias.file, bias.start, bias.size), encode(gained, bias.dtype))
+                    new[bias.name] = NewTensor(bias.dtype, (weight.shape[0] + len(gained),), pieces)
+        for name in new:
+            del left[name]
+        return remade(checkpoint, left, new)
+
+    def _blocks(self, checkpoint: Checkpoint) -> Iterator[_Attention]:
+        """The layers that have attention, and those behind them that predict further tokens (MTP).
+
+        Raises:
+            BrokenFileError: a projection is missing, or has another shape than the config says.
+        """
+        count, layer = checkpoint.num_hidden_layers, 0
+        while True:
+            block = self._block(checkpoint, layer)
+            if block is not None:
+                yield block
+            elif layer >= count:
+                return
+            layer += 1
+
+    def _block(self, checkpoint: Checkpoint, layer: int) -> _Attention | None:
+        output = module_in_file(checkpoint, self.result, self.family.projection.format(layer=layer))
+        if output is None:
+            return None
+        above, heads = output.rpartition(".")[0], self.heads
+        block = _Attention(layer, {part: f"{above}.{part}" for part in (_Q, _K, _V)}, output)
+        rows = {
+            _Q: heads.queries * heads.key_size * (2 if self.form.gated else 1),
+            _K: heads.keys * heads.key_size,
+            _V: heads.keys * heads.value_size,
+        }
+        for part, module in block.parts.items():
+            _matrix(checkpoint, f"{module}.weight", (rows[part], checkpoint.hidden_size))
+        _matrix(checkpoint, f"{output}.weight", (checkpoint.hidden_size, heads.queries * heads.value_size))
+        own = checkpoint.tensors.get(f"{output}.bias")
+        if own is not None:
+            raise BrokenFileError(f"{own.file}: holds {own.name}, which the class of the result does not have")
+        return block
+
+    def _column(self, checkpoint: Checkpoint, block: _Attention) -> Home:
+        tensor = checkpoint.tensors[f"{block.output}.weight"]
+        if not self.columns:
+            column = Column(tensor.shape[1], tensor.dtype)
+            return Home(block.layer, tensor.name, tensor.dtype, tensor.shape[0], None, column)
+        if block.layer not in self.columns:
+            raise BrokenFileError(f"{checkpoint.name}: its record names no column of {tensor.name}")
+        column = Column(self.columns[block.layer], tensor.dtype)
+        if wrong := _not_constant(checkpoint, self.form, self.heads, tensor.name, column.index):
+            raise BrokenFileError(f"{checkpoint.name}: {wrong}")
+        home = Home(block.layer, tensor.name, tensor.dtype, tensor.shape[0], None, column)
+        existing = home.decode(checkpoint.read_column(tensor, column.index))
+        if not np.isfinite(existing).all():
+            raise BrokenFileError(f"{checkpoint.name}: column {column.index} of {tensor.name} has a NaN or infinity")
+        return Home(block.layer, tensor.name, tensor.dtype, tensor.shape[0], existing, column)
+
+    def _wider(self, tensor: TensorHeader, layer: int, own: bytes | None) -> NewTensor:
+        """The output projection with the new heads' columns."""
+        width, (rows, columns) = FLOATS[tensor.dtype].itemsize, tensor.shape
+        kept, all_columns = self.columns.get(layer, columns), self.grown.queries * self.grown.value_size
+        piece = WiderRows(
+            tensor.file,
+            tensor.start,
+            columns * width,
+            rows,
+            kept * width,
+            bytes((all_columns - kept) * width),
+            0,
+            bytes(rows * width) if own is None else own,
+        )
+        return NewTensor(tensor.dtype, (rows, all_columns), (piece,))
+
+    def _longer(self, weight: TensorHeader, part: str) -> NewTensor:
+        rows, columns = weight.shape
+        more = len(self._gained(part, weight))
+        pieces = (Span(weight.file, weight.start, weight.size), Zeros(more * (weight.size // rows)))
+        return NewTensor(weight.dtype, (rows + more, columns), pieces)
+
+    def _gained(self, part: str, weight: TensorHeader) -> np.ndarray:
+        """The values that a bias gains: zeros, but for the first channel of the first new value."""
+        values = np.zeros(weight.shape[0] // self.heads.keys * (self.grown.keys - self.heads.keys), np.float32)
+        if part == _V:
+            values[0] = _lead(self.form)
+        return values
+
+
+def check_heads(checkpoint: Checkpoint, record: Record) -> Check:
+    """Check in a finished checkpoint that the output of each head of the record is constant."""
+    name, family = "constant heads", family_of(checkpoint.config, record.vectors.site)
+    form = None if family is None else family.head
+    fields = language_config(checkpoint.config)
+    heads = None if form is None else _heads(fields, form)
+    if form is None or heads is None:
+        return Check(name, False, f"{fields.get('model_type')} has no such heads: it would run UNSTEERED")
+    for entry in record.biases:
+        wrong = "the record names no column" if entry.column is None else ""
+        wrong = wrong or _not_constant(checkpoint, form, heads, entry.tensor, entry.column or 0)
+        if wrong:
+            return Check(name, False, wrong)
+    return Check(name, True, f"{len(record.biases)} heads have a constant output")
+
+
+def _not_constant(checkpoint: Checkpoint, form: HeadForm, heads: Heads, output: str, column: int) -> str:
+    """The way in which the head that begins at `column` of `output` has no constant output; empty if it has."""
+    first, within = divmod(column, heads.group * heads.value_size)
+    name = f"{output.rpartition('.')[0].rpartition('.')[0]}.{_V}.bias"
+    bias = checkpoint.tensors.get(name)
+    if not within and 0 < first < heads.keys and bias is not None and bias.shape == (heads.keys * heads.value_size,):
+        new = decode(bias, checkpoint.read(bias))[first * heads.value_size :]
+        if new[0] == _lead(form) and not new[1:].any():
+            return ""
+    return (
+        f"{name} has no head that is constant at column {column} of {output}, which the record names; it would run "
+        "UNSTEERED"
+    )
+
+
+def _lead(form: HeadForm) -> float:
+    """The constant value; a gate of zero halves it."""
+    return 2.0 if form.gated else 1.0
+
+
+def _heads(config: Mapping[str, Any], form: HeadForm) -> Heads | None:
+    """The heads by the config; None if it does not tell them."""
+    queries, hidden = config.get("num_attention_heads"), config.get("hidden_size")
+    if not _is_count(queries) or not _is_count(hidden):
+        return None
+    keys = queries if config.get("num_key_value_heads") is None else config["num_key_value_heads"]
+    size = config.get("head_dim") or form.head_dim or hidden // queries
+    if not _is_count(keys) or not _is_count(size) or queries % keys or queries * size > MAX_WIDTH:
+        return None
+    return Heads(queries, keys, size, size)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 < value <= MAX_WIDTH
+
+
+def _matrix(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> None:
+    header = checkpoint.tensors.get(name)
+    if header is None:
+        raise BrokenFileError(f"{checkpoint.name}: no tensor {name}")
+    if header.dtype not in FLOATS or header.shape != shape:
+        raise BrokenFileError(
+            f"{header.file}: {name} is {header.dtype} of shape {list(header.shape)}, not floats {list(shape)} as the "
+            "config's heads say"
+        )
