@@ -137,7 +137,9 @@ def _families() -> Iterator[str]:
                     run = {s: replace(x, run=x.run and s in form.ran) for s, x in target.stacks.items()}
                     yield _row(name, target, f"as {form.target}", run | dict(form.stacks))
             if family.head is not None:
-                yield _row(name, family, f"a head, `{family.head.flag}`", family.head.stacks)
+                yield _row(
+                    name, family, f"a head, {', '.join(f'`{flag}`' for flag in family.head.flags)}", family.head.stacks
+                )
         yield ""
     yield from (
         "## Refused",

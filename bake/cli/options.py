@@ -117,7 +117,10 @@ output_options = _together(
         help="From a checkpoint into a .gguf: weight type of llama.cpp's converter. Default: auto, 16 bits.",
     ),
     click.option(
-        "--converter", metavar="EXE", default="", help="llama.cpp's converter. Default: the one that is installed."
+        "--converter",
+        metavar="EXE",
+        default="",
+        help="llama.cpp's converter, or 'PYTHON SCRIPT'. Default: the one that is installed.",
     ),
     click.option("--keep-split", is_flag=True, help="From a split GGUF set, write a set too, not one file."),
     click.option("--modelfile", is_flag=True, help="Write an Ollama Modelfile beside the .gguf."),

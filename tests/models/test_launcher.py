@@ -389,6 +389,18 @@ def test_run_llama_cpp_failed_conversion(llama_cpp: Path, tmp_path: Path, capsys
     assert last == ("RuntimeError: convert_hf_to_gguf.py failed: NotImplementedError: no such architecture")
 
 
+def test_a_converter_with_its_interpreter(tmp_path: Path) -> None:
+    script = tmp_path / "convert hf.py"
+    script.write_text("")
+    assert run_llama_cpp.find_converter(f"{sys.executable} '{script}'") == [sys.executable, str(script)]
+    assert run_llama_cpp.find_converter(str(script)) == [sys.executable, str(script)]
+    for command in (f"{sys.executable} none.py", f"nosuch '{script}'"):
+        with pytest.raises(
+            run_llama_cpp.NotInstalledError, match=command.split()[0] if "nosuch" in command else "none"
+        ):
+            run_llama_cpp.find_converter(command)
+
+
 def test_run_llama_cpp_without_converter(llama_cpp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_main(run_llama_cpp, tmp_path, converter=str(tmp_path / "none")) == (3, None)
     assert "no llama.cpp converter" in capsys.readouterr().err

@@ -21,6 +21,9 @@ def logprobs(checkpoint: str, prompts: list[list[int]], dtype: str) -> list[list
     from vllm import LLM, SamplingParams
     from vllm.distributed import cleanup_dist_env_and_memory
 
+    # Of a multimodal model the language model alone, which needs no processor.
+    config = json.loads(Path(checkpoint, "config.json").read_text(encoding="utf-8"))
+    options = {"language_model_only": True} if "vision_config" in config else {}
     llm = LLM(
         model=checkpoint,
         dtype=dtype,
@@ -32,6 +35,7 @@ def logprobs(checkpoint: str, prompts: list[list[int]], dtype: str) -> list[list
         enable_prefix_caching=False,
         disable_log_stats=True,
         seed=0,
+        **options,
     )
     try:
         sampling = SamplingParams(temperature=0.0, max_tokens=1, logprobs=-1, detokenize=False)
@@ -58,7 +62,7 @@ def main(request_file: str, response_file: str) -> None:
     found: dict[str, list[list[float]] | str] = {}
     for checkpoint in request["checkpoints"]:
         try:
-            found[checkpoint] = logprobs(checkpoint, request["prompts"], request.get("dtype", "float32"))
+            found[checkpoint] = logprobs(checkpoint, request["prompts"], request.get("dtype") or "float32")
         except Exception as error:  # one model's fault is its own
             traceback.print_exc()
             found[checkpoint] = f"{type(error).__name__}: {error}"

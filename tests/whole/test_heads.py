@@ -17,6 +17,8 @@ from emobake.formats.checkpoint.open import open_folder
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
+from safetensors.torch import load_file, save_file  # noqa: E402
+from support import wrappers  # noqa: E402
 from support.tiny_runs import assert_same, hooked_logits, load, logits  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("quiet")]
@@ -174,3 +176,48 @@ def test_refusals(tmp_path: Path):
     with pytest.raises(InputError, match="does not tell its heads"):
         bake_with(num_key_value_heads=3)
     bake_with()
+
+
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_vl", "qwen3_5", "qwen3_5_moe"])
+def test_a_head_inside_a_wrapper(name: str, tmp_path: Path):
+    """With a gate beside each query, too (Qwen3.5): it halves what comes out, so the constant is 2."""
+    sizes = {"num_attention_heads": 2, "num_key_value_heads": 1} if name == "gemma3" else {}
+    base = wrappers.write(name, tmp_path / "base", **sizes)
+    rows = write_vectors(tmp_path / "ev", wrappers.LAYERS, wrappers.HIDDEN)
+    sums = np.float32(0.5) * rows[0] - rows[3] + np.float32(0.25) * rows[4]
+    model, _ = wrappers.load(base)
+    plain = logits(model)
+    expected = hooked_logits(model, wrappers.attention_of(name), wrappers.rows_of(name, sums))
+    layers = ",".join(map(str, wrappers.WRAPPERS[name].attention))
+    for text_only in (False, True):
+        out = tmp_path / f"out{text_only}"
+        options: dict[str, Any] = {"targets": ["llama.cpp"], "layers": layers, "text_only": text_only}
+        plan = emobake.bake(base, tmp_path / "ev", TIMES, out, **options).plan
+        assert plan.route == "head"
+        assert_same(logits(wrappers.load(out)[0]), expected, plain)
+        assert_verified(out, base, tmp_path / "ev", stack=["transformers"], max_new_tokens=4)
+
+
+def test_layers_that_predict_further_tokens_gain_the_head_too(tmp_path: Path):
+    """Stacks build them by the same config; their new columns are zero."""
+    base = wrappers.write("qwen3_5", tmp_path / "base")
+    write_vectors(tmp_path / "ev", wrappers.LAYERS, wrappers.HIDDEN)
+    (file,) = base.glob("*.safetensors")
+    tensors = load_file(file)
+    attention = {n: t for n, t in tensors.items() if ".layers.3.self_attn." in n}
+    for name, tensor in attention.items():
+        tensors["mtp.layers.0" + name.partition(".layers.3")[2]] = tensor.clone()
+    save_file(tensors, file, {"format": "pt"})
+    plan = emobake.bake(base, tmp_path / "ev", TIMES, tmp_path / "out", targets=["llama.cpp"], layers="3").plan
+    made = open_folder(tmp_path / "out")
+    assert "mtp.layers.0.self_attn.v_proj.bias" in plan.added
+    for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        own, other = (made.tensors[f"{x}.self_attn.{part}.weight"] for x in ("mtp.layers.0", attention_prefix(made)))
+        assert own.shape == other.shape
+    weight = made.tensors["mtp.layers.0.self_attn.o_proj.weight"]
+    columns = np.frombuffer(made.read(weight), np.float32).reshape(weight.shape)[:, 4 * 16 :]
+    assert columns.size and not columns.any()
+
+
+def attention_prefix(checkpoint: Any) -> str:
+    return next(name.partition(".self_attn")[0] for name in checkpoint.tensors if ".layers.3.self_attn." in name)

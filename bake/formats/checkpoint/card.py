@@ -78,16 +78,13 @@ def _how(plan: BakePlan) -> str:
         if plan.rewritten:
             how += " Rows of its tensors were moved for that; no value was changed."
     elif plan.route == "head":
-        cost = plan.record.cost
-        grows = (
-            ""
-            if cost.is_free
-            else f" The key/value cache and the attention's weights are {cost.cache:.4g} times as large."
-        )
+        cost = plan.record.cost.cache
         how = (
-            ", by one more key/value head, whose output is constant: its queries and keys are zero and its value is one, "
-            f"and a new column of `o_proj` holds the sum.{grows}"
+            ", by one more key/value head, whose output is constant: its queries and keys are zero, its value is one, and "
+            "a new column of `o_proj` holds the sum."
         )
+        if cost > 1:
+            how += f" The key/value cache and the attention's weights are {cost:.4g} times as large as the base's."
     elif plan.route.startswith("flag"):
         how = f", which the config switches on ({', '.join(f'`{c.field}`' for c in plan.config_changes)})."
     else:
@@ -102,6 +99,7 @@ def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, text: st
     record, effect = plan.record, plan.effect
     if not effect.steers:
         text = f"{_sentence(effect.warnings[0])} It is {base_link(plan)} with biases that change nothing."
+    place = "output" if plan.route == "head" else "bias"
     heading = f"steered: {recipe(plan)}" if effect.steers else "not steered"
     parts = [
         metadata,
@@ -109,7 +107,7 @@ def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, text: st
         text,
         "## How it was made",
         f"[emobake](https://pypi.org/project/emobake/) {__version__} added the weighted sum of the vectors "
-        f"({_sets(record.vectors)}) to the bias of {_PROJECTIONS[record.vectors.site]} in {_where(plan)}{how} "
+        f"({_sets(record.vectors)}) to the {place} of {_PROJECTIONS[record.vectors.site]} in {_where(plan)}{how} "
         f"`emobake.json` records the weights, the digests of the inputs and every bias.{_method(record.vectors)}",
         *_history(plan),
         *([f"**Position caveat.** {POSITION_NOTE}"] if by_the_papers_method(record.vectors) else []),

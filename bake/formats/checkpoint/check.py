@@ -113,7 +113,7 @@ class CheckpointOutput(FolderOutput):
         family = family_of(config, self.record.vectors.site)
         flag, always = (None, False) if family is None else (family.flag, family.always)
         if self._by_heads and family is not None and family.head is not None:
-            flag, always = family.head.flag, False
+            flag, always = family.head.flags[0], False
         if family is None or not (flag or always):
             return Check(name, False, f"{config.get('model_type')} has no such bias: it would load UNSTEERED")
         classes = declared_classes(config)

@@ -43,8 +43,8 @@ class Backend:
 class HeadForm:
     """The form of a family with one more key/value head, whose output is constant; see `emobake.core.heads`."""
 
-    flag: str
-    """Boolean config field that gives q, k and v a bias; in some families also the output projection."""
+    flags: tuple[str, ...]
+    """Boolean config fields that give q, k and v a bias; in some families also the output projection."""
     stacks: Mapping[str, Support]
     """Treatment of the result."""
     head_dim: int | None = None
@@ -57,8 +57,8 @@ class HeadForm:
     """True if transformers refuses configs whose hidden size is no multiple of the number of heads."""
 
     def is_left_out(self, family: Family) -> bool:
-        """True if `flag` gives the output projection a bias as well, which no file holds: llama.cpp refuses it."""
-        return self.flag == family.flag
+        """True if a flag gives the output projection a bias as well, which no file holds: llama.cpp refuses it."""
+        return family.flag in self.flags
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def parse_head(table: Mapping[str, Any] | None) -> HeadForm | None:
     if table is None:
         return None
     return HeadForm(
-        flag=table.get("flag", "attention_bias"),
+        flags=tuple(table.get("flags", ("attention_bias",))),
         stacks=parse_support(table),
         head_dim=table.get("head_dim"),
         gated=table.get("gated", False),

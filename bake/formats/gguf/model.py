@@ -110,18 +110,29 @@ class GgufModel:
         Raises:
             BrokenFileError: the matrix has no such column, is of a type that stores none, or ends too early.
         """
-        kind, rows = column_types().get(tensor.dtype), row_count(tensor)
-        block = tensor_types()[tensor.dtype]
-        if kind is None or len(tensor.shape) != 2 or column >= tensor.shape[-1] or column % block.block:
+        kind, size = column_types().get(tensor.dtype), tensor_types()[tensor.dtype].block_bytes
+        blocks = np.frombuffer(self.read_blocks(tensor, column), np.uint8).reshape(-1, size)
+        if kind is None:
             raise BrokenFileError(f"{self.name}: {tensor.name} stores no bias in column {column}")
-        row, place = tensor.size // rows, column // block.block * block.block_bytes + kind.place
+        return blocks[:, kind.place : kind.place + kind.width].tobytes()
+
+    def read_blocks(self, tensor: TensorHeader, column: int) -> bytes:
+        """Read the block of each row of a matrix that begins at `column`.
+
+        Raises:
+            BrokenFileError: no block begins there, or the file ends too early.
+        """
+        rows, block = row_count(tensor), tensor_types()[tensor.dtype]
+        if len(tensor.shape) != 2 or column >= tensor.shape[-1] or column % block.block:
+            raise BrokenFileError(f"{self.name}: {tensor.name} stores no bias in column {column}")
+        row, place = tensor.size // rows, column // block.block * block.block_bytes
         read, at_once, found = read_at(self.folder / tensor.file), max(1, _READ // row), []
         for start in range(0, rows, at_once):
             size = min(at_once, rows - start) * row
             data = read(tensor.start + start * row, size)
             if len(data) != size:
                 raise BrokenFileError(f"{self.name}: ends within {tensor.name}; fetch it again")
-            own = np.frombuffer(data, np.uint8).reshape(-1, row)[:, place : place + kind.width]
+            own = np.frombuffer(data, np.uint8).reshape(-1, row)[:, place : place + block.block_bytes]
             found.append(own.tobytes())
         return b"".join(found)
 

@@ -26,6 +26,7 @@ from .layout import METADATA, Placed, layout, metadata_digest
 from .model import RECORD_KEY, GgufModel
 from .routes import GgufRoute, choose_route
 from .routes.base import read_bias
+from .routes.head import HeadRoute
 from .routes.tensor import TensorRoute
 
 _ARCHITECTURE = "general.architecture"
@@ -149,22 +150,31 @@ def lay_out_files(
 def make_converted_plan(model: GgufModel, baked: BakePlan, vectors: VectorSet, *, name: str) -> BakePlan:
     """Plan the file `name` from `model`, which llama.cpp's converter made of the checkpoint that `baked` planned.
 
-    A bias that the checkpoint's base did not have is stored as w_l in float32, without the checkpoint's rounding; one
-    that it had is stored as the converter wrote it.
+    A bias that the checkpoint's base did not have is stored as w_l in float32 (a column: in the file's type), without
+    the checkpoint's rounding; one that it had is stored as the converter wrote it.
 
     Raises:
         InputError: (its subclasses) the converter dropped or changed a bias, or llama.cpp would refuse or ignore it.
     """
-    route = choose_route(model, vectors.site, routes=(TensorRoute,))
+    columns = {bias.layer: bias.column for bias in baked.biases if bias.column is not None}
+    route = choose_route(model, vectors.site, routes=(HeadRoute if columns else TensorRoute,))
+    route = replace(route, columns=columns) if isinstance(route, HeadRoute) else route
     added = steering_rows(vectors, baked.steering, model.shape, branch_scale=route.scale, force=True)
+    homes = {home.layer: home for home in (route.homes if columns else ())}
     module = MODULES[vectors.site]
-    biases = tuple(_converted(model, bias, module.format(layer=bias.layer), added, name) for bias in baked.biases)
+    biases = tuple(
+        _stored(homes[bias.layer], bias, added, name)
+        if bias.layer in homes
+        else _converted(model, bias, module.format(layer=bias.layer), added, name)
+        for bias in baked.biases
+    )
     record = replace(
         baked.record,
         form="gguf",
         branch_scale=route.scale,
         files={},
-        added=tuple(bias.tensor for bias in biases if bias.is_new),
+        assembled=(),
+        added=tuple(bias.tensor for bias in biases if bias.is_new and bias.column is None),
         biases=tuple(map(RecordedBias.of, biases)),
         digests={},
     )
@@ -180,7 +190,9 @@ def make_converted_plan(model: GgufModel, baked: BakePlan, vectors: VectorSet, *
         files=files,
         left_out=(),
         added=record.added,
-        overwritten=tuple(bias.tensor for bias in biases if not bias.is_new),
+        overwritten=tuple(bias.tensor for bias in biases if not bias.is_new and bias.column is None),
+        rewritten=(),
+        extended=tuple(bias.tensor for bias in biases if bias.column is not None),
     )
 
 
@@ -209,13 +221,19 @@ def _converted(model: GgufModel, bias: PlannedBias, module: str, added: np.ndarr
     if tensor is None or tensor.dtype not in FLOATS:
         raise UnsupportedModelError(f"{name}: the converter has made no {module}.bias: the result would run UNSTEERED")
     values = read_bias(model, tensor, added.shape[1])
-    home = Home(bias.layer, tensor.name, tensor.dtype, added.shape[1])
+    return _stored(Home(bias.layer, tensor.name, tensor.dtype, added.shape[1], values), bias, added, name)
+
+
+def _stored(home: Home, bias: PlannedBias, added: np.ndarray, name: str) -> PlannedBias:
+    """The `bias` of a checkpoint at its `home` in the converter's file, which holds it already."""
+    values, row = home.existing, added[bias.layer]
+    assert values is not None
     if bias.is_new:
         # As far as the checkpoint's 16 bits go.
-        if not np.allclose(values, added[bias.layer], rtol=0.01, atol=1e-6):
-            raise BrokenFileError(f"{name}: the converter's {tensor.name} is not the one that was baked")
-        values = added[bias.layer]
-    stored = plan_bias(name, home, values)
+        if values.shape != row.shape or not np.allclose(values, row, rtol=0.01, atol=1e-6):
+            raise BrokenFileError(f"{name}: the converter's {home.tensor} is not the one that was baked")
+        values = row
+    stored = plan_bias(name, replace(home, existing=None), values)
     return replace(stored, norm=bias.norm, is_new=bias.is_new)
 
 

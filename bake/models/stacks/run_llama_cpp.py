@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,13 +27,20 @@ class NotInstalledError(Exception):
 
 
 def find_converter(requested: str | None) -> list[str]:
-    """Find the command that converts a checkpoint: a program, or this interpreter and a script."""
+    """Find the command that converts a checkpoint: a program; or a script, with its interpreter or with this one."""
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    words = shlex.split(requested or "")
+    if requested and len(words) > 1 and not Path(requested).is_file():
+        python = shutil.which(words[0], path=places)
+        if python and Path(words[1]).is_file():
+            return [python, *words[1:]]
+        raise NotInstalledError(f"no llama.cpp converter ({requested}): {words[1 if python else 0]} is not there")
     for name in [requested] if requested else CONVERTERS:
         found = shutil.which(name, path=places) or (name if Path(name).is_file() else None)
         if found:
             return [sys.executable, found] if found.endswith(".py") else [found]
-    raise NotInstalledError(f"no llama.cpp converter ({requested or ', '.join(CONVERTERS)}) found")
+    known = requested or f"{', '.join(CONVERTERS)}, from llama.cpp's repository"
+    raise NotInstalledError(f"no llama.cpp converter ({known}) found")
 
 
 def convert(command: list[str], checkpoint: str, gguf: Path, outtype: str = "f32") -> str:

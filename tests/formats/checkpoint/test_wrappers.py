@@ -50,7 +50,7 @@ def name_of(value: object) -> str:
 # ---- the table ------------------------------------------------------------------------------------------------
 
 KEYS = {"classes", "prefixes", "live_prefix", "builds_text", "nested", "texts"}
-TEXT_KEYS = {"like", "ran", "read", "ran_as_llama", "defaults", "refusal", "alone", "notes"}
+TEXT_KEYS = {"head", "like", "ran", "read", "ran_as_llama", "defaults", "refusal", "alone", "notes"}
 
 
 @pytest.mark.parametrize("wrapper", TABLE.values(), ids=name_of)
@@ -282,9 +282,11 @@ def test_text_only_where_it_does_not_fit(tmp_path: Path, refused, base: Path):
 
 
 def test_a_stack_that_would_drop_the_bias(tmp_path: Path, refused):
-    base = write_wrapper(tmp_path / "base", "qwen3_vl")
+    base = write_wrapper(tmp_path / "base", "qwen3_5")
     vectors = write_vectors(tmp_path / "ev")
-    refused(base, vectors, "qwen3_vl_text in qwen3_vl", "UNSTEERED", "--text-only", more=("--targets", "vllm"))
+    text = json.loads((base / "config.json").read_text())["text_config"]
+    edit_json(base / "config.json", text_config=text | {"quantization_config": {"quant_method": "fp8"}})
+    refused(base, vectors, "qwen3_5_text in qwen3_5", "UNSTEERED", "--text-only", more=("--targets", "vllm"))
 
 
 # ---- alone ----------------------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def may_have_heads(config: Mapping[str, Any], name: str, site: Site = SITE) -> b
         InputError: (its subclasses) as `find_family`.
     """
     head = find_family(config, name, site).head
-    return head is not None and bool(language_config(config).get(head.flag))
+    return head is not None and all(language_config(config).get(flag) for flag in head.flags)
 
 
 def route_by_name(

@@ -6,6 +6,7 @@ projection, of which the first of the new head holds the vector.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ from ..recast import remade
 from ..wrappers import family_of, language_config
 from .base import Route, read_bias
 
+_MTP = re.compile(r"(^|\.)mtp\.layers\.\d+\.self_attn\.o_proj\.weight$")
 _Q, _K, _V = "q_proj", "k_proj", "v_proj"
 
 
@@ -60,7 +62,7 @@ class HeadRoute(Route):
         if form is None:
             return ["no form with one more key/value head is known"]
         if form.is_left_out(family) and config.get(family.flag, family.flag_default):
-            return [f"{form.flag} is on already, so its output projection has a bias"]
+            return [f"{family.flag} is on already, so its output projection has a bias"]
         if isinstance(config.get("quantization_config"), Mapping):
             return ["its weights are quantised, so they can gain no rows"]
         return [] if not config or _heads(config, form) is not None else ["its config does not tell its heads"]
@@ -129,7 +131,7 @@ class HeadRoute(Route):
             "num_attention_heads": self.grown.queries,
             "num_key_value_heads": self.grown.keys,
             "head_dim": self.grown.value_size,
-            self.form.flag: True,
+            **dict.fromkeys(self.form.flags, True),
         }
 
     def homes(self, checkpoint: Checkpoint) -> tuple[Home, ...]:
@@ -175,24 +177,23 @@ class HeadRoute(Route):
         return remade(checkpoint, left, new)
 
     def _blocks(self, checkpoint: Checkpoint) -> Iterator[_Attention]:
-        """The layers that have attention, and those behind them that predict further tokens (MTP).
+        """The layers that have attention, and behind them those that predict further tokens (MTP), by the same config.
 
         Raises:
             BrokenFileError: a projection is missing, or has another shape than the config says.
         """
         count, layer = checkpoint.num_hidden_layers, 0
         while True:
-            block = self._block(checkpoint, layer)
-            if block is not None:
-                yield block
+            output = module_in_file(checkpoint, self.result, self.family.projection.format(layer=layer))
+            if output is not None:
+                yield self._block(checkpoint, layer, output)
             elif layer >= count:
-                return
+                break
             layer += 1
+        for number, name in enumerate(sorted(filter(_MTP.search, checkpoint.tensors)), layer):
+            yield self._block(checkpoint, number, name.removesuffix(".weight"))
 
-    def _block(self, checkpoint: Checkpoint, layer: int) -> _Attention | None:
-        output = module_in_file(checkpoint, self.result, self.family.projection.format(layer=layer))
-        if output is None:
-            return None
+    def _block(self, checkpoint: Checkpoint, layer: int, output: str) -> _Attention:
         above, heads = output.rpartition(".")[0], self.heads
         block = _Attention(layer, {part: f"{above}.{part}" for part in (_Q, _K, _V)}, output)
         rows = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
@@ -29,17 +30,20 @@ from ..attention import Attention, head_fields, read_attention, strange_tensor
 from ..header import Field, row_count, tensor_types
 from ..layout import Placed
 from ..model import RECORD_KEY, GgufModel
-from ..quants import column_types, zero_bytes_are_zeros
+from ..quants import column_types, dequantize, zero_bytes_are_zeros
 from .base import OUT_OF_SCOPE, GgufRoute, read_bias
 
 _WHOLE_BLOCK = 32
 """Elements of a block whose others are not zero; a head must not begin within one."""
 
 
+@dataclass(frozen=True, eq=False)
 class HeadRoute(GgufRoute):
     """One more key/value head, or as many as devices need to share them; only the first one's first column counts."""
 
     name: ClassVar[RouteName] = "head"
+    columns: Mapping[int, int] | None = None
+    """Layer -> column of a head that is there, where no record in the file tells it."""
 
     @classmethod
     def blockers(cls, model: GgufModel, site: Site) -> list[str]:
@@ -128,6 +132,8 @@ class HeadRoute(GgufRoute):
     @cached_property
     def _columns(self) -> Mapping[int, int]:
         """Layer -> column of an earlier bake."""
+        if self.columns is not None:
+            return self.columns
         place = f"{self.model.name} ({RECORD_KEY})"
         return columns_of(history_of(self.model.record, place), place)
 
@@ -158,7 +164,12 @@ class HeadRoute(GgufRoute):
                 "heads, one of them of an earlier bake; bake all weights at once, from the file without it"
             )
         home = Home(attention.layer, tensor.name, tensor.dtype, width, None, column)
-        existing = home.decode(self.model.read_column(tensor, column.index))
+        if self.columns is None:
+            existing = home.decode(self.model.read_column(tensor, column.index))
+        else:
+            # The converter quantises a block in its own way.
+            blocks = self.model.read_blocks(tensor, column.index)
+            existing = dequantize(tensor.dtype, blocks, tensor_types()[tensor.dtype].block)[:, 0]
         if not np.isfinite(existing).all():
             raise BrokenFileError(f"{self.model.name}: column {column.index} of {tensor.name} has a NaN or infinity")
         return Home(attention.layer, tensor.name, tensor.dtype, width, existing, column)
