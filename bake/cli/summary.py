@@ -35,7 +35,7 @@ _ROUTES = {
     "gear": "saved as the mlx-lm model gear that it exactly is, with attention_bias",
     "tensor": "the file gains the biases, which its architecture reads where they are",
     "adapter": "a PEFT adapter: rank 1, zero matrices, lora_bias",
-    "head": "one more key/value head, whose output is constant; a column of the output projection turns it into the row",
+    "head": "one more key/value head with a constant output; a column of the output projection makes the row of it",
     "value": "a bias of the values, solved so that attn_output makes the row of it",
 }
 _BY_BACKEND = "; vLLM runs the class of transformers"

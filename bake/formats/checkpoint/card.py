@@ -80,8 +80,8 @@ def _how(plan: BakePlan) -> str:
     elif plan.route == "head":
         cost = plan.record.cost.cache
         how = (
-            ", by one more key/value head, whose output is constant: its queries and keys are zero, its value is one, and "
-            "a new column of `o_proj` holds the sum."
+            ", by one more key/value head, whose output is constant: its queries and keys are zero, its value is one, "
+            "and a new column of `o_proj` holds the sum."
         )
         if cost > 1:
             how += f" The key/value cache and the attention's weights are {cost:.4g} times as large as the base's."
