@@ -58,12 +58,7 @@ class FolderOutput(ABC):
         """Plan the same bake of `base`, with the biases that the output holds."""
 
     def misplaced(self, entry: RecordedBias, base: StoredModel | None, row: np.ndarray) -> str:
-        """Compare the tensor, or the column, to the bit."""
-        if entry.column is not None:
-            tensor = self.model.tensors[entry.tensor]
-            if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
-                return f"{entry.tensor} is not the output projection of a layer of {self.model.name}"
-            return misplaced_column(self, Column(entry.column, tensor.dtype), entry, base, row)
+        """Compare the tensor to the bit."""
         return misplaced_bias(self.model, self.record, entry, base, row)
 
     def explain(self, planned: PlannedFile, offset: int) -> str:
@@ -89,6 +84,15 @@ class CheckpointOutput(FolderOutput):
         yield Check("index and headers", True, f"{len(self.model.tensors)} tensors in {len(self.model.weights)} files")
         yield self._config_adds_bias()
         yield check_heads(self.model, self.record) if self._by_heads else self._siblings_zero()
+
+    def misplaced(self, entry: RecordedBias, base: StoredModel | None, row: np.ndarray) -> str:
+        """Compare the tensor, or the column, to the bit."""
+        if entry.column is None:
+            return super().misplaced(entry, base, row)
+        tensor = self.model.tensors[entry.tensor]
+        if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
+            return f"{entry.tensor} is not the output projection of a layer of {self.model.name}"
+        return misplaced_column(self, Column(entry.column, tensor.dtype), entry, base, row)
 
     def plan_of(self, base: Checkpoint) -> BakePlan:
         """Plan the same bake by the route of the record."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 
@@ -61,7 +61,7 @@ class HeadRoute(Route):
         form = family.head
         if form is None:
             return ["no form with one more key/value head is known"]
-        if form.is_left_out(family) and config.get(family.flag, family.flag_default):
+        if form.is_left_out(family) and config.get(str(family.flag), family.flag_default):
             return [f"{family.flag} is on already, so its output projection has a bias"]
         if isinstance(config.get("quantization_config"), Mapping):
             return ["its weights are quantised, so they can gain no rows"]
@@ -303,7 +303,7 @@ def _heads(config: Mapping[str, Any], form: HeadForm) -> Heads | None:
     return Heads(queries, keys, size, size)
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 < value <= MAX_WIDTH
 
 
