@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Measure a bake against `cp -r` and against the plain transformers script, in one run.
 
-    scripts/bench [--folder DIR] [--rounds N]
+    scripts/bench [--folder DIR] [--rounds N] [--head]
 
 Every command is a process of its own; wall time, CPU time and peak memory are what the kernel says of it
 (wait4). Each is run N times in turn with the others, in a random order, and the fastest run counts, for whatever
 else a machine does only ever slows one down: single runs of `cp` itself differ by a factor of four, all of it in
 how fast the kernel copies from memory to memory, so with few rounds a ratio says little. Needs 9 GB in the folder
-for the 4 GB checkpoint and its copy; they are removed at the end.
+for the 4 GB checkpoint and its copy; they are removed at the end. With --head only a Qwen3 of 4 GB is baked, for
+llama.cpp: half of its tensors are written anew, with a key/value head more.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ model.save_pretrained(out)
 
 BIG = """
 import sys, torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 torch.set_default_dtype(torch.bfloat16)
-config = LlamaConfig(vocab_size=32000, hidden_size=2560, intermediate_size=6912, num_hidden_layers=24,
-                     num_attention_heads=20, num_key_value_heads=20)
+config = AutoConfig.for_model(sys.argv[2], vocab_size=32000, hidden_size=2560, intermediate_size=6912,
+                              num_hidden_layers=24, num_attention_heads=20, num_key_value_heads=20, head_dim=128)
 with torch.device("meta"):
-    model = LlamaForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config)
 model.to_empty(device="cpu")
 for parameter in model.parameters():
     parameter.data.view(torch.int16).random_(0, 16000)
@@ -123,7 +124,7 @@ def fastest(costs: list[Cost]) -> Cost:
     return Cost(min(c.wall for c in costs), min(c.cpu for c in costs), max(c.memory for c in costs))
 
 
-def compare(base: Path, vectors: Path, folder: Path, rounds: int) -> dict[str, Cost]:
+def compare(base: Path, vectors: Path, folder: Path, rounds: int, *, head: bool = False) -> dict[str, Cost]:
     out = folder / "out"
     bake = (*EMOBAKE, "--model", str(base), "--vectors", str(vectors), "--times", "0", "0", "0", "2", "0", "-q")
     commands = {
@@ -134,6 +135,9 @@ def compare(base: Path, vectors: Path, folder: Path, rounds: int) -> dict[str, C
         "emobake, hardlink": (*bake, "--out", str(out), "--link-mode", "hardlink"),
         "transformers script": (sys.executable, "-c", PLAIN, str(base), str(vectors), str(out)),
     }
+    if head:
+        del commands["emobake, hardlink"], commands["transformers script"]
+        commands["emobake, copy"] = (*bake, "--out", str(out), "--targets", "llama.cpp")
     costs: dict[str, list[Cost]] = {name: [] for name in commands}
     shuffle = random.Random(0)
     for _ in range(rounds):
@@ -186,16 +190,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=None, help="where to work (default: a temporary folder)")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--head", action="store_true", help="only a bake that adds a key/value head")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        run(Path(name), options.rounds)
+        (run_head if options.head else run)(Path(name), options.rounds)
+
+
+def run_head(folder: Path, rounds: int) -> None:
+    base, vectors = folder / "random-qwen3", folder / "big.safetensors"
+    subprocess.run((sys.executable, "-c", BIG, str(base), "qwen3"), check=True, capture_output=True)
+    random_vectors(vectors, 24, 2560)
+    table = Table("checkpoint", "command", "wall s", "of cp", "CPU s", "of cp", "peak MB")
+    add_rows(table, base, compare(base, vectors, folder, rounds, head=True))
+    Console(width=120).print(table)
+
+
+def add_rows(table: Table, base: Path, costs: dict[str, Cost]) -> None:
+    cp = costs["cp -r"]
+    for name, cost in costs.items():
+        table.add_row(
+            f"{base.name} ({size(base):.2f} GB)",
+            name,
+            f"{cost.wall:.2f}",
+            f"{cost.wall / cp.wall:.2f}",
+            f"{cost.cpu:.2f}",
+            f"{cost.cpu / cp.cpu:.2f}",
+            f"{cost.memory:.0f}",
+        )
 
 
 def run(folder: Path, rounds: int) -> None:
     small, big = folder / "SmolLM2-135M-Instruct", folder / "random-4GB"
     for command in (
         (sys.executable, str(ROOT / "scripts" / "make_smollm2.py"), str(small)),
-        (sys.executable, "-c", BIG, str(big)),
+        (sys.executable, "-c", BIG, str(big), "llama"),
     ):
         subprocess.run(command, check=True, capture_output=True)
     vectors = folder / "big.safetensors"
@@ -205,18 +233,7 @@ def run(folder: Path, rounds: int) -> None:
     console = Console(width=120)
     table = Table("checkpoint", "command", "wall s", "of cp", "CPU s", "of cp", "peak MB")
     for base, vector_file in ((small, demo), (big, vectors)):
-        costs = compare(base, vector_file, folder, rounds)
-        cp = costs["cp -r"]
-        for name, cost in costs.items():
-            table.add_row(
-                f"{base.name} ({size(base):.2f} GB)",
-                name,
-                f"{cost.wall:.2f}",
-                f"{cost.wall / cp.wall:.2f}",
-                f"{cost.cpu:.2f}",
-                f"{cost.cpu / cp.cpu:.2f}",
-                f"{cost.memory:.0f}",
-            )
+        add_rows(table, base, compare(base, vector_file, folder, rounds))
     huge = folder / "405B"
     sparse_405b(huge)
     random_vectors(vectors, 126, 16384)
