@@ -101,19 +101,27 @@ def _strength(vectors: VectorSet, rows: np.ndarray, record: Record) -> tuple[int
 
     Earlier bakes of the same vectors count, as far as the set has them.
     """
-    total = rows.astype(np.float64)
-    if record.history:
-        total[:] = 0
-        for term in terms_of(record):
-            if term.emotion in vectors.emotions and record.vectors.rows.get(term.emotion) == term.digest:
-                own = vectors.rows[vectors.emotions.index(term.emotion)]
-                for layer, weight in term.weights.items():
-                    if layer < min(len(own), len(total)):
-                        total[layer] += weight * own[layer].astype(np.float64)
+    terms = [
+        (term.weights, vectors.rows[vectors.emotions.index(term.emotion)])
+        for term in (terms_of(record) if record.history else ())
+        if term.emotion in vectors.emotions and record.vectors.rows.get(term.emotion) == term.digest
+    ]
+
+    def total(layer: int) -> np.ndarray:
+        # One layer at a time: all of them in float64 would be the largest thing in memory.
+        if not record.history:
+            return np.asarray(rows[layer])
+        row = np.zeros(rows.shape[1])
+        for weights, own in terms:
+            if layer in weights and layer < len(own):
+                row += weights[layer] * own[layer].astype(np.float64)
+        return row
+
+    norms = np.array([norm_of(total(layer)) for layer in range(len(rows))])
     usual = np.zeros(len(rows))
     own_norms = np.mean([[norm_of(row) for row in emotion] for emotion in vectors.rows], axis=0)
     usual[: len(own_norms)] = own_norms[: len(rows)]
     with np.errstate(divide="ignore", invalid="ignore"):
-        strength = np.nan_to_num(np.linalg.norm(total, axis=1) / usual, nan=0.0)
+        strength = np.nan_to_num(norms / usual, nan=0.0)
     layer = int(strength.argmax())
     return layer, float(strength[layer])

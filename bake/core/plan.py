@@ -47,6 +47,8 @@ Action = Literal["carry", "overwrite", "write", "assemble"]
 _WITH = {"head": " with one more head", "value": " with a bias of the values"}
 """Route -> description of the models that were run."""
 
+NO_HEADS = "`tensor_parallel` changes nothing: the route adds no heads"
+"""Warning of a plan."""
 CARD_FILE = "README.md"
 """The model card."""
 REPO_PLACEHOLDER = "THIS_REPO"

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...core.biases import PlannedBias, hybrid_warnings, landing, origin_warnings, plan_biases, steering_rows
 from ...core.effect import Effect, judge_effect
-from ...core.plan import BakePlan, ConfigChange, LeftOut, Other, PlannedFile, new_file
+from ...core.plan import NO_HEADS, BakePlan, ConfigChange, LeftOut, Other, PlannedFile, new_file
 from ...core.record import RecordedVectors
 from ...core.side_files import INDEX, is_carried, is_of_images, reason_left_out
 from ...core.steering import Steering
@@ -79,6 +79,8 @@ def make_plan(
     plan = lay_out(checkpoint, route, biases, ingredients)
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
     warnings = (*hybrid_warnings(projection, homes, len(rows)), *route.warnings)
+    if route.tensor_parallel > 1 and route.name != "head":
+        warnings = (*warnings, NO_HEADS)
     others = other_routes(checkpoint.config, checkpoint.name, route)
     plan = replace(plan, others={stack: Other(other.name, other.cost) for stack, other in others.items()})
     return complete(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core.biases import Home, PlannedBias, landing, origin_warnings, plan_bias, steering_rows
 from ...core.effect import judge_effect
-from ...core.plan import BakePlan, ConfigChange, PlannedFile
+from ...core.plan import NO_HEADS, BakePlan, ConfigChange, PlannedFile
 from ...core.record import Record, RecordedBase, RecordedBias, RecordedVectors, history_of
 from ...core.steering import Steering
 from ...core.tensors import FLOATS
@@ -79,7 +79,10 @@ def make_gguf_plan(
     )
     effect = judge_effect(vectors, rows * route.scale, record, biases, force=force)
     plan = lay_out_files(route, biases, record, names)
-    return replace(plan, effect=effect, warnings=(*effect.warnings, *origin_warnings(vectors, base_model)))
+    warnings = (*effect.warnings, *origin_warnings(vectors, base_model))
+    if tensor_parallel > 1 and route.name != "head":
+        warnings = (*warnings, NO_HEADS)
+    return replace(plan, effect=effect, warnings=warnings)
 
 
 def lay_out_record(
