@@ -5,6 +5,7 @@ Only headers are read here; the result says of which bytes of the base each tens
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,14 +62,22 @@ def remade(checkpoint: Checkpoint, left: Mapping[str, TensorHeader], new: Mappin
         pieces = new[header.name].pieces if header.name in new else (Span(header.file, header.start, header.size),)
         return b"".join(_read(checkpoint, piece) for piece in pieces)
 
+    metadata = dict(checkpoint.index_metadata)
+    if type(metadata.get("total_parameters")) is int:
+        metadata["total_parameters"] += _elements(tensors.values()) - _elements(checkpoint.tensors.values())
     return replace(
         checkpoint,
         tensors=tensors,
+        index_metadata=metadata,
         rewritten=new,
         assembled=checkpoint.assembled | gone,
         weights=tuple(weight for weight in checkpoint.weights if weight.name in files),
         read=read,
     )
+
+
+def _elements(tensors: Iterable[TensorHeader]) -> int:
+    return sum(math.prod(tensor.shape) for tensor in tensors)
 
 
 @dataclass(frozen=True)

@@ -173,8 +173,9 @@ def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Fami
             f"{name}: {strange[0]} is not the causal language model of {model_type} ({family.classes[0]} is)"
         )
     fields = language_config(config)
-    if family.flag is not None and not isinstance(fields.get(family.flag), bool | None):
-        raise BrokenFileError(f"{name}/config.json: {family.flag} is {fields[family.flag]!r}, not true or false")
+    for flag in filter(None, (family.flag, *(family.head.flags if family.head is not None else ()))):
+        if not isinstance(fields.get(flag), bool | None):
+            raise BrokenFileError(f"{name}/config.json: {flag} is {fields[flag]!r:.60}, not true or false")
     return family
 
 
