@@ -116,3 +116,34 @@ def test_more_heads_for_more_devices(base: Path, vectors: Path):
         assert plan.record.cost.cache == keys / KEYS and plan.record.tensor_parallel == devices
     with pytest.raises(EmobakeError, match="an adapter adds no heads"):
         emobake.bake(base, vectors, mix={"joy": 1}, dry_run=True, tensor_parallel=2, format="peft")
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_biases_that_the_base_has_or_ignores(base: Path, vectors: Path, tmp_path: Path, is_on: bool):
+    """What the class adds is kept in front of the new rows; what it ignores must not be woken by the switch."""
+    edit_json(base / "config.json", attention_bias=is_on)
+    file = base / "model-00003-of-00003.safetensors"
+    index = json.loads((base / "model.safetensors.index.json").read_text())
+    tensors = {"model.embed_tokens.weight": NewTensor("F32", (5, HIDDEN), (bytes(5 * HIDDEN * 4),))}
+    for layer in range(LAYERS):
+        for name, rows in {"q_proj": HEADS * HEAD, "k_proj": KEYS * HEAD, "v_proj": KEYS * HEAD}.items():
+            values = np.arange(1, rows + 1, dtype=np.float32)
+            tensors[f"model.layers.{layer}.self_attn.{name}.bias"] = NewTensor("F32", (rows,), (values.tobytes(),))
+    file.write_bytes(serialize_bytes(tensors, {"format": "pt"}))
+    index["weight_map"] |= dict.fromkeys(tensors, file.name)
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    if not is_on:
+        with pytest.raises(EmobakeError, match="which the base's class ignores"):
+            emobake.bake(base, vectors, mix={"joy": 1}, out=tmp_path / "out")
+        return
+    emobake.bake(base, vectors, mix={"joy": 1}, out=tmp_path / "out")
+    made = open_folder(tmp_path / "out")
+    bias = made.tensors["model.layers.1.self_attn.v_proj.bias"]
+    assert np.frombuffer(made.read(bias), np.float32).tolist() == [*range(1, 9), 1.0, 0.0, 0.0, 0.0]
+    assert not [check for check in emobake.verify(tmp_path / "out", base=base, vectors=vectors) if check.ok is False]
+
+
+def test_a_bias_that_is_missing(base: Path, vectors: Path):
+    edit_json(base / "config.json", attention_bias=True)
+    with pytest.raises(EmobakeError, match="no file holds"):
+        emobake.bake(base, vectors, mix={"joy": 1}, dry_run=True)

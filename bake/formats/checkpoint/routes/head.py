@@ -29,7 +29,7 @@ from ..model import Checkpoint
 from ..projections import module_in_file
 from ..recast import remade
 from ..wrappers import family_of, language_config
-from .base import Route, read_bias
+from .base import Route, read_bias, refuse_dormant
 
 _MTP = re.compile(r"(^|\.)mtp\.layers\.\d+\.self_attn\.o_proj\.weight$")
 _Q, _K, _V = "q_proj", "k_proj", "v_proj"
@@ -144,13 +144,21 @@ class HeadRoute(Route):
         return tuple(self._column(checkpoint, block) for block in blocks)
 
     def rewrites(self, checkpoint: Checkpoint) -> dict[str, NewTensor]:
-        """The biases of q, k and v, where there are none."""
+        """The biases of q, k and v, where there are none.
+
+        Raises:
+            BrokenFileError: the config says that there are some.
+        """
         if self.columns:
             return {}
         new = {}
         for block in self._blocks(checkpoint):
             for part, module in block.parts.items():
                 if f"{module}.bias" not in checkpoint.tensors:
+                    if self._has_biases:
+                        raise BrokenFileError(
+                            f"{checkpoint.name}: the config says that {module} has a bias, but no file holds {module}.bias"
+                        )
                     weight = checkpoint.tensors[f"{module}.weight"]
                     values = np.concatenate([np.zeros(weight.shape[0], np.float32), self._gained(part, weight)])
                     new[f"{module}.bias"] = NewTensor(weight.dtype, values.shape, (encode(values, weight.dtype),))
@@ -168,13 +176,23 @@ class HeadRoute(Route):
                 new |= {weight.name: self._longer(weight, part)}
                 bias = checkpoint.tensors.get(f"{module}.bias")
                 if bias is not None:
-                    read_bias(checkpoint, bias, weight.shape[0])
+                    self._accept(bias, read_bias(checkpoint, bias, weight.shape[0]))
                     gained = self._gained(part, weight)
                     pieces = (Span(bias.file, bias.start, bias.size), encode(gained, bias.dtype))
                     new[bias.name] = NewTensor(bias.dtype, (weight.shape[0] + len(gained),), pieces)
         for name in new:
             del left[name]
         return remade(checkpoint, left, new)
+
+    @property
+    def _has_biases(self) -> bool:
+        """True if q, k and v of the base have a bias."""
+        return all(self.old_fields.get(flag) for flag in self.form.flags)
+
+    def _accept(self, bias: TensorHeader, values: np.ndarray) -> None:
+        """Refuse a bias that the base ignores, and that the switch would wake."""
+        if not self._has_biases:
+            refuse_dormant(bias, values)
 
     def _blocks(self, checkpoint: Checkpoint) -> Iterator[_Attention]:
         """The layers that have attention, and behind them those that predict further tokens (MTP), by the same config.
