@@ -157,7 +157,7 @@ class HeadRoute(Route):
                 if f"{module}.bias" not in checkpoint.tensors:
                     if self._has_biases:
                         raise BrokenFileError(
-                            f"{checkpoint.name}: the config says that {module} has a bias, but no file holds {module}.bias"
+                            f"{checkpoint.name}: the config says that {module} has a bias, but no file holds one"
                         )
                     weight = checkpoint.tensors[f"{module}.weight"]
                     values = np.concatenate([np.zeros(weight.shape[0], np.float32), self._gained(part, weight)])
