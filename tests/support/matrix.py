@@ -73,10 +73,11 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     "qwen2_5_vl": _MROPE, "qwen3_vl": _MROPE, "qwen3_vl_moe": _MROPE, "qwen3_5": _LINEAR, "qwen3_5_moe": _LINEAR,
     "minicpm3": _LATENT, "llama2": _FOUR, "vicuna": _FOUR, "gemma": {**_FOUR, **_TIED}, "helium": _FOUR,
     "gemma2": {**_EVEN, **_TIED}, "gemma3": {**_EVEN, **_TIED, **_WINDOWS}, "smollm3": {"no_rope_layers": [1, 1, 1]},
-    "falcon_h1": {"mamba_d_ssm": 128, "mamba_d_head": 32},
+    "falcon_h1": {"mamba_d_ssm": 128, "mamba_d_head": 32}, "qwen3_moe": {"norm_topk_prob": True},
 }  # fmt: skip
 """Fields besides `WIDE`; Gemma's config wants a hidden size that the heads of the result divide, and llama.cpp
-leaves the rotary embedding of every fourth layer out, whatever SmolLM3's config says."""
+leaves the rotary embedding of every fourth layer out, whatever SmolLM3's config says, and makes the weights of Qwen3's
+experts sum to one."""
 _HALF = {"DTYPE": "bfloat16"}
 ENVIRONMENT = {"minicpm3": {"VLLM_MLA_DISABLE": "1"}, "qwen3_5": _HALF, "qwen3_5_moe": _HALF}
 """Family -> variables of the stacks; ``DTYPE`` is that of vLLM, which has no linear attention in float32 on a CPU."""

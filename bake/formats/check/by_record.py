@@ -35,6 +35,7 @@ def check_by_record(output: Output, files: OutputFiles, no_base: str) -> Iterato
         known = [*record.digests, *record.files, *record.assembled]
         if not record.digests:
             known += [name for name in files.sizes if is_carried(name) or name.lower() in REPLACED]
+            known += [tensor.file for tensor in output.model.tensors.values()]
         yield from check_others(files, known)
 
 
