@@ -276,8 +276,17 @@ def test_qwen2_as_llama_is_steered(stack: str, tiny: Any) -> None:
     assert tiny_tokens(stack, model.baked) == model.steered
 
 
-@pytest.mark.parametrize(("model_impl", "is_steered"), [("transformers", True), (None, False)])
-def test_qwen3_in_vllm_needs_the_option(model_impl: str | None, is_steered: bool, tiny: Any) -> None:
-    """The advice ``--model-impl transformers`` in the summary of a baked Qwen3 is true."""
+@pytest.mark.parametrize(
+    ("by_backend", "model_impl", "is_steered"), [(True, None, True), (False, None, False), (False, "transformers", True)]
+)
+def test_qwen3_in_vllm_needs_transformers_class(
+    by_backend: bool, model_impl: str | None, is_steered: bool, tiny: Any, tmp_path: Path
+) -> None:
+    """`architectures` names it, or ``--model-impl transformers`` does; vLLM's own class drops the bias."""
     model = tiny("qwen3")
-    assert tiny_tokens("vllm", model.baked, model_impl) == (model.steered if is_steered else model.plain)
+    folder = shutil.copytree(model.baked, tmp_path / "baked")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["TransformersForCausalLM"]
+    if not by_backend:
+        (folder / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen3ForCausalLM"]}))
+    assert tiny_tokens("vllm", folder, model_impl) == (model.steered if is_steered else model.plain)
