@@ -101,7 +101,7 @@ def _shown(entry: dict[str, object] | None) -> str:
     if entry is None:
         return "not run"
     if entry["distance"] is None:
-        return str(entry["found"])
+        return {"wrong": "WRONG"}.get(str(entry["found"]), str(entry["found"]))
     word = {"steered": "", "unsteered": "UNSTEERED ", "wrong": "WRONG "}[str(entry["found"])]
     own = f" (base {entry['own']:.0e})" if entry["own"] and float(str(entry["own"])) > 1e-4 else ""
     return f"{word}{entry['distance']:.1e}{own}"

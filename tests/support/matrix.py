@@ -311,7 +311,7 @@ def _cell(form: Form, stack: str, base: Base, own: Tables | str, got: Tables | s
     bound = max(TOLERANCE, OWN_DISTANCES * (from_own or 0))
     distance, plain = (float(np.abs(got - wanted).max()) for wanted in (base.steered, base.plain))
     verdict = "steered" if distance <= bound else "unsteered" if plain <= bound else "wrong"
-    return Cell(*common, verdict, distance, from_own)
+    return Cell(*common, verdict, distance if np.isfinite(distance) else None, from_own)
 
 
 def quiet() -> None:

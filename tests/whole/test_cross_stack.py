@@ -277,7 +277,8 @@ def test_qwen2_as_llama_is_steered(stack: str, tiny: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("by_backend", "model_impl", "is_steered"), [(True, None, True), (False, None, False), (False, "transformers", True)]
+    ("by_backend", "model_impl", "is_steered"),
+    [(True, None, True), (False, None, False), (False, "transformers", True)],
 )
 def test_qwen3_in_vllm_needs_transformers_class(
     by_backend: bool, model_impl: str | None, is_steered: bool, tiny: Any, tmp_path: Path

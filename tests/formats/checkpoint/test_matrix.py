@@ -1,0 +1,39 @@
+"""docs/matrix.json, which `scripts/matrix` writes, against the tables of families and wrappers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from support.paths import ROOT
+
+from emobake.core.stacks import STACKS
+from emobake.formats.checkpoint.families import Family, families
+from emobake.formats.checkpoint.routes import ROUTES
+from emobake.formats.checkpoint.wrappers import wrapped, wrappers
+
+CELLS: list[dict[str, Any]] = json.loads((ROOT / "docs" / "matrix.json").read_text())
+
+
+def family_of(cell: dict[str, Any]) -> Family:
+    text, _, wrapper = cell["model_type"].partition(" in ")
+    return wrapped(wrappers()[wrapper], wrappers()[wrapper].texts[text]) if wrapper else families()[text]
+
+
+def said(cell: dict[str, Any]) -> str:
+    name = cell["route"].removeprefix("alone: ")
+    kind = next(kind for kind in ROUTES if kind.name == name)
+    return kind(family_of(cell), {}).stacks[cell["stack"]].status
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: f"{cell['family']}-{cell['route']}-{cell['stack']}")
+def test_every_cell_is_what_the_table_says(cell: dict[str, Any]):
+    status = said(cell)
+    assert cell["found"] in ("no base", "unsteered" if status == "option" else status)
+    assert cell["version"] == STACKS[cell["stack"]].ran
+
+
+def test_no_cell_is_silently_unsteered():
+    assert len(CELLS) > 100
+    assert not [cell for cell in CELLS if cell["found"] == "unsteered" and said(cell) == "steered"]
