@@ -45,7 +45,7 @@ def log_probabilities(file: Path, space: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "outtype"), [("qwen3", "f32"), ("glm4", "f32"), ("smollm3", "f32"), ("qwen3", "q8_0")]
+    ("name", "outtype"), [("qwen3", "f32"), ("glm4", "f32"), ("hunyuan_dense", "f32"), ("qwen3", "q8_0")]
 )
 def test_a_checkpoint_becomes_a_steered_file(name: str, outtype: str, tmp_path: Path) -> None:
     base = write_tiny(name, tmp_path / "base", fields={**WIDE, **FIELDS.get(name, {})})
