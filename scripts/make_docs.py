@@ -61,7 +61,8 @@ EVIDENCE = """\
 model with random weights: no proof for one checkpoint, which `emobake verify --stack` runs. The rest was read from
 the sources of {read}, and **not run**. `UNSTEERED`: the stack loads the model and drops the bias; emobake says so
 before it writes. As llama, granitemoe and so on: the row holds for a checkpoint that is exactly one of that class and
-is saved as one. With a class such as `TransformersForCausalLM`: `architectures` names it, and vLLM runs the class of
+is saved as one. A head: for one with one more key/value head. With a class such as `TransformersForCausalLM`:
+`architectures` names it, and vLLM runs the class of
 transformers. `emobake --dry-run` tells for any checkpoint.
 """
 WRAPPERS = """\

@@ -115,7 +115,7 @@ def _cost(cost: Cost) -> dict[str, float]:
 
 
 def _others(plan: BakePlan) -> list[str]:
-    """What `targets` would do for the stacks that this form does not serve, one line for each way."""
+    """Lines on the stacks that this form does not serve: the `targets`, the route and its cost, one for each way."""
     ways: dict[tuple[RouteName, Cost], list[str]] = {}
     for stack, other in plan.others.items():
         ways.setdefault((other.route, other.cost), []).append(stack)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.matrix import FIELDS, HIDDEN, LAYERS, PROMPTS, TOLERANCE, WIDE
 from support.paths import TESTS
 from support.stacks import Tokens, greedy, interpreter
 from support.tiny import FAMILIES, write_tiny, write_vectors
@@ -29,29 +30,13 @@ from emobake.models.stacks.launcher import run_stack
 
 pytestmark = pytest.mark.cross
 
-LAYERS, HIDDEN, NEW_TOKENS = 3, 128, 12
-TOLERANCE = 1e-4
+NEW_TOKENS = 12
 TIMES = (0.0, 0.0, 0.0, 1.0, 0.0)
-PROMPTS = [[5, 9, 17, 33, 200], [8, 7, 60, 99, 31, 150, 42, 77, 3, 250, 12, 18, 61, 90, 140, 55, 21]]
-# vLLM's attention on a CPU wants heads of 32 channels or more.
-WIDE = {
-    "hidden_size": HIDDEN,
-    "intermediate_size": 192,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": 256,
-    "query_pre_attn_scalar": 32,
+OTHER_FIELDS = {
+    "minicpm3": FIELDS["minicpm3"],
+    "gemma": {"num_key_value_heads": 4},
+    "helium": {"num_key_value_heads": 4},
 }
-LATENT = {
-    "num_key_value_heads": 4,
-    "q_lora_rank": 32,
-    "kv_lora_rank": 32,
-    "qk_nope_head_dim": 32,
-    "qk_rope_head_dim": 32,
-    "v_head_dim": 64,
-}
-OTHER_FIELDS = {"minicpm3": LATENT, "gemma": {"num_key_value_heads": 4}, "helium": {"num_key_value_heads": 4}}
 # Name -> family, what the bake is for, and the model_type that comes out.
 FORMS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "phi4": ("phi4", (), "llama"),

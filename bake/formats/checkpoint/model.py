@@ -59,7 +59,7 @@ class Checkpoint:
     new_files: Mapping[str, bytes] = field(default_factory=dict)
     """Side files that an output gains."""
     rewritten: Mapping[str, NewTensor] = field(default_factory=dict)
-    """Those of `tensors` that are made of others of the base, by their names here."""
+    """Tensors, all of them in `tensors`, that are made of others of the base, by their names here."""
     assembled: frozenset[str] = frozenset()
     """Weight files that are not carried whole: of each only its `tensors` are."""
     stamps: Stamps = field(default_factory=Stamps)

@@ -70,7 +70,7 @@ class Route(ABC):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the user must know of the result."""
+        """Warnings of the result, for its user."""
         return ()
 
     @cached_property
@@ -119,7 +119,7 @@ class Route(ABC):
 
     @property
     def cost(self) -> Cost:
-        """What the result needs more than its base."""
+        """Cost of the result beside its base."""
         return Cost()
 
     @property

@@ -75,7 +75,7 @@ class HeadRoute(Route):
 
     @property
     def stacks(self) -> Mapping[str, Support]:
-        """Those of the form, but for some numbers of layers and heads."""
+        """Treatment by each stack: that of the form, but for some numbers of layers and heads."""
         found, layers = dict(self.form.stacks), self.old_fields.get("num_hidden_layers")
         if layers is not None and layers == self.form.scores_by_heads:
             note = f"it scales the scores of {layers} layers by the number of heads"
