@@ -202,7 +202,8 @@ def _measure(
         for c in contrasts
         for side, prompt, answer in (("+", c.positive_prompt, c.positive), ("-", c.negative_prompt, c.negative))
     ]
-    pairs = [_tokenized(live, prompt, answer) for prompt, answer, _ in sides]
+    prompts = iter(live.prompts([prompt for prompt, _, _ in sides if prompt is not None]))
+    pairs = [_tokenized(live, None if prompt is None else next(prompts), answer) for prompt, answer, _ in sides]
     with model_failing(live.name):
         if contrasts[0].positive is None:
             found = generate_means(live, [prompt for prompt, _ in pairs], sampling, [name for _, _, name in sides])
@@ -218,9 +219,9 @@ def _measure(
     return list(zip(answers[0::2], answers[1::2], strict=True)), differences
 
 
-def _tokenized(live: LiveModel, prompt: str | None, answer: Answer | None) -> tuple[Tokens, Tokens]:
+def _tokenized(live: LiveModel, prompt: Tokens | None, answer: Answer | None) -> tuple[Tokens, Tokens]:
     """Token ids of the prompt, and of the answer (empty if it is still to be generated)."""
-    before: list[int] = [] if prompt is None else live.prompt([{"role": "user", "content": prompt}])
+    before: Tokens = prompt or []
     if answer is None:
         return before, ()
     if answer.tokens and live.tokenizer.decode(answer.tokens, skip_special_tokens=False) == answer.text:

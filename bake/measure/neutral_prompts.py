@@ -21,10 +21,9 @@ def neutral_count(limit: int | None) -> int:
     return PROMPTS if limit is None else min(limit, PROMPTS)
 
 
-def neutral_prompts(steered: SteeredModel, count: int = PROMPTS) -> list[Tokens]:
+def neutral_prompts(steered: SteeredModel, count: int = PROMPTS) -> Sequence[Tokens]:
     """Token ids of `count` everyday queries, spread over the shipped ones."""
-    texts = open_questions(EVERYDAY).limited(count).texts
-    return [steered.live.prompt([{"role": "user", "content": text}]) for text in texts]
+    return steered.live.prompts(open_questions(EVERYDAY).limited(count).texts)
 
 
 def continued(

@@ -84,7 +84,7 @@ class Stages:
 
     def prompts(self) -> list[list[int]]:
         """Token ids of the queries."""
-        return [self.base.prompt([{"role": "user", "content": text}]) for text in self.texts]
+        return self.base.prompts(self.texts)
 
     @property
     def steered(self) -> list[Variant]:
@@ -350,7 +350,7 @@ def _doses(experiment: Experiment) -> dict[str, list[float]]:
 
 
 def _check_room(live: LiveModel, experiment: Experiment, wanted: int) -> None:
-    prompts = [live.prompt([{"role": "user", "content": text}]) for text in experiment.questions.texts]
+    prompts = live.prompts(experiment.questions.texts)
     longest = max(map(len, prompts))
     if live.context is not None and longest + wanted > live.context:
         raise InputError(

@@ -20,7 +20,7 @@ from ..formats.checkpoint.wrappers import family_of, language_config
 from ..storage.files import read_json
 from .hooks import adding
 from .likelihood import kl_divergence
-from .loading import load_tokenizer, load_weights, need_transformers, render_chat
+from .loading import encode_chats, load_tokenizer, load_weights, need_transformers
 from .sampling import generate
 from .stacks import run_stack
 
@@ -149,8 +149,8 @@ def prompts(base: Path, out: Path | None = None) -> list[list[int]]:
         draw = np.random.default_rng(0)
         size = int(language_config(config)["vocab_size"])
         return [draw.integers(0, size, 16).tolist() for _ in QUESTIONS]
-    ids = [_tokenize(base, question) for question in QUESTIONS]
-    if out is not None and (out / "tokenizer_config.json").exists() and ids != [_tokenize(out, q) for q in QUESTIONS]:
+    ids = _tokenize(base)
+    if out is not None and (out / "tokenizer_config.json").exists() and ids != _tokenize(out):
         raise VerifyError(f"{out}: its tokenizer gives other ids than that of {base}")
     return ids
 
@@ -183,12 +183,8 @@ def _family(folder: Path, site: Site) -> Family:
     return family
 
 
-def _tokenize(folder: Path, question: str) -> list[int]:
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.chat_template is None:
-        return list(tokenizer(question)["input_ids"])
-    text = render_chat(tokenizer, [{"role": "user", "content": question}])
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _tokenize(folder: Path) -> list[list[int]]:
+    return encode_chats(load_tokenizer(folder), [[{"role": "user", "content": q}] for q in QUESTIONS], str(folder))
 
 
 def _with_adapter(model: Any, out: Path) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.packages import require
 from ..core.record import RECORD_FILE, Record
 from ..errors import InputError, ModelError, UnsupportedModelError
+from ..formats.chat_template import Message, Rendered, render_chats
 from ..formats.checkpoint.families import Family
 from ..formats.checkpoint.model import config_dimension
 from ..formats.checkpoint.open import open_base
@@ -27,9 +28,6 @@ _PROCESSOR_TEMPLATE = "chat_template.json"
 """File in which older multimodal checkpoints keep their chat template."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-Message = Mapping[str, str]
-"""``{"role": "user", "content": "..."}``, as chat templates take it."""
 
 
 @dataclass(frozen=True)
@@ -109,18 +107,13 @@ class LiveModel:
         A model without a template gets the texts one after another, as a base model reads them.
 
         Raises:
-            InputError: the template refuses the conversation.
+            InputError: the template refuses the conversation, or takes too much time or memory.
         """
-        if self.tokenizer.chat_template is None:
-            text = "\n\n".join(message["content"] for message in messages) + "\n\n"
-            return list(self.tokenizer(text)["input_ids"])
-        try:
-            text = render_chat(self.tokenizer, messages)
-        except Exception as error:  # A template is a program of the checkpoint.
-            # transformers runs it, in Jinja's sandbox, as every stack that serves the model will: without limits on
-            # time. A hostile one hangs a chat, which its user can stop; no bake renders it in this process.
-            raise InputError(f"{self.name}: its chat template fails ({_one_line(error)})") from None
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return encode_chats(self.tokenizer, [messages], self.name)[0]
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many questions, each a conversation of its own, as `prompt` makes them."""
+        return encode_chats(self.tokenizer, [[{"role": "user", "content": text}] for text in texts], self.name)
 
 
 def load(
@@ -226,34 +219,44 @@ def load_tokenizer(folder: Path, name: str = "") -> Any:
     return tokenizer
 
 
-def render_chat(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """Render a conversation in the tokenizer's chat template, ready for the next answer.
+def encode_chats(tokenizer: Any, conversations: Sequence[Sequence[Message]], name: str) -> list[list[int]]:
+    """Token ids of conversations in the tokenizer's chat template, ready for the next answer.
 
     Templates of multimodal checkpoints want the content as a list of parts, and some of them drop a plain text without
-    a word: then the text is given as such a list. A template may raise any exception.
+    a word: then the text is given as such a list. Without a template, the texts come one after another.
+
+    Raises:
+        InputError: the template fails, or takes too much time or memory; `name` names the model.
     """
-
-    def render(conversation: list[Any]) -> str:
-        return str(tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
-
-    plain = [dict(message) for message in messages]
-    parts = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
-    last = messages[-1]["content"].strip() if messages else ""
+    if tokenizer.chat_template is None:
+        texts = ["\n\n".join(message["content"] for message in messages) + "\n\n" for messages in conversations]
+        return [list(tokenizer(text)["input_ids"]) for text in texts]
     try:
-        text = render(plain)
-    except Exception:
-        try:
-            return render(parts)
-        except Exception:
-            pass
-        raise
-    if last in text:
-        return text
-    try:
-        listed = render(parts)
-    except Exception:  # A template for texts only.
-        return text
-    return listed if last in listed else text
+        template = tokenizer.get_chat_template()  # The one for talk, where a checkpoint has several.
+    except Exception as error:
+        raise InputError(f"{name}: has no chat template for talk ({_one_line(error)})") from None
+    parts = [[_in_parts(message) for message in messages] for messages in conversations]
+    asked = [(messages, True) for messages in (*conversations, *parts)]
+    rendered = render_chats(template, tokenizer.special_tokens_map, asked)
+    half = len(conversations)
+    ids = []
+    for messages, plain, listed in zip(conversations, rendered[:half], rendered[half:], strict=True):
+        text, reason = _chosen(plain, listed, messages[-1]["content"].strip() if messages else "")
+        if text is None:
+            raise InputError(f"{name}: its chat template fails ({reason})")
+        ids.append(list(tokenizer(text, add_special_tokens=False)["input_ids"]))
+    return ids
+
+
+def _in_parts(message: Message) -> Message:
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
+
+
+def _chosen(plain: Rendered, listed: Rendered, last: str) -> Rendered:
+    """The rendering that has the last text: with plain texts, or else with lists of parts."""
+    if plain.text is None:
+        return plain if listed.text is None else listed
+    return listed if last not in plain.text and last in (listed.text or "") else plain
 
 
 def fingerprint(live: LiveModel) -> list[list[Any]]:

@@ -10,23 +10,19 @@ Format: https://docs.ollama.com/modelfile.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.packages import require
 from ...core.text import one_line, printable
-from ...errors import OutputError
+from ..chat_template import Message, render_chats
 from .header import GgufHeader
 
 MODELFILE_START = "# Made by emobake"
 """Beginning of each Modelfile of ours."""
 _ROLES = ("system", "user", "assistant")
 _LONGEST = 200_000
-_SECONDS = 30
-"""Time for a template; the limit of its process on computing is shorter, but not every system has it."""
 # general.sampling.* of newer converters -> Ollama's name
 _SAMPLING = {
     "temp": "temperature",
@@ -35,7 +31,6 @@ _SAMPLING = {
     "min_p": "min_p",
     "penalty_repeat": "repeat_penalty",
 }
-Message = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,11 @@ def write_modelfile(header: GgufHeader, gguf: str, recipe: str) -> tuple[str, li
 
 
 def read_template(header: GgufHeader) -> Template | None:
-    """Read the file's chat template as a `Template`; None if there is none, or if it does more than that."""
+    """Read the file's chat template as a `Template`; None if there is none, or if it does more than that.
+
+    Raises:
+        MissingPackageError: the jinja2 package is not installed. OutputError: no process can be started.
+    """
     source = header.text("tokenizer.chat_template")
     if not source or len(source) > _LONGEST:
         return None
@@ -131,8 +130,11 @@ def _token(header: GgufHeader, name: str) -> str:
 
 
 def _probe(source: str, tokens: Mapping[str, str], bos: str) -> Template | None:
+    require("jinja2", extra="gguf", purpose="`modelfile`")
     asked = [*_PROBES, *((trial, True) for trial in _TRIALS)]
-    rendered = [None if text is None else text.removeprefix(bos) for text in _render(source, tokens, asked)]
+    # Without a clock: a Modelfile would keep the day on which it was written.
+    texts = [one.text for one in render_chats(source, tokens, asked, clock=False)]
+    rendered = [None if text is None else text.removeprefix(bos) for text in texts]
     try:
         found = _find(rendered[: len(_PROBES)])
     except ValueError:
@@ -144,29 +146,6 @@ def _probe(source: str, tokens: Mapping[str, str], bos: str) -> Template | None:
     pairs = zip(_TRIALS, rendered[len(_PROBES) :], strict=True)
     same = all(found.render(t) == text for t, text in pairs if "system" in found.around or t[0]["role"] != "system")
     return found if same else None
-
-
-def _render(
-    source: str, tokens: Mapping[str, str], asked: Sequence[tuple[Sequence[Message], bool]]
-) -> list[str | None]:
-    """Render conversations, each with or without the text before an answer; None for one that cannot be rendered.
-
-    Raises:
-        MissingPackageError: the jinja2 package is not installed. OutputError: no process can be started.
-    """
-    require("jinja2", extra="gguf", purpose="`modelfile`")
-    program = Path(__file__).with_name("render_templates.py")
-    given = json.dumps({"template": source, "tokens": tokens, "conversations": asked})
-    try:
-        done = subprocess.run(
-            [sys.executable, str(program)], input=given.encode(), capture_output=True, timeout=_SECONDS, check=True
-        )
-        texts: list[str | None] = json.loads(done.stdout)
-    except OSError as error:
-        raise OutputError(f"the chat template cannot be rendered ({error.strerror}); run again") from None
-    except (subprocess.SubprocessError, ValueError):
-        return [None] * len(asked)
-    return texts
 
 
 def _texts(template: Template) -> list[str]:
