@@ -61,7 +61,8 @@ EVIDENCE = """\
 model with random weights: no proof for one checkpoint, which `emobake verify --stack` runs. The rest was read from
 the sources of {read}, and **not run**. `UNSTEERED`: the stack loads the model and drops the bias; emobake says so
 before it writes. As llama, granitemoe and so on: the row holds for a checkpoint that is exactly one of that class and
-is saved as one. A head: for one with one more key/value head. With a class such as `TransformersForCausalLM`:
+is saved as one. A head: for one with one more key/value head. Its GGUF file: an `--out` that ends in
+.gguf, whose base is converted before it is baked. With a class such as `TransformersForCausalLM`:
 `architectures` names it, and vLLM runs the class of
 transformers. `emobake --dry-run` tells for any checkpoint.
 """
@@ -123,8 +124,9 @@ def _cell(text: str) -> str:
 
 def _families() -> Iterator[str]:
     """Yield the lines of both tables, and of the families without a route."""
+    in_gguf = {stack: Support("steered" if stack == "llama.cpp" else "refuses") for stack in STACKS}
     for site in SITES:
-        bakeable = {name: family for name, family in families(site).items() if not family.refusal}
+        bakeable = {name: f for name, f in families(site).items() if not f.refusal or f.in_gguf}
         yield from (f"## {TITLES[site]}", "")
         yield from (f"| model_type | bias of | by | {' | '.join(STACKS)} |", "| --- " * (3 + len(STACKS)) + "|")
         for name, family in bakeable.items():
@@ -141,6 +143,8 @@ def _families() -> Iterator[str]:
                 yield _row(
                     name, family, f"a head, {', '.join(f'`{flag}`' for flag in family.head.flags)}", family.head.stacks
                 )
+            if family.in_gguf:
+                yield _row(name, family, f"its GGUF file, {family.in_gguf}", in_gguf)
         yield ""
     yield from (
         "## Refused",
@@ -150,7 +154,7 @@ def _families() -> Iterator[str]:
         "| model_type | why |",
         "| --- | --- |",
     )
-    yield from (f"| {name} | {_cell(f.refusal)} |" for name, f in families().items() if f.refusal)
+    yield from (f"| {name} | {_cell(f.refusal)} |" for name, f in families().items() if f.refusal and not f.in_gguf)
 
 
 def _wrappers() -> Iterator[str]:

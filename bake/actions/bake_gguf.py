@@ -10,8 +10,17 @@ from pathlib import Path
 from ..core.outputs import OUTTYPES, Folder, GgufFile
 from ..core.plan import BakePlan, LeftOut, new_file
 from ..core.progress import no_progress
-from ..errors import EmobakeError, InputError, OutputError
-from ..formats.checkpoint.open import open_folder
+from ..core.record import RecordedBase
+from ..core.side_files import is_carried
+from ..core.sites import SITE
+from ..core.strict_json import json_bytes
+from ..core.vector_set import fitted
+from ..errors import EmobakeError, InputError, OutputError, UnsupportedModelError
+from ..formats.checkpoint.language_model import language_model_config
+from ..formats.checkpoint.model import Checkpoint
+from ..formats.checkpoint.open import Base, open_base, open_folder
+from ..formats.checkpoint.routes import choose_route, find_family, may_have_heads
+from ..formats.checkpoint.wrappers import wrapper_of
 from ..formats.gguf.header import GgufHeader
 from ..formats.gguf.model import PROJECTOR, RECORD_KEY, GgufModel, open_gguf, read_header, split_path
 from ..formats.gguf.modelfile import MODELFILE_START, modelfile_path, write_modelfile
@@ -106,11 +115,36 @@ def _projectors(model: GgufModel) -> Iterator[LeftOut]:
 
 
 def _from_checkpoint(request: BakeRequest, out: GgufFile) -> BakeResult:
-    """Bake into a temporary checkpoint, convert it, and write the file with exact biases and a record."""
+    """Bake a checkpoint and convert the result; where llama.cpp drops that, convert the base and bake its file."""
     try:
         command = find_converter(out.converter or None)
     except NotInstalledError as error:
         raise InputError(f"{error}; {_INSTALL}") from None
+    with reading():
+        base = open_base(request.model, hash_files=request.hash_files)
+        unsteered = _unsteered(request, base)
+    return _converted_first(request, out, command, base) if unsteered else _baked_first(request, out, command)
+
+
+def _unsteered(request: BakeRequest, base: Base) -> bool:
+    """True if llama.cpp steers no form of the checkpoint, but the file that its converter makes of the base.
+
+    Raises:
+        InputError: (its subclasses) it is not known what the checkpoint is.
+    """
+    config = language_model_config(base.config, base.name) if request.text_only else base.config
+    site = SITE if request.sets.by_model else request.sets.open(request.emotions).site
+    if not find_family(config, base.name, site).in_gguf or may_have_heads(config, base.name, site):
+        return False
+    try:
+        choose_route(config, base.name, ["llama.cpp"], site, tensor_parallel=request.tensor_parallel)
+    except UnsupportedModelError:
+        return True
+    return False
+
+
+def _baked_first(request: BakeRequest, out: GgufFile, command: list[str]) -> BakeResult:
+    """Bake into a temporary checkpoint, convert it, and write the file with exact biases and a record."""
     part = replace(request, targets=("llama.cpp",), progress=no_progress)
     if request.dry_run:
         planned = bake_checkpoint(replace(part, out=None))
@@ -118,23 +152,81 @@ def _from_checkpoint(request: BakeRequest, out: GgufFile) -> BakeResult:
     target = out.target
     check_files(out, _recognisers([target], out), ())
     with parents(target), staging(target) as stage:
-        folder = stage.new
+        folder = stage.new / "checkpoint"
         # By links, because the converter only reads.
-        baked = bake_checkpoint(replace(part, out=Folder(folder / "checkpoint", link_mode="symlink")))
-        base = open_folder(folder / "checkpoint")
-        made = folder / "converted.gguf"
-        try:
-            convert(command, str(folder / "checkpoint"), made, out.outtype or "auto")
-        except (RuntimeError, OSError) as error:
-            raise OutputError(f"{error}; nothing was kept. The checkpoint alone: give `out` without .gguf") from None
-        base.stamps.check()
-        model = open_gguf(made)
+        baked = bake_checkpoint(replace(part, out=Folder(folder, link_mode="symlink")))
+        checkpoint = open_folder(folder)
+        model = _converted(command, checkpoint, folder, out)
         plan = make_converted_plan(
             model, _with_vision_warning(baked.plan), request.sets.open(request.emotions), name=target.name
         )
         plan = _with_modelfile(plan, model.header, out)
         _write(request, plan, model, out)
     return _result(request, plan, out, baked.base_model)
+
+
+def _converted_first(request: BakeRequest, out: GgufFile, command: list[str], base: Base) -> BakeResult:
+    """Convert the base as it is, and bake the file that comes of it."""
+    if request.dry_run:
+        raise InputError(
+            f"{base.name}: llama.cpp steers none of its forms, so its base is converted first and the file is baked; "
+            "`dry_run` cannot plan that, because the file is not there yet"
+        )
+    target = out.target
+    check_files(out, _recognisers([target], out), ())
+    with reading():
+        checkpoint = base.open()
+        vectors = fitted(request.sets.open(request.emotions), checkpoint.shape)
+    if checkpoint.record is not None:
+        raise InputError(f"{base.name}: was baked before, in a form that llama.cpp drops; start from its base")
+    base_model = request.model.base_model or checkpoint.repo_id
+    with parents(target), staging(target) as stage:
+        folder = stage.new / "checkpoint"
+        _link(checkpoint, folder)
+        model = _converted(command, checkpoint, folder, out)
+        plan = make_gguf_plan(
+            model,
+            vectors,
+            request.recipe,
+            names=[target.name],
+            base_model=base_model,
+            force=request.force,
+            tensor_parallel=request.tensor_parallel,
+            base=RecordedBase(base_model, checkpoint.revision, checkpoint.weights),
+        )
+        if wrapper_of(checkpoint.config) is not None:
+            plan = replace(plan, warnings=(*plan.warnings, _NO_VISION))
+        plan = _with_modelfile(plan, model.header, out)
+        _write(request, plan, model, out)
+    return _result(request, plan, out, base_model)
+
+
+def _link(checkpoint: Checkpoint, folder: Path) -> None:
+    """Lay links to the files of a checkpoint into `folder`, without its code, which the converter would run."""
+    assert checkpoint.folder is not None  # It was fetched.
+    folder.mkdir()
+    for name in (*(weight.name for weight in checkpoint.weights), *filter(is_carried, checkpoint.side_files)):
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((checkpoint.folder / name).resolve())
+    config = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}
+    (folder / "config.json").unlink(missing_ok=True)
+    (folder / "config.json").write_bytes(json_bytes(config))
+
+
+def _converted(command: list[str], checkpoint: Checkpoint, folder: Path, out: GgufFile) -> GgufModel:
+    """Run llama.cpp's converter over a `folder` with the files of a checkpoint; opens the file that it makes beside.
+
+    Raises:
+        OutputError: it fails, or the checkpoint changes meanwhile.
+    """
+    made = folder.with_name("converted.gguf")
+    try:
+        convert(command, str(folder), made, out.outtype or "auto")
+    except (RuntimeError, OSError) as error:
+        raise OutputError(f"{error}; nothing was kept. The checkpoint alone: give `out` without .gguf") from None
+    checkpoint.stamps.check()
+    return open_gguf(made)
 
 
 def _result(request: BakeRequest, plan: BakePlan, out: GgufFile | None, base_model: str) -> BakeResult:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,9 @@ from ..formats.checkpoint.wrappers import language_config, wrapped, wrappers
 from ..storage.files import reading
 from ..storage.model_name import ModelName
 
+_REFUSED = {stack: Support("refuses") for stack in STACKS}
+"""Stacks of a GGUF file, but for llama.cpp."""
+
 
 @dataclass(frozen=True)
 class Way:
@@ -38,6 +41,8 @@ class Way:
     """Conditions that the checkpoint at hand does not meet, as clauses; empty if the way is open."""
     text_only: bool = False
     """True for the language model of a multimodal checkpoint alone."""
+    in_gguf: bool = False
+    """True for the GGUF file that llama.cpp's converter makes of the base; its cost is not known yet."""
 
     @property
     def is_open(self) -> bool:
@@ -49,6 +54,7 @@ class Way:
         return {
             "route": self.route,
             "text_only": self.text_only,
+            "in_gguf": self.in_gguf,
             "stacks": {name: {"status": s.status, "run": s.run, "said": s.clause} for name, s in self.stacks.items()},
             "cost": {"cache": self.cost.cache, "attention_weights": self.cost.attention},
             "blockers": list(self.blockers),
@@ -116,7 +122,8 @@ def _all_families(site: Site) -> Iterator[Family]:
 def _of_family(name: str, family: Family) -> Overview:
     routes = [kind(family, {}) for kind in _kinds(family)]
     refusal = "" if routes else family.refusal or "no stack is known to add a bias there"
-    ways = tuple(Way(r.name, r.stacks, r.cost) for r in routes)
+    ways = _with_gguf(family, [Way(r.name, r.stacks, r.cost) for r in routes])
+    refusal = "" if ways else refusal
     return Overview(name, family.label, family.classes[0], ways, refusal)
 
 
@@ -132,6 +139,7 @@ def _of_checkpoint(name: ModelName, site: Site) -> Overview:
         with contextlib.suppress(UnsupportedModelError):
             alone = language_model_config(config, name.name)
             ways += _ways(find_family(alone, name.name, site), alone, text_only=True)
+    ways = list(_with_gguf(family, ways))
     refusal = "" if any(way.is_open for way in ways) else family.refusal or "no route applies"
     return Overview(str(name), family.label, architecture, tuple(ways), refusal)
 
@@ -142,6 +150,13 @@ def _ways(family: Family, config: Mapping[str, Any], *, text_only: bool = False)
     for kind in _kinds(family, flag_is_on=flag_is_on):
         route, blockers = kind(family, config), tuple(kind.blockers(family, fields))
         yield Way(route.name, route.stacks, Cost() if blockers else route.cost, blockers, text_only)
+
+
+def _with_gguf(family: Family, ways: Sequence[Way]) -> tuple[Way, ...]:
+    """The ways, and the one by a GGUF file where no other serves llama.cpp."""
+    if not family.in_gguf or any(way.is_open and way.stacks["llama.cpp"].status == "steered" for way in ways):
+        return tuple(ways)
+    return (*ways, Way(family.in_gguf, _REFUSED | {"llama.cpp": Support("steered")}, in_gguf=True))
 
 
 def _kinds(family: Family, *, flag_is_on: bool = False) -> list[type[Route]]:
@@ -155,12 +170,11 @@ def _of_gguf(name: ModelName, site: Site) -> Overview:
     from ..formats.gguf.routes import ROUTES as GGUF_ROUTES
 
     model = open_gguf(name.path)
-    refuses = {stack: Support("refuses") for stack in STACKS}
     ways = []
     for kind in GGUF_ROUTES:
         blockers = tuple(filter(None, kind.blockers(model, site)))
         route = kind(model, site)
         if not blockers:
-            ways.append(Way(route.name, refuses | {"llama.cpp": route.support}, route.cost))
+            ways.append(Way(route.name, _REFUSED | {"llama.cpp": route.support}, route.cost))
     reasons = () if ways else tuple(dict.fromkeys(b for kind in GGUF_ROUTES for b in kind.blockers(model, site) if b))
     return Overview(str(name), model.architecture, model.architecture, tuple(ways), "; ".join(reasons))

@@ -83,13 +83,18 @@ def _show_details(to: Console, found: Sequence[Overview]) -> None:
                     to.print(styled((f"{_route(way)}, {stack}", "bold"), f": {support.clause}"))
             if not way.is_open:
                 to.print(styled((f"{_route(way)} does not apply", "dim"), f": {'; '.join(way.blockers)}"))
-    if any(way.is_open for each in found for way in each.ways):
+    open_ways = [way for each in found for way in each.ways if way.is_open]
+    if any(not way.in_gguf for way in open_ways):
         to.print("--targets STACK,... picks the route for those stacks; --dry-run shows the plan.")
         show_command(to, "emobake bake --model MODEL --mix joy=1 --targets llama.cpp --dry-run")
+    if any(way.in_gguf for way in open_ways):
+        to.print("--out NAME.gguf bakes the file that llama.cpp's converter makes of the base.")
+        show_command(to, "emobake bake --model MODEL --mix joy=1 --out joyful.gguf")
 
 
 def _route(way: Way) -> str:
-    return f"{way.route}, text only" if way.text_only else way.route
+    form = ", text only" if way.text_only else ", as .gguf" if way.in_gguf else ""
+    return f"{way.route}{form}"
 
 
 def _cell(support: Support) -> RenderableType:

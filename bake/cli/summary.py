@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..actions.request import BakeResult
     from ..core.biases import PlannedBias
     from ..core.heads import Cost
-    from ..core.plan import BakePlan, PlannedFile, RouteName
+    from ..core.plan import BakePlan, Other, PlannedFile
     from ..core.record import RecordedBias
     from ..core.stacks import Support
     from ..storage.hub.changes import Pushed
@@ -71,7 +71,10 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
         "extended_tensors": len(plan.extended),
         "cost": _cost(plan.record.cost),
         "other_targets": {
-            name: {"route": other.route, "cost": _cost(other.cost)} for name, other in plan.others.items()
+            name: {"route": other.route, "in_gguf": True}
+            if other.in_gguf
+            else {"route": other.route, "cost": _cost(other.cost)}
+            for name, other in plan.others.items()
         },
         "layers": [{"layer": b.layer, "tensor": b.tensor, "norm": b.norm} for b in plan.biases],
         "files": [{"name": f.name, "action": f.action, "bytes": f.size} for f in plan.files],
@@ -116,14 +119,16 @@ def _cost(cost: Cost) -> dict[str, float]:
 
 def _others(plan: BakePlan) -> list[str]:
     """Lines on the stacks that this form does not serve: the `targets`, the route and its cost, one for each way."""
-    ways: dict[tuple[RouteName, Cost], list[str]] = {}
+    ways: dict[Other, list[str]] = {}
     for stack, other in plan.others.items():
-        ways.setdefault((other.route, other.cost), []).append(stack)
-    return [
-        f"For {' and '.join(stacks)}: --targets {','.join(stacks)} takes the route {route}"
-        + ("" if cost.is_free else f"; {cost_in_words(cost)}")
-        for (route, cost), stacks in ways.items()
-    ]
+        ways.setdefault(other, []).append(stack)
+    return [_other(other, stacks) for other, stacks in ways.items()]
+
+
+def _other(other: Other, stacks: list[str]) -> str:
+    target = "--out NAME.gguf" if other.in_gguf else f"--targets {','.join(stacks)}"
+    cost = "" if other.cost.is_free else f"; {cost_in_words(other.cost)}"
+    return f"For {' and '.join(stacks)}: {target} takes the route {other.route}{cost}"
 
 
 def next_commands(result: BakeResult, out_name: str) -> list[str]:

@@ -228,6 +228,9 @@ class Other:
 
     route: RouteName
     cost: Cost
+    """Free where it is not known yet."""
+    in_gguf: bool = False
+    """True for a bake of the GGUF file that llama.cpp's converter makes of the base."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.checkpoints import read_tensors, write_checkpoint
-from support.gguf_files import HIDDEN, LAYERS, fields_of, tensors_of
+from support.gguf_files import HEAD, HEADS, HIDDEN, LAYERS, fields_of, tensors_of, write_model
 
 from emobake import GgufFile, InputError, OutputError, UnsupportedModelError, VectorSet, bake
 from emobake.actions.verify import verify
@@ -117,3 +118,63 @@ def test_an_existing_bias_stays_as_the_converter_wrote_it(tmp_path, converter):
     old = np.frombuffer(read_tensors(base)["model.layers.1.self_attn.o_proj.bias"][2], np.float32)
     data = tensors_of(tmp_path / "o.gguf")["blk.1.attn_output.bias"][2]
     np.testing.assert_allclose(np.frombuffer(data, np.float32), old + ROWS[0, 1], rtol=1e-6)
+
+
+@pytest.fixture
+def olmo(tmp_path) -> Path:
+    """A checkpoint of a family whose every form llama.cpp drops."""
+    own = {"model_type": "olmo2", "architectures": ["Olmo2ForCausalLM"], "auto_map": {"AutoConfig": "x.C"}}
+    base = write_checkpoint(tmp_path / "model", layers=LAYERS, hidden=HIDDEN, **own)
+    (base / "x.py").write_text("code")
+    return base
+
+
+@pytest.fixture
+def converted(tmp_path) -> VectorSet:
+    """Writes the file that the converter makes of it; rows that some values make there, as extracted ones are."""
+    held, draw = write_model(tmp_path / "made", "qwen2moe", qkv_bias=False), np.random.default_rng(2)
+    values = draw.normal(0, 0.5, (LAYERS, HEADS * HEAD)).astype(np.float32)
+    rows = [held[f"blk.{layer}.attn_output.weight"] @ values[layer] for layer in range(LAYERS)]
+    return VectorSet(("joy",), np.array([rows], np.float32), "tiny")
+
+
+COPY = "import shutil; shutil.copy({path!r}, out); sys.exit(0)"
+CODE = "sys.exit(f'code: {sorted(p.name for p in pathlib.Path(folder).iterdir())}')"
+
+
+def test_a_family_that_llama_cpp_drops_is_converted_first(olmo, converted, converter, tmp_path, cli):
+    made = converter(COPY.format(path=str(tmp_path / "made")))
+    plan = bake(olmo, converted, mix={"joy": 1}, out=GgufFile(tmp_path / "o.gguf", converter=made)).plan
+    assert plan.route == "value" and plan.form == "gguf" and left(tmp_path) == ["o.gguf"]
+    assert [weight.name for weight in plan.record.base.weights] == ["model.safetensors"]
+    checks = verify(str(tmp_path / "o.gguf"), base=str(olmo), vectors=converted)
+    assert all(check.ok is not False for check in checks), checks
+    assert [check.ok for check in checks if check.name == "arithmetic"] == [True]
+    assert "Baked: 1 x joy" in cli("show", tmp_path / "o.gguf").ok().out
+
+
+def test_the_converter_does_not_get_code(olmo, converted, converter, tmp_path):
+    with pytest.raises(OutputError, match=r"code: \[.*'config.json', .*'model.safetensors'") as error:
+        bake(olmo, converted, mix={"joy": 1}, out=GgufFile(tmp_path / "o.gguf", converter=converter(CODE)))
+    assert "x.py" not in str(error.value) and left(tmp_path) == []
+
+
+def test_what_cannot_be_converted_first(olmo, converted, converter, tmp_path):
+    out = GgufFile(tmp_path / "o.gguf", converter=converter("sys.exit('ran')"))
+    with pytest.raises(InputError, match="`dry_run` cannot plan that"):
+        bake(olmo, converted, mix={"joy": 1}, out=out, dry_run=True)
+    with pytest.raises(InputError, match="made for 3 layers"):
+        bake(olmo, VectorSet(("joy",), np.ones((1, 3, HIDDEN), np.float32)), mix={"joy": 1}, out=out)
+    bake(olmo, converted, mix={"joy": 1}, out=tmp_path / "baked")
+    with pytest.raises(InputError, match=r"was baked before, in a form that llama\.cpp drops"):
+        bake(tmp_path / "baked", converted, mix={"joy": 1}, out=out)
+    assert left(tmp_path) == []
+
+
+def test_the_way_to_such_a_file_is_said(olmo, converted, tmp_path, cli):
+    write_set(converted, tmp_path / "v.safetensors")
+    some = ("--model", olmo, "--vectors", tmp_path / "v.safetensors", "--mix", "joy=2", "--out", tmp_path / "o")
+    cli(*some, "--targets", "llama.cpp").one_line("--targets", "give an --out that ends in .gguf")
+    assert "For llama.cpp: --out NAME.gguf takes the route value" in cli(*some, "--dry-run").ok().out
+    found = json.loads(cli(*some, "--dry-run", "--json").ok().out)["other_targets"]
+    assert found == {"llama.cpp": {"route": "value", "in_gguf": True}}

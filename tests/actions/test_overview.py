@@ -63,6 +63,19 @@ def test_a_file_that_gains_a_head_says_what_it_costs(tmp_path):
     assert all(way.stacks["vllm"].status == "refuses" for way in found.ways)
 
 
+def test_a_file_that_the_converter_makes_is_a_way_where_llama_cpp_drops_every_form(tmp_path, cli):
+    (own,) = emobake.overview("lfm2")[:1]
+    assert [(way.route, way.in_gguf) for way in own.ways] == [("value", True)] and not own.refusal
+    assert {stack for stack, support in own.ways[0].stacks.items() if support.status == "steered"} == {"llama.cpp"}
+    ran = cli("models", "lfm2").ok()
+    assert "value, as .gguf" in ran.out and "--out joyful.gguf" in ran.out and "--targets" not in ran.out
+    # Where a form of the checkpoint serves llama.cpp, it is cheaper.
+    assert not any(way.in_gguf for way in emobake.overview("gemma3_text")[0].ways)
+    own = {"model_type": "olmo2", "architectures": ["Olmo2ForCausalLM"]}
+    base = write_checkpoint(tmp_path / "base", **own)
+    assert [(way.route, way.in_gguf) for way in emobake.overview(base)[0].ways] == [("flag", False), ("value", True)]
+
+
 def test_unknown_names():
     with pytest.raises(InputError, match="no model_type of the table; did you mean qwen3"):
         emobake.overview("qwen3x")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from ...core.sites import SITE, Site
 from ...core.stacks import STACKS, Support
@@ -88,6 +88,9 @@ class Family:
     """The classes that a checkpoint may be saved as instead, by their ``model_type``."""
     head: HeadForm | None = None
     """The form with one more key/value head; None where none is known."""
+    in_gguf: Literal["", "head", "value"] = ""
+    """Route of the GGUF file that llama.cpp's converter makes of the base; empty where a form of the checkpoint serves
+    llama.cpp, or where none is known."""
     site: Site = SITE
     branch_scale: str = ""
     """Config field by which the projection's output is multiplied before the site."""
@@ -185,6 +188,7 @@ def _family(name: str, table: Mapping[str, Any]) -> Family:
         backend=_backend(table.get("backend")),
         forms=parse_forms(table),
         head=parse_head(table.get("head")),
+        in_gguf=table.get("in_gguf", ""),
         refusal=table.get("refusal", ""),
     )
 
@@ -194,6 +198,7 @@ def _at_layer_output(family: Family, table: Mapping[str, Any] | None) -> Family:
         return replace(
             family,
             head=None,
+            in_gguf="",
             site="layer_output",
             projection=f"{family.block}.{table.get('down_proj', _DOWN_PROJ)}",
             flag=table.get("flag"),
@@ -207,6 +212,7 @@ def _at_layer_output(family: Family, table: Mapping[str, Any] | None) -> Family:
     return replace(
         family,
         head=None,
+        in_gguf="",
         site="layer_output",
         projection="",
         flag=None,

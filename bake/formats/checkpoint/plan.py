@@ -11,6 +11,7 @@ from typing import Any
 
 from ...core.biases import PlannedBias, hybrid_warnings, landing, origin_warnings, plan_biases, steering_rows
 from ...core.effect import Effect, judge_effect
+from ...core.heads import FREE
 from ...core.plan import NO_HEADS, BakePlan, ConfigChange, LeftOut, Other, PlannedFile, new_file
 from ...core.record import RecordedVectors
 from ...core.side_files import INDEX, is_carried, is_of_images, reason_left_out
@@ -81,9 +82,17 @@ def make_plan(
     warnings = (*hybrid_warnings(projection, homes, len(rows)), *route.warnings)
     if route.tensor_parallel > 1 and route.name != "head":
         warnings = (*warnings, NO_HEADS)
-    others = other_routes(checkpoint.config, checkpoint.name, route)
-    plan = replace(plan, others={stack: Other(other.name, other.cost) for stack, other in others.items()})
+    plan = replace(plan, others=_others(checkpoint, route))
     return complete(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
+
+
+def _others(checkpoint: Checkpoint, route: Route) -> dict[str, Other]:
+    """Stack that the `route` does not serve -> a way that does."""
+    routes, converted = other_routes(checkpoint.config, checkpoint.name, route), route.family.in_gguf
+    found = {stack: Other(other.name, other.cost) for stack, other in routes.items()}
+    if converted and route.stacks["llama.cpp"].status != "steered":
+        found.setdefault("llama.cpp", Other(converted, FREE, in_gguf=True))
+    return found
 
 
 def lay_out(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from ...core.names import is_plain
 from ...core.sites import SITE, Site
@@ -40,6 +40,8 @@ class Text:
     """Reason why it cannot be baked inside the wrapper; empty if it can."""
     head: HeadForm | None = None
     """The form with one more key/value head, inside the wrapper; None where none was tried."""
+    in_gguf: Literal["", "head", "value"] = ""
+    """As `Family.in_gguf`."""
     alone: Mapping[str, Any] = field(default_factory=dict)
     """Fields whose meaning in the plain class differs, as the language model alone needs them."""
 
@@ -125,6 +127,7 @@ def wrapped(wrapper: Wrapper, text: Text, site: Site = SITE) -> Family:
         # Only what leaves the tensors alone was tried inside a wrapper.
         forms={} if form is None or form.rules else {"llama": replace(form, ran=text.ran_as_llama, tokenizer_class="")},
         head=text.head if site == SITE else None,
+        in_gguf=text.in_gguf if site == SITE else "",
         refusal=text.refusal or plain.refusal,
         wrapper=wrapper.model_type,
         prefixes=wrapper.prefixes,
@@ -163,5 +166,6 @@ def _text(name: str, table: Mapping[str, Any]) -> Text:
         defaults=table.get("defaults", {}),
         refusal=refusal,
         head=parse_head(table.get("head")),
+        in_gguf=table.get("in_gguf", ""),
         alone=table.get("alone", {}),
     )

@@ -46,6 +46,7 @@ def make_gguf_plan(
     force: bool = False,
     tensor_parallel: int = 1,
     route: GgufRoute | None = None,
+    base: RecordedBase | None = None,
 ) -> BakePlan:
     """Plan a steered GGUF model.
 
@@ -62,6 +63,7 @@ def make_gguf_plan(
         force: plan even if nothing would be steered, or far too much.
         tensor_parallel: devices that shall be able to share the heads, where heads are added.
         route: chosen before, for the same model and site; default: chosen here.
+        base: the checkpoint that llama.cpp's converter made `model` of; default: `model` is the base.
 
     Raises:
         InputError: nothing would be steered, or far too much, and not `force`; its subclasses for a set that does not
@@ -74,9 +76,8 @@ def make_gguf_plan(
     route = route.fitted(rows)
     biases = route.plan(rows)
     weights = tuple(replace(weight, sha256=(digests or {}).get(weight.name, "")) for weight in model.weights)
-    record = lay_out_record(
-        route, biases, RecordedVectors.of(vectors, steering), steering, RecordedBase(base_model, "", weights)
-    )
+    base = base or RecordedBase(base_model, "", weights)
+    record = lay_out_record(route, biases, RecordedVectors.of(vectors, steering), steering, base)
     effect = judge_effect(vectors, rows * route.scale, record, biases, force=force)
     plan = lay_out_files(route, biases, record, names)
     warnings = (*effect.warnings, *origin_warnings(vectors, base_model))

@@ -50,7 +50,7 @@ def name_of(value: object) -> str:
 # ---- the table ------------------------------------------------------------------------------------------------
 
 KEYS = {"classes", "prefixes", "live_prefix", "builds_text", "nested", "texts"}
-TEXT_KEYS = {"head", "like", "ran", "read", "ran_as_llama", "defaults", "refusal", "alone", "notes"}
+TEXT_KEYS = {"head", "in_gguf", "like", "ran", "read", "ran_as_llama", "defaults", "refusal", "alone", "notes"}
 
 
 @pytest.mark.parametrize("wrapper", TABLE.values(), ids=name_of)

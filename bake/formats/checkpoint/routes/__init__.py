@@ -48,6 +48,7 @@ ROUTES: tuple[type[Route], ...] = (
 )
 """Routes, the preferred ones first among those that cost as little and serve as many stacks."""
 
+_IN_GGUF = "give an `out` that ends in .gguf: the file that llama.cpp's converter makes of it can be baked"
 _ADAPTER_HINT = "`format` peft writes an adapter that works on any Linear projection"
 
 
@@ -227,6 +228,8 @@ def _unserved(family: Family, candidates: list[Route], wanted: tuple[str, ...]) 
     lacking = [s for s in wanted if best.stacks[s].status != "steered"]
     what = "; ".join(f"{s} {best.stacks[s].clause}" for s in lacking)
     advice = ", or bake its language model with `text_only`" if _has_plain_form(family) else ""
+    if family.in_gguf and lacking == ["llama.cpp"]:
+        advice += f", or {_IN_GGUF}"
     return f"no route for {family.label} serves every stack of `targets`: {what}. Leave it out of `targets`{advice}"
 
 
@@ -249,6 +252,8 @@ def _unbakeable(family: Family, config: Mapping[str, Any], candidates: list[Rout
     advice = _ADAPTER_HINT
     if _has_plain_form(family):
         advice = f"`text_only` bakes its language model alone; {advice}"
+    if family.in_gguf:
+        advice = f"{_IN_GGUF}; {advice}"
     obey = [s for r in candidates for s in STACKS if r.stacks[s].status == "steered"]
     if obey:
         advice = f"`targets` {','.join(obey)} bakes for the stacks that would add it; {advice}"
