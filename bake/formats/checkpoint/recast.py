@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ...core.heads import Heads
 from ...core.limits import MAX_WIDTH
 from ...core.plan import Piece, Rows, Span, Zeros, piece_size
 from ...core.tensors import FLOATS, TensorHeader
 from ...errors import BrokenFileError, UnsupportedModelError
 from ..safetensors import NewTensor
 from .forms import Form, Rule
+from .heads import heads_in
 from .model import Checkpoint
 
 
@@ -80,22 +82,14 @@ def _elements(tensors: Iterable[TensorHeader]) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors)
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """Rows by the config."""
-
-    heads: int
-    keys: int
-    head: int
-
-    def rows(self, part: str, total: int) -> int:
-        """Rows of a part of a tensor of `total` rows."""
-        return {"q": self.heads * self.head, "kv": self.keys * self.head, "ffn": total // 2}[part]
+def _rows_of(heads: Heads, part: str, total: int) -> int:
+    """Rows of a part of a tensor of `total` rows."""
+    return {"q": heads.queries * heads.key_size, "kv": heads.keys * heads.key_size, "ffn": total // 2}[part]
 
 
 def _made(checkpoint: Checkpoint, form: Form, left: dict[str, TensorHeader]) -> Iterator[tuple[str, NewTensor]]:
     """Yield the tensors that the rules make, and take those that they are made of out of `left`."""
-    sizes = _sizes(checkpoint)
+    heads = heads_in(checkpoint)
 
     def take(module: str, dimensions: int | None = None) -> TensorHeader:
         header = left.pop(f"{module}.weight", None)
@@ -119,25 +113,25 @@ def _made(checkpoint: Checkpoint, form: Form, left: dict[str, TensorHeader]) -> 
                 yield targets[0], _stacked(checkpoint, targets[0], parts)
                 continue
             source = take(rule.sources[0].format(layer=layer), None if rule.how == "rename" else 2)
-            yield from zip(targets, _parts(checkpoint, rule, sizes, source), strict=True)
+            yield from zip(targets, _parts(checkpoint, rule, heads, source), strict=True)
 
 
-def _parts(checkpoint: Checkpoint, rule: Rule, sizes: _Sizes, source: TensorHeader) -> Iterable[NewTensor]:
+def _parts(checkpoint: Checkpoint, rule: Rule, heads: Heads, source: TensorHeader) -> Iterable[NewTensor]:
     """The tensors that are made of one."""
     if rule.how == "rename":
         return [NewTensor(source.dtype, source.shape, (Span(source.file, source.start, source.size),))]
     total = source.shape[0]
     if rule.how == "paired":
-        if not total or total % sizes.head or sizes.head % 2:
-            raise _misfit(checkpoint, source, sizes)
-        order = (*range(0, sizes.head, 2), *range(1, sizes.head, 2))
+        if not total or total % heads.key_size or heads.key_size % 2:
+            raise _misfit(checkpoint, source, heads)
+        order = (*range(0, heads.key_size, 2), *range(1, heads.key_size, 2))
         return [NewTensor(source.dtype, source.shape, (Rows(source.file, source.start, _row(source), total, order),))]
     if rule.how == "split":
-        counts, repeats = [sizes.rows(part, total) for part in rule.rows], 1
+        counts, repeats = [_rows_of(heads, part, total) for part in rule.rows], 1
     else:
-        counts, repeats = [sizes.heads // sizes.keys * sizes.head, sizes.head, sizes.head], sizes.keys
+        counts, repeats = [heads.group * heads.key_size, heads.key_size, heads.key_size], heads.keys
     if not total or repeats * sum(counts) != total:
-        raise _misfit(checkpoint, source, sizes)
+        raise _misfit(checkpoint, source, heads)
     pieces: list[list[Piece]] = [[] for _ in counts]
     position = source.start
     for _ in range(repeats):
@@ -195,21 +189,6 @@ def _row(source: TensorHeader) -> int:
     return source.size // source.shape[0]
 
 
-def _sizes(checkpoint: Checkpoint) -> _Sizes:
-    """The rows of heads.
-
-    Raises:
-        BrokenFileError: the config does not tell.
-    """
-    heads = _count(checkpoint, "num_attention_heads")
-    config: Mapping[str, Any] = checkpoint.language_config
-    keys = heads if config.get("num_key_value_heads") is None else _count(checkpoint, "num_key_value_heads")
-    head = checkpoint.hidden_size // heads if config.get("head_dim") is None else _count(checkpoint, "head_dim")
-    if heads % keys or not head:
-        raise BrokenFileError(f"{checkpoint.name}/config.json: {heads} heads of {head} cannot share {keys} keys")
-    return _Sizes(heads, keys, head)
-
-
 def _count(checkpoint: Checkpoint, name: str) -> int:
     value = checkpoint.language_config.get(name)
     if type(value) is not int or not 0 < value <= MAX_WIDTH:
@@ -217,8 +196,8 @@ def _count(checkpoint: Checkpoint, name: str) -> int:
     return value
 
 
-def _misfit(checkpoint: Checkpoint, source: TensorHeader, sizes: _Sizes) -> BrokenFileError:
+def _misfit(checkpoint: Checkpoint, source: TensorHeader, heads: Heads) -> BrokenFileError:
     return BrokenFileError(
-        f"{checkpoint.name}: {source.name} has {source.shape[0]} rows, which do not fit {sizes.heads} heads of "
-        f"{sizes.head} and {sizes.keys} keys"
+        f"{checkpoint.name}: {source.name} has {source.shape[0]} rows, which do not fit {heads.queries} heads of "
+        f"{heads.key_size} and {heads.keys} keys"
     )

@@ -10,14 +10,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ....core.biases import Column, Home, PlannedBias
 from ....core.check import Check
 from ....core.heads import Cost, Heads, cost_of_heads, heads_to_add, is_shared
-from ....core.limits import MAX_WIDTH
 from ....core.plan import RouteName, Span, WiderRows, Zeros
 from ....core.record import Record
 from ....core.stacks import Support
@@ -25,6 +24,7 @@ from ....core.tensors import FLOATS, TensorHeader, decode, encode
 from ....errors import BrokenFileError, InputError
 from ...safetensors import NewTensor
 from ..families import Family, HeadForm
+from ..heads import heads_of, matrix
 from ..model import Checkpoint
 from ..projections import module_in_file
 from ..recast import remade
@@ -65,7 +65,9 @@ class HeadRoute(Route):
             return [f"{family.flag} is on already, so its output projection has a bias"]
         if isinstance(config.get("quantization_config"), Mapping):
             return ["its weights are quantised, so they can gain no rows"]
-        return [] if not config or _heads(config, form) is not None else ["its config does not tell its heads"]
+        return (
+            [] if not config or heads_of(config, form.head_dim) is not None else ["its config does not tell its heads"]
+        )
 
     @property
     def form(self) -> HeadForm:
@@ -95,7 +97,7 @@ class HeadRoute(Route):
     @property
     def _is_told(self) -> bool:
         """False for a family at large, of which the heads are not known."""
-        return _heads(self.old_fields, self.form) is not None
+        return heads_of(self.old_fields, self.form.head_dim) is not None
 
     @cached_property
     def heads(self) -> Heads:
@@ -104,7 +106,7 @@ class HeadRoute(Route):
         Raises:
             BrokenFileError: the config does not tell them.
         """
-        heads = _heads(self.old_fields, self.form)
+        heads = heads_of(self.old_fields, self.form.head_dim)
         if heads is None:
             raise BrokenFileError("config.json: does not tell the heads")
         return heads
@@ -220,8 +222,8 @@ class HeadRoute(Route):
             _V: heads.keys * heads.value_size,
         }
         for part, module in block.parts.items():
-            _matrix(checkpoint, f"{module}.weight", (rows[part], checkpoint.hidden_size))
-        _matrix(checkpoint, f"{output}.weight", (checkpoint.hidden_size, heads.queries * heads.value_size))
+            matrix(checkpoint, f"{module}.weight", (rows[part], checkpoint.hidden_size))
+        matrix(checkpoint, f"{output}.weight", (checkpoint.hidden_size, heads.queries * heads.value_size))
         own = checkpoint.tensors.get(f"{output}.bias")
         if own is not None:
             raise BrokenFileError(f"{own.file}: holds {own.name}, which the class of the result does not have")
@@ -278,7 +280,7 @@ def check_heads(checkpoint: Checkpoint, record: Record) -> Check:
     name, family = "constant heads", family_of(checkpoint.config, record.vectors.site)
     form = None if family is None else family.head
     fields = language_config(checkpoint.config)
-    heads = None if form is None else _heads(fields, form)
+    heads = None if form is None else heads_of(fields, form.head_dim)
     if form is None or heads is None:
         return Check(name, False, f"{fields.get('model_type')} has no such heads: it would run UNSTEERED")
     for entry in record.biases:
@@ -307,30 +309,3 @@ def _not_constant(checkpoint: Checkpoint, form: HeadForm, heads: Heads, output: 
 def _lead(form: HeadForm) -> float:
     """The constant value; a gate of zero halves it."""
     return 2.0 if form.gated else 1.0
-
-
-def _heads(config: Mapping[str, Any], form: HeadForm) -> Heads | None:
-    """The heads by the config; None if it does not tell them."""
-    queries, hidden = config.get("num_attention_heads"), config.get("hidden_size")
-    if not _is_count(queries) or not _is_count(hidden):
-        return None
-    keys = queries if config.get("num_key_value_heads") is None else config["num_key_value_heads"]
-    size = config.get("head_dim") or form.head_dim or hidden // queries
-    if not _is_count(keys) or not _is_count(size) or queries % keys or queries * size > MAX_WIDTH:
-        return None
-    return Heads(queries, keys, size, size)
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 < value <= MAX_WIDTH
-
-
-def _matrix(checkpoint: Checkpoint, name: str, shape: tuple[int, int]) -> None:
-    header = checkpoint.tensors.get(name)
-    if header is None:
-        raise BrokenFileError(f"{checkpoint.name}: no tensor {name}")
-    if header.dtype not in FLOATS or header.shape != shape:
-        raise BrokenFileError(
-            f"{header.file}: {name} is {header.dtype} of shape {list(header.shape)}, not floats {list(shape)} as the "
-            "config's heads say"
-        )
