@@ -143,6 +143,8 @@ def _families() -> Iterator[str]:
                 yield _row(
                     name, family, f"a head, {', '.join(f'`{flag}`' for flag in family.head.flags)}", family.head.stacks
                 )
+            if family.value is not None:
+                yield _row(name, family, f"a bias of the values, `{family.value.flag}`", family.value.stacks)
             if family.in_gguf:
                 yield _row(name, family, f"its GGUF file, {family.in_gguf}", in_gguf)
         yield ""

@@ -122,12 +122,12 @@ def _from_checkpoint(request: BakeRequest, out: GgufFile) -> BakeResult:
         raise InputError(f"{error}; {_INSTALL}") from None
     with reading():
         base = open_base(request.model, hash_files=request.hash_files)
-        unsteered = _unsteered(request, base)
-    return _converted_first(request, out, command, base) if unsteered else _baked_first(request, out, command)
+        is_last = _is_baked_last(request, base)
+    return _converted_first(request, out, command, base) if is_last else _baked_first(request, out, command)
 
 
-def _unsteered(request: BakeRequest, base: Base) -> bool:
-    """True if llama.cpp steers no form of the checkpoint, but the file that its converter makes of the base.
+def _is_baked_last(request: BakeRequest, base: Base) -> bool:
+    """True if it is better to bake the file that the converter makes of the base than to convert a baked checkpoint.
 
     Raises:
         InputError: (its subclasses) it is not known what the checkpoint is.
@@ -137,10 +137,11 @@ def _unsteered(request: BakeRequest, base: Base) -> bool:
     if not find_family(config, base.name, site).in_gguf or may_have_heads(config, base.name, site):
         return False
     try:
-        choose_route(config, base.name, ["llama.cpp"], site, tensor_parallel=request.tensor_parallel)
+        route = choose_route(config, base.name, ["llama.cpp"], site, tensor_parallel=request.tensor_parallel)
     except UnsupportedModelError:
         return True
-    return False
+    # Solved for the weights of the file, which may be other ones.
+    return route.name == "value"
 
 
 def _baked_first(request: BakeRequest, out: GgufFile, command: list[str]) -> BakeResult:

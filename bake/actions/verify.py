@@ -17,11 +17,10 @@ from ..core.spelling import did_you_mean
 from ..core.stacks import STACKS
 from ..core.vector_set import VectorSet
 from ..errors import EmobakeError, InputError
-from ..formats.check.biases import added_rows
 from ..formats.check.everything import check_bytes, run_checks
 from ..formats.check.others import check_others
 from ..formats.check.output import Output, StoredModel
-from ..formats.checkpoint.check import CheckpointOutput
+from ..formats.checkpoint.check import CheckpointOutput, FolderOutput
 from ..formats.checkpoint.language_model import language_model
 from ..formats.checkpoint.model import Checkpoint
 from ..formats.checkpoint.open import open_base, open_remote_base
@@ -285,7 +284,9 @@ def _run(
         return
     site, is_adapter = record.vectors.site, record.form == "peft"
     if stack == "transformers":
-        rows = added_rows(found.open(), base)
+        output = found.open()
+        assert isinstance(output, FolderOutput)  # It is no GGUF file.
+        rows = output.added_rows(base)
         yield from comparison.against_hooks(base.folder, out, rows, site, is_adapter, max_new_tokens)
     elif is_adapter:
         yield Check(stack, False, "does not load PEFT adapters with a bias; bake a checkpoint for it")

@@ -6,7 +6,7 @@ Every output form uses this module. A form only says where its biases are stored
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -149,18 +149,25 @@ def hybrid_warnings(projection: str, homes: Sequence[Home], layers: int) -> Iter
         yield f"only {len(homes)} of {layers} layers have {projection}: the others are not steered"
 
 
-def plan_biases(model: str, homes: Sequence[Home], rows: np.ndarray) -> tuple[PlannedBias, ...]:
+def plan_biases(
+    model: str, homes: Sequence[Home], rows: np.ndarray, values: Mapping[int, np.ndarray] | None = None
+) -> tuple[PlannedBias, ...]:
     """Add each row of float32 `rows` to the bias at its home; `model` is a name in messages.
+
+    `values` (layer -> float32) are what the biases gain, where they are not the rows but make them.
 
     Raises:
         BrokenFileError: a projection has another width than the rows.
         VectorError: a sum is too large for its dtype.
     """
-    return tuple(plan_bias(model, home, rows[home.layer]) for home in homes)
+    values = dict(enumerate(rows)) if values is None else values
+    return tuple(plan_bias(model, home, values[home.layer], norm=norm_of(rows[home.layer])) for home in homes)
 
 
-def plan_bias(model: str, home: Home, row: np.ndarray) -> PlannedBias:
+def plan_bias(model: str, home: Home, row: np.ndarray, *, norm: float | None = None) -> PlannedBias:
     """Add a float32 `row` to the bias at `home`, and round the sum once to the home's dtype.
+
+    `norm` is that of the row which the values make; default: they are the row.
 
     Raises:
         BrokenFileError: the projection has another width than the row.
@@ -176,7 +183,7 @@ def plan_bias(model: str, home: Home, row: np.ndarray) -> PlannedBias:
             f"{model}: the bias of layer {home.layer} reaches {np.abs(total).max():.3g}, too large for {home.dtype}; "
             "use smaller weights"
         )
-    return home.planned(norm_of(row), data)
+    return home.planned(norm_of(row) if norm is None else norm, data)
 
 
 def norm_of(row: np.ndarray) -> float:

@@ -129,6 +129,20 @@ def value_matrix(output: np.ndarray, heads: Heads, copies: int = 1) -> np.ndarra
     return np.asarray(blocks.sum(axis=2, dtype=np.float64).reshape(hidden, -1))
 
 
+def copied(values: np.ndarray, value_size: int, width: int) -> np.ndarray:
+    """A bias of the values, with each key/value head's part as often as makes it `width` elements."""
+    return np.repeat(values.reshape(-1, value_size), width // len(values), axis=0).reshape(-1)
+
+
+def misses(matrix: np.ndarray, bias: np.ndarray, row: np.ndarray) -> bool:
+    """True if the stored `bias` of the values does not make the float32 `row` by the `matrix` of `value_matrix`.
+
+    It may be as far away as a solution, and the rounding of a bias that was there, make it.
+    """
+    made = matrix @ bias.astype(np.float64)
+    return bool(np.linalg.norm(made - row) > 2 * MAX_RESIDUAL * max(float(np.linalg.norm(row)), 1e-30))
+
+
 @dataclass(frozen=True, eq=False)
 class Solved:
     """A bias of the values that makes a row."""
@@ -142,14 +156,16 @@ class Solved:
     the root mean square of the singular values of A. About 1 where A is well conditioned."""
 
     @property
-    def is_exact(self) -> bool:
-        """True if it makes the row within `MAX_RESIDUAL`."""
-        return self.residual <= MAX_RESIDUAL
-
-    @property
-    def is_small(self) -> bool:
-        """True if it is within `MAX_GAIN` of usual values."""
-        return self.gain <= MAX_GAIN
+    def fault(self) -> str:
+        """The reason why it must not be used, as a clause; empty if there is none."""
+        if self.residual > MAX_RESIDUAL:
+            return f"the best one misses the row by {self.residual:.1%} of its size"
+        if self.gain > MAX_GAIN:
+            return (
+                f"it would be {self.gain:.0f} times as large as values usually are, and {MAX_GAIN:g} are the most that "
+                "caches of 16 and 8 bits can hold beside them"
+            )
+        return ""
 
 
 def solve_value_bias(matrix: np.ndarray, row: np.ndarray) -> Solved:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from emobake.core.outputs import Folder
 from emobake.core.plan import BACKEND
@@ -31,7 +32,8 @@ from emobake.vectors.open import open_vectors
 
 from . import wrappers
 from .paths import ENVS, TESTS
-from .tiny import FAMILIES, write_tiny, write_vectors
+from .reachable import reachable_rows
+from .tiny import FAMILIES, write_published, write_tiny, write_vectors
 from .tiny_runs import hooked
 from .wrappers import WRAPPERS
 
@@ -73,7 +75,8 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     "qwen2_5_vl": _MROPE, "qwen3_vl": _MROPE, "qwen3_vl_moe": _MROPE, "qwen3_5": _LINEAR, "qwen3_5_moe": _LINEAR,
     "minicpm3": _LATENT, "llama2": _FOUR, "vicuna": _FOUR, "gemma": {**_FOUR, **_TIED}, "helium": _FOUR,
     "gemma2": {**_EVEN, **_TIED}, "gemma3": {**_EVEN, **_TIED, **_WINDOWS}, "smollm3": {"no_rope_layers": [1, 1, 1]},
-    "falcon_h1": {"mamba_d_ssm": 128, "mamba_d_head": 32}, "qwen3_moe": {"norm_topk_prob": True},
+    "falcon_h1": {"mamba_d_ssm": 128, "mamba_d_head": 32}, "stablelm-biased": _FOUR,
+    "granitemoehybrid": {"mamba_d_head": 64, "num_key_value_heads": 2}, "qwen3_moe": {"norm_topk_prob": True},
 }  # fmt: skip
 """Fields besides `WIDE`; Gemma's config wants a hidden size that the heads of the result divide, and llama.cpp
 leaves the rotary embedding of every fourth layer out, whatever SmolLM3's config says, and makes the weights of Qwen3's
@@ -85,6 +88,9 @@ NAMES = tuple(dict.fromkeys((*FAMILIES, *WRAPPERS)))
 """Gemma 3 as a wrapper, whose language model alone is the plain one."""
 SCALES = {"qwen3_5": 4.0, "qwen3_5_moe": 4.0}
 """Family -> size of the vectors, where 16 bits round too much to tell a usual one."""
+REACHABLE = {"stablelm": 2, "stablelm-biased": 4, "qwen2_moe": 4}
+"""Family -> key/value heads whose values make the vectors: that is where those of extracted vectors come from. Four are
+twice as many as most have, so that each is copied."""
 HYBRIDS = {"granitemoehybrid": (1,)}
 """Family -> layers that have attention."""
 Tables = np.ndarray
@@ -159,6 +165,12 @@ def make(name: str, space: Path) -> Base:
         folder, layers = write_tiny(name, space / "base", fields=fields), HYBRIDS.get(name, tuple(range(LAYERS)))
         count = LAYERS
     rows = write_vectors(space / "ev", count, HIDDEN, scale=SCALES.get(name, 0.35))
+    if name in REACHABLE:
+        weights = load_file(folder / "model.safetensors")
+        outputs = {layer: weights[f"model.layers.{layer}.self_attn.o_proj.weight"] for layer in layers}
+        for seed, of_emotion in enumerate(rows):
+            of_emotion[:] = reachable_rows(outputs, WIDE["num_attention_heads"], REACHABLE[name], norm=4, seed=seed)
+        write_published(space / "ev", rows)
     sums = sum(np.float32(weight) * of_emotion for weight, of_emotion in zip(TIMES, rows, strict=True))
     steered, plain = reference(folder, name, {layer: sums[layer] for layer in layers})
     return Base(folder, steered, plain, tuple(_forms(name, folder, space, layers)))
@@ -179,7 +191,7 @@ def _forms(name: str, folder: Path, space: Path, layers: Sequence[int]) -> Itera
                 out = space / (label[:5] + route.name.replace("+", "-"))
                 write_folder(plan.files, folder, Folder(out))
                 said = {stack: support.status for stack, support in plan.stacks.items()}
-                yield Form(name, family.label, label + route.name, route.cost.cache, out, said)
+                yield Form(name, family.label, label + route.name, plan.record.cost.cache, out, said)
 
 
 def reference(folder: Path, name: str, rows: Mapping[int, np.ndarray]) -> tuple[Tables, Tables]:

@@ -89,6 +89,11 @@ FAMILIES: dict[str, Tiny] = {
     "falcon": Tiny("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": False}),
     "mixtral": Tiny("mixtral", {"num_local_experts": 4, "sliding_window": None, **rope(1e6)}),
     "stablelm": Tiny("stablelm", rope(1e4, partial_rotary_factor=0.5)),
+    "stablelm-biased": Tiny("stablelm", {"use_qkv_bias": True, "num_key_value_heads": 4,
+                                         **rope(1e4, partial_rotary_factor=0.5)}),
+    "qwen2_moe": Tiny("qwen2_moe", {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
+        "decoder_sparse_step": 1, "norm_topk_prob": False, "use_sliding_window": False, **rope(1e6)}),
     "helium": Tiny("helium", {"head_dim": 8, **rope(1e5)}),
     "gpt2": Tiny("gpt2"),
     "opt": Tiny("opt", {"ffn_dim": 48, "word_embed_proj_dim": HIDDEN}),
@@ -225,9 +230,14 @@ def write_vectors(
 ) -> np.ndarray:
     """Write ``Tiny_<emotion>.json`` files as published; returns float32 ``[emotions, layers, hidden]``."""
     rows = np.random.default_rng(seed).normal(0, scale, (len(emotions), layers, hidden)).astype(np.float32)
+    write_published(folder, rows, emotions)
+    return rows
+
+
+def write_published(folder: Path, rows: np.ndarray, emotions: tuple[str, ...] = EMOTIONS) -> None:
+    """Write float32 `rows` ``[emotions, layers, hidden]`` as ``Tiny_<emotion>.json`` files."""
     folder.mkdir(parents=True, exist_ok=True)
     for emotion, of_emotion in zip(emotions, rows, strict=True):
         # float() of a float32 prints with enough digits to come back as the same float32.
         published = {str(layer): [[float(x) for x in row]] for layer, row in enumerate(of_emotion)}
         (folder / f"Tiny_{emotion}.json").write_text(json.dumps(published), encoding="utf-8")
-    return rows

@@ -360,7 +360,7 @@ def test_a_header_of_terabytes_allocates_nothing(base, vectors, tmp_path):
         ({"model_type": "t5", "is_encoder_decoder": True}, ("encoder-decoder", "not a causal")),
         ({"model_type": "llava", "text_config": {}}, ("LlamaForCausalLM", "llava")),
         ({"model_type": "newest", "architectures": ["NewestForCausalLM"]}, ("newest", "NewestForCausalLM", "peft")),
-        ({"model_type": "stablelm", "architectures": ["StableLmForCausalLM"]}, ("stablelm", "peft")),
+        ({"model_type": "gptj", "architectures": ["GPTJForCausalLM"]}, ("gptj", "peft")),
         (
             {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True},
             ("qwen2", "use_sliding_window", "peft"),

@@ -37,22 +37,19 @@ def stored_biases(output: Output, homes: Iterable[Home]) -> tuple[PlannedBias, .
     return tuple(found)
 
 
-def added_rows(output: Output, base: StoredModel) -> dict[int, np.ndarray]:
-    """Layer -> what the output adds at the site of its vectors: stored bias minus the base's, float32 ``[hidden]``.
+def stored_values(model: StoredModel, entry: RecordedBias) -> np.ndarray:
+    """The values of a bias of a checkpoint or adapter, float32.
 
     Raises:
-        VerifyError: a bias of the record is missing.
+        VerifyError: it is missing, or no floats.
     """
-    scale = np.float32(output.record.branch_scale)
-    rows = {}
-    for entry in output.record.biases:
-        header = output.model.tensors.get(entry.tensor)
-        if header is None:
-            raise VerifyError(f"{output.model.name}: the record names {entry.tensor}, which no file holds")
-        value = _values(output.model, header, entry)
-        old = None if output.record.made(entry) else base.tensors.get(entry.tensor)
-        rows[entry.layer] = (value if old is None else value - _values(base, old, entry)) * scale
-    return rows
+    tensor = model.tensors.get(entry.tensor)
+    if tensor is None:
+        raise VerifyError(f"{model.name}: the record names {entry.tensor}, which no file holds")
+    data = _read_bias(model, tensor, entry)
+    if entry.column is None:
+        return decode(tensor, data)
+    return np.asarray(np.frombuffer(data, FLOATS[tensor.dtype]).astype(np.float32))
 
 
 def changed_tensors(record: Record) -> set[str]:
@@ -183,14 +180,6 @@ def _read(model: StoredModel, tensor: TensorHeader) -> bytes:
 def _read_bias(model: StoredModel, tensor: TensorHeader, entry: RecordedBias) -> bytes:
     """Read the bytes that store a bias, of a tensor or of a column; raises VerifyError as `_read`."""
     return _read(model, tensor) if entry.column is None else model.read_column(tensor, entry.column)
-
-
-def _values(model: StoredModel, tensor: TensorHeader, entry: RecordedBias) -> np.ndarray:
-    """The stored values of a bias of a checkpoint, float32; raises VerifyError as `_read`."""
-    data = _read_bias(model, tensor, entry)
-    if entry.column is None:
-        return decode(tensor, data)
-    return np.asarray(np.frombuffer(data, FLOATS[tensor.dtype]).astype(np.float32))
 
 
 def _has_all(vectors: VectorSet, record: Record) -> bool:

@@ -85,6 +85,11 @@ def _how(plan: BakePlan) -> str:
         )
         if cost > 1:
             how += f" The key/value cache and the attention's weights are {cost:.4g} times as large as the base's."
+    elif plan.route == "value":
+        cost = plan.record.cost.cache
+        how = ", by a bias of `v_proj`, which attention passes on as it is and of which `o_proj` makes the sum."
+        if cost > 1:
+            how += f" Each key/value head is held {cost:.4g} times for that; the key/value cache grows as much."
     elif plan.route.startswith("flag"):
         how = f", which the config switches on ({', '.join(f'`{c.field}`' for c in plan.config_changes)})."
     else:
@@ -99,7 +104,7 @@ def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, text: st
     record, effect = plan.record, plan.effect
     if not effect.steers:
         text = f"{_sentence(effect.warnings[0])} It is {base_link(plan)} with biases that change nothing."
-    place = "output" if plan.route == "head" else "bias"
+    place = "output" if plan.route in ("head", "value") else "bias"
     heading = f"steered: {recipe(plan)}" if effect.steers else "not steered"
     parts = [
         metadata,

@@ -16,7 +16,7 @@ from ...core.record import RECORD_FILE, Record, RecordedBias
 from ...core.tensors import FLOATS
 from ...errors import VerifyError
 from ...storage.comparing import OutputFiles
-from ..check.biases import misplaced_bias, misplaced_column, stored_biases
+from ..check.biases import misplaced_bias, misplaced_column, stored_biases, stored_values
 from ..check.output import StoredModel
 from .language_model import language_model
 from .model import Checkpoint
@@ -25,6 +25,7 @@ from .projections import branch_scale
 from .recording import Ingredients
 from .routes import declared_classes, route_by_name
 from .routes.head import check_heads
+from .routes.value import made_row, misplaced_values
 from .wrappers import family_of, language_config
 
 
@@ -61,6 +62,22 @@ class FolderOutput(ABC):
         """Compare the tensor to the bit."""
         return misplaced_bias(self.model, self.record, entry, base, row)
 
+    def added_rows(self, base: StoredModel) -> dict[int, np.ndarray]:
+        """Layer -> what the output adds to `base` at the site of its vectors, float32 ``[hidden]``.
+
+        Raises:
+            VerifyError: a bias of the record is missing.
+        """
+        scale, found = np.float32(self.record.branch_scale), {}
+        for entry in self.record.biases:
+            old = None if self.record.made(entry) else stored_values(base, entry)
+            found[entry.layer] = self._row_of(entry, stored_values(self.model, entry), old) * scale
+        return found
+
+    def _row_of(self, entry: RecordedBias, values: np.ndarray, old: np.ndarray | None) -> np.ndarray:
+        """The row that a bias of `values` adds, which were `old` in the base; most are the row."""
+        return values if old is None else values - old
+
     def explain(self, planned: PlannedFile, offset: int) -> str:
         """The tensor at an offset of a weight file."""
         return tensor_at(self.model, planned.name, offset)
@@ -86,7 +103,9 @@ class CheckpointOutput(FolderOutput):
         yield check_heads(self.model, self.record) if self._by_heads else self._siblings_zero()
 
     def misplaced(self, entry: RecordedBias, base: StoredModel | None, row: np.ndarray) -> str:
-        """Compare the tensor, or the column, to the bit."""
+        """Compare the tensor, or the column, to the bit; a bias of the values by what it makes."""
+        if self._is_solved:
+            return misplaced_values(self.model, self.record, entry, base, row)
         if entry.column is None:
             return super().misplaced(entry, base, row)
         tensor = self.model.tensors[entry.tensor]
@@ -106,7 +125,7 @@ class CheckpointOutput(FolderOutput):
             record.vectors.site,
             tensor_parallel=record.tensor_parallel,
             columns=base.columns,
-        )
+        ).again(record)
         base = route.recast(base)
         biases = stored_biases(self, route.homes(base))
         plan = lay_out(base, route, biases, Ingredients.of(record, branch_scale(base, route.result)))
@@ -118,6 +137,8 @@ class CheckpointOutput(FolderOutput):
         flag, always = (None, False) if family is None else (family.flag, family.always)
         if self._by_heads and family is not None and family.head is not None:
             flag, always = family.head.flags[0], False
+        if self._is_solved and family is not None and family.value is not None:
+            flag, always = family.value.flag, False
         if family is None or not (flag or always):
             return Check(name, False, f"{config.get('model_type')} has no such bias: it would load UNSTEERED")
         classes = declared_classes(config)
@@ -138,6 +159,17 @@ class CheckpointOutput(FolderOutput):
     def _by_heads(self) -> bool:
         """True if the bias is a column behind a head that the bake has added."""
         return self.record.route == "head"
+
+    @property
+    def _is_solved(self) -> bool:
+        """True if the bias is one of the values, solved so that the output projection makes the row."""
+        return self.record.route == "value"
+
+    def _row_of(self, entry: RecordedBias, values: np.ndarray, old: np.ndarray | None) -> np.ndarray:
+        """Of a bias of the values, the row that the output projection makes of it."""
+        if self._is_solved:
+            return made_row(self.model, entry, values, old)
+        return super()._row_of(entry, values, old)
 
     @property
     def _by_backend(self) -> bool:

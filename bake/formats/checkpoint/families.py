@@ -62,6 +62,20 @@ class HeadForm:
 
 
 @dataclass(frozen=True)
+class ValueForm:
+    """A family's checkpoints with a bias of the values."""
+
+    flag: str
+    """Boolean config field that gives q, k and v a bias."""
+    flag_default: bool = False
+    """Value of `flag` when the config leaves it out."""
+    head_norms: str = ""
+    """Config field that gives every head a norm of its own, so that heads cannot be copied."""
+    stacks: Mapping[str, Support] = field(default_factory=dict)
+    """Treatment of such a bias."""
+
+
+@dataclass(frozen=True)
 class Family:
     """One table of ``families.toml``, for one site. Templates contain ``{layer}``, counted from 0."""
 
@@ -88,6 +102,8 @@ class Family:
     """The classes that a checkpoint may be saved as instead, by their ``model_type``."""
     head: HeadForm | None = None
     """The form with one more key/value head; None where none is known."""
+    value: ValueForm | None = None
+    """The form with a bias of the values; None where none is known, or where a cheaper one serves all stacks."""
     in_gguf: Literal["", "head", "value"] = ""
     """Route of the GGUF file that llama.cpp's converter makes of the base; empty where a form of the checkpoint serves
     llama.cpp, or where none is known."""
@@ -188,6 +204,7 @@ def _family(name: str, table: Mapping[str, Any]) -> Family:
         backend=_backend(table.get("backend")),
         forms=parse_forms(table),
         head=parse_head(table.get("head")),
+        value=_value(table.get("value")),
         in_gguf=table.get("in_gguf", ""),
         refusal=table.get("refusal", ""),
     )
@@ -198,6 +215,7 @@ def _at_layer_output(family: Family, table: Mapping[str, Any] | None) -> Family:
         return replace(
             family,
             head=None,
+            value=None,
             in_gguf="",
             site="layer_output",
             projection=f"{family.block}.{table.get('down_proj', _DOWN_PROJ)}",
@@ -212,6 +230,7 @@ def _at_layer_output(family: Family, table: Mapping[str, Any] | None) -> Family:
     return replace(
         family,
         head=None,
+        value=None,
         in_gguf="",
         site="layer_output",
         projection="",
@@ -243,6 +262,12 @@ def parse_head(table: Mapping[str, Any] | None) -> HeadForm | None:
         scores_by_heads=table.get("scores_by_heads"),
         divides_hidden=table.get("divides_hidden", False),
     )
+
+
+def _value(table: Mapping[str, Any] | None) -> ValueForm | None:
+    if table is None:
+        return None
+    return ValueForm(table["flag"], table.get("flag_default", False), table.get("head_norms", ""), parse_support(table))
 
 
 def _siblings(projection: str, given: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from ...core.record import RecordedVectors
 from ...core.side_files import INDEX, is_carried, is_of_images, reason_left_out
 from ...core.steering import Steering
 from ...core.strict_json import json_bytes
+from ...core.tensors import FLOATS
 from ...core.vector_set import VectorSet
 from ..safetensors import NewTensor, excerpt, serialize
 from .card import model_card
@@ -73,9 +74,10 @@ def make_plan(
     scale = branch_scale(checkpoint, route.result)
     rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
     projection = route.result.projection.rpartition(".")[2]
+    route = route.fitted(rows, checkpoint)
     homes = route.homes(checkpoint)
     steering = landing(checkpoint.name, projection, homes, rows, steering, force=force)
-    biases = plan_biases(checkpoint.name, homes, route.values(rows, checkpoint))
+    biases = plan_biases(checkpoint.name, homes, rows, route.values(rows, homes))
     ingredients = Ingredients(RecordedVectors.of(vectors, steering), steering, base_model, scale)
     plan = lay_out(checkpoint, route, biases, ingredients)
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
@@ -107,7 +109,9 @@ def lay_out(
     """
     whole = [bias for bias in biases if bias.column is None]
     new = route.rewrites(checkpoint) | {
-        bias.tensor: NewTensor(bias.dtype, (checkpoint.hidden_size,), (bias.data,)) for bias in whole if bias.is_new
+        bias.tensor: NewTensor(bias.dtype, (len(bias.data) // FLOATS[bias.dtype].itemsize,), (bias.data,))
+        for bias in whole
+        if bias.is_new
     }
     checkpoint = route.finished(checkpoint, biases)
     files = tuple(_files(checkpoint, route, biases, new))
@@ -136,8 +140,8 @@ def lay_out(
         config_changes=(*route.changes, *_tokenizer_changes(checkpoint, route)),
         added=record.added,
         overwritten=tuple(sorted(bias.tensor for bias in whole if not bias.is_new)),
-        rewritten=tuple(sorted(checkpoint.rewritten)) if route.name != "head" else (),
-        extended=tuple(sorted(checkpoint.rewritten)) if route.name == "head" else (),
+        rewritten=() if route.name in ("head", "value") else tuple(sorted(checkpoint.rewritten)),
+        extended=tuple(sorted(checkpoint.rewritten)) if route.name in ("head", "value") else (),
         multimodal=bool(route.family.wrapper),
     )
 
@@ -211,7 +215,7 @@ def _edits(checkpoint: Checkpoint, biases: tuple[PlannedBias, ...]) -> dict[str,
     """Weight file -> offset -> bytes of the existing biases."""
     edits: dict[str, dict[int, bytes]] = {}
     for bias in biases:
-        if not bias.is_new and bias.column is None:
+        if not bias.is_new and bias.column is None and bias.tensor not in checkpoint.rewritten:
             header = checkpoint.tensors[bias.tensor]
             edits.setdefault(header.file, {})[header.start] = bias.data
     return edits

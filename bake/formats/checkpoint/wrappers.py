@@ -127,6 +127,7 @@ def wrapped(wrapper: Wrapper, text: Text, site: Site = SITE) -> Family:
         # Only what leaves the tensors alone was tried inside a wrapper.
         forms={} if form is None or form.rules else {"llama": replace(form, ran=text.ran_as_llama, tokenizer_class="")},
         head=text.head if site == SITE else None,
+        value=None,
         in_gguf=text.in_gguf if site == SITE else "",
         refusal=text.refusal or plain.refusal,
         wrapper=wrapper.model_type,

@@ -34,7 +34,7 @@ def by_type(rows: list[Family]) -> Callable[[Callable], Callable]:
 def faults(family: Family) -> list[str]:
     """Missing or wrong parts of a table of families.toml, in words."""
     native = family.always or family.flag is not None
-    other = bool(family.forms) or family.head is not None
+    other = bool(family.forms) or family.head is not None or family.value is not None
     steered = any(support.status == "steered" for support in family.stacks.values())
     modules = (family.projection, *family.siblings)
     unnamed = [name for name in STACKS if name not in family.stacks]
@@ -45,7 +45,7 @@ def faults(family: Family) -> list[str]:
             module.count("{layer}") != 1 or module.endswith((".weight", ".bias")) for module in modules
         ),
         "siblings: the projection itself is one, or one is there twice": len({*modules}) != len(modules),
-        "route: give flag, always, as_CLASS or head, or a refusal": not (native or other or family.refusal),
+        "route: give flag, always, as_CLASS, head or value, or a refusal": not (native or other or family.refusal),
         "refusal: goes without flag, always, as_CLASS and head": bool(family.refusal) and (native or other),
         "flag: the bias is there always, so no flag is needed": family.always and family.flag is not None,
         "flag_default, siblings: go with a flag": family.flag is None
@@ -108,7 +108,7 @@ WHOLE = {
         ({"classes": []}, "classes: name the class"),
         ({"o_proj": "model.o_proj.weight"}, "o_proj: a module path with {layer}"),
         ({"siblings": ["self_attn.o_proj"]}, "siblings: the projection itself is one"),
-        ({"flag": None, "siblings": []}, "route: give flag, always, as_CLASS or head, or a refusal"),
+        ({"flag": None, "siblings": []}, "route: give flag, always, as_CLASS, head or value, or a refusal"),
         ({"refusal": "no bias"}, "refusal: goes without flag"),
         ({"always": True}, "flag: the bias is there always"),
         ({"flag": None, "always": True}, "flag_default, siblings: go with a flag"),

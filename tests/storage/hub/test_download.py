@@ -134,9 +134,9 @@ def test_the_same_as_from_a_folder(bake, cli, repo, base, vectors, tmp_path):
 
 
 def test_a_refused_architecture_costs_its_config_only(refused, hub, repo, base):
-    edit_json(base / "config.json", model_type="stablelm", architectures=["StableLmForCausalLM"])
+    edit_json(base / "config.json", model_type="gptj", architectures=["GPTJForCausalLM"])
     repo.commit(base)
-    refused(ID, "stablelm", "--format peft")
+    refused(ID, "gptj", "--format peft")
     assert hub.downloaded() == ["config.json"]
 
 

@@ -22,6 +22,7 @@ from .head import HeadRoute
 from .laguna import LagunaRoute
 from .llama import LlamaRoute
 from .other_class import OtherClassRoute
+from .value import ValueRoute
 
 __all__ = [
     "ROUTES",
@@ -45,6 +46,7 @@ ROUTES: tuple[type[Route], ...] = (
     LagunaRoute,
     GearRoute,
     HeadRoute,
+    ValueRoute,
 )
 """Routes, the preferred ones first among those that cost as little and serve as many stacks."""
 
@@ -174,7 +176,11 @@ def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Fami
             f"{name}: {strange[0]} is not the causal language model of {model_type} ({family.classes[0]} is)"
         )
     fields = language_config(config)
-    for flag in filter(None, (family.flag, *(family.head.flags if family.head is not None else ()))):
+    flags = (
+        *(() if family.head is None else family.head.flags),
+        *(() if family.value is None else (family.value.flag,)),
+    )
+    for flag in filter(None, (family.flag, *flags)):
         if not isinstance(fields.get(flag), bool | None):
             raise BrokenFileError(f"{name}/config.json: {flag} is {fields[flag]!r:.60}, not true or false")
     return family
@@ -244,7 +250,7 @@ def _has_plain_form(family: Family) -> bool:
 def _unbakeable(family: Family, config: Mapping[str, Any], candidates: list[Route]) -> str:
     reasons = [family.refusal] if family.refusal else []
     for kind in ROUTES:
-        if issubclass(kind, OtherClassRoute | HeadRoute) and kind.is_known(family):
+        if issubclass(kind, OtherClassRoute | HeadRoute | ValueRoute) and kind.is_known(family):
             reasons += kind.blockers(family, config)
     reasons = list(dict.fromkeys(reasons))
     reasons = reasons or ExistingRoute.blockers(family, config)

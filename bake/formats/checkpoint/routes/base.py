@@ -1,8 +1,8 @@
 """The interface of a route: one exact way to make the bias act where stock stacks add it.
 
 A route answers four questions. Does it apply, and if not, why not (`Route.blockers`)? Which config comes out
-(`Route.config`)? Where does each layer's row go, and as which values (`Route.homes`, `Route.values`)? Which further
-tensors are written, and which change (`Route.rewrites`, `Route.finished`)?
+(`Route.config`)? Where does each layer's row go, and as which values (`Route.fitted`, `Route.homes`, `Route.values`)?
+Which further tensors are written, and which change (`Route.rewrites`, `Route.finished`)?
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from ....core.biases import Home, PlannedBias
 from ....core.heads import Cost
 from ....core.plan import ConfigChange, RouteName
+from ....core.record import Record
 from ....core.stacks import Support
 from ....core.tensors import TensorHeader, decode, encode
 from ....errors import BrokenFileError
@@ -136,9 +137,21 @@ class Route(ABC):
         projections = find_projections(checkpoint, self.result)
         return tuple(self._home(checkpoint, layer, module) for layer, module in projections.items())
 
-    def values(self, rows: np.ndarray, checkpoint: Checkpoint) -> np.ndarray:
-        """The values that the biases gain for `rows`, float32 ``[layers, hidden]``; for most routes the rows."""
-        return rows
+    def fitted(self, rows: np.ndarray, checkpoint: Checkpoint) -> Route:
+        """The route for float32 `rows` ``[layers, hidden]``, where their values decide what is written.
+
+        Raises:
+            InputError: (its subclasses) there is none.
+        """
+        return self
+
+    def again(self, record: Record) -> Route:
+        """The route of a bake that was made before, where its rows have decided what was written."""
+        return self
+
+    def values(self, rows: np.ndarray, homes: Sequence[Home]) -> Mapping[int, np.ndarray]:
+        """Layer -> the float32 values that its bias gains for `rows`; for most routes the row."""
+        return dict(enumerate(rows))
 
     def rewrites(self, checkpoint: Checkpoint) -> dict[str, NewTensor]:
         """Further tensors that are written: explicit zeros for every sibling without a bias.

@@ -15,15 +15,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from ....core.biases import Home, PlannedBias, norm_of
+from ....core.biases import Home, PlannedBias, plan_biases
 from ....core.heads import (
-    MAX_GAIN,
-    MAX_RESIDUAL,
     Cost,
     Heads,
-    Solved,
+    copied,
     copies_to_try,
     cost_of_copies,
+    misses,
     solve_value_bias,
     value_matrix,
 )
@@ -32,7 +31,7 @@ from ....core.record import Record, RecordedBias
 from ....core.sites import SITE, Site
 from ....core.stacks import Support
 from ....core.tensors import TensorHeader, decode
-from ....errors import BrokenFileError, UnsupportedModelError, VectorError
+from ....errors import BrokenFileError, UnsupportedModelError
 from ...check.biases import wrong_norm
 from ...check.output import Output, StoredModel
 from ..architectures import gguf_architectures
@@ -101,7 +100,8 @@ class ValueRoute(GgufRoute):
 
     def plan(self, rows: np.ndarray) -> tuple[PlannedBias, ...]:
         """The biases that `fitted` has solved for."""
-        return tuple(self._plan(home, rows[home.layer]) for home in self.homes)
+        zeros = {home.layer: np.zeros(home.width, np.float32) for home in self.homes}
+        return plan_biases(self.model.name, self.homes, rows, zeros | dict(self.solved))
 
     def edits(self, biases: Sequence[PlannedBias]) -> Mapping[str, tuple[Placed, ...]]:
         """The biases that were there; and the copies of the heads."""
@@ -154,9 +154,8 @@ class ValueRoute(GgufRoute):
             old = None if base is None else base.tensors.get(entry.tensor)
             if base is None or old is None:
                 return f"{entry.tensor} is no tensor of the base"
-            values -= _copies_of(decode(old, base.read(old)), len(values), attention.heads.value_size)
-        made = value_matrix(_output_weight(model, attention), attention.heads) @ values
-        if np.linalg.norm(made - row) > _TOLERANCE * max(float(np.linalg.norm(row)), 1e-30):
+            values -= copied(decode(old, base.read(old)), attention.heads.value_size, len(values))
+        if misses(value_matrix(_output_weight(model, attention), attention.heads), values, row):
             return f"{entry.tensor} does not make the weighted vectors by {attention.name('output')}"
         return ""
 
@@ -174,7 +173,7 @@ class ValueRoute(GgufRoute):
             if weight.shape[0] != rows.shape[1]:
                 raise BrokenFileError(f"{self.model.name}: {attention.name('output')} has {len(weight)} outputs")
             found = solve_value_bias(value_matrix(weight, attention.heads, copies), rows[attention.layer])
-            if reason := _refusal(found):
+            if reason := found.fault:
                 return {}, f"in layer {attention.layer} {reason}"
             solved[attention.layer] = found.bias
         return solved, ""
@@ -185,15 +184,8 @@ class ValueRoute(GgufRoute):
         if bias is None:
             return Home(attention.layer, name, "F32", width)
         old = read_bias(self.model, bias, rows)
-        existing = _copies_of(old, width, attention.heads.value_size)
+        existing = copied(old, attention.heads.value_size, width)
         return Home(attention.layer, name, bias.dtype, width, existing)
-
-    def _plan(self, home: Home, row: np.ndarray) -> PlannedBias:
-        added = self.solved.get(home.layer, np.zeros(home.width, np.float32))
-        data = home.encode(added if home.existing is None else home.existing + added)
-        if not np.isfinite(home.decode(data)).all():
-            raise VectorError(f"{self.model.name}: {home.tensor} is too large for {home.dtype}; use smaller weights")
-        return home.planned(norm_of(row), data)
 
     def _copied(self, tensor: TensorHeader, keys: int, size: int) -> Placed:
         """The rows (or elements) of each key/value head, as often as it is held."""
@@ -205,29 +197,9 @@ class ValueRoute(GgufRoute):
         return Placed(tensor.name, tensor.dtype, (tensor.shape[0] * self.copies, *tensor.shape[1:]), (piece,))
 
 
-_TOLERANCE = 2 * MAX_RESIDUAL
-"""Part of a row by which a stored bias may miss it: that of a solution, and the rounding of one that was there."""
-
-
 def _output_weight(model: GgufModel, attention: Attention) -> np.ndarray:
     tensor = attention.tensors["output"]
     return dequantize(tensor.dtype, model.read(tensor), tensor.shape[1])
-
-
-def _copies_of(values: np.ndarray, width: int, size: int) -> np.ndarray:
-    """`values` of each head, repeated to `width`."""
-    return np.repeat(values.reshape(-1, size), width // len(values), axis=0).reshape(-1)
-
-
-def _refusal(found: Solved) -> str:
-    if not found.is_exact:
-        return f"the best one misses the row by {found.residual:.1%} of its size"
-    if not found.is_small:
-        return (
-            f"it would be {found.gain:.0f} times as large as values usually are, and {MAX_GAIN:g} are the most that "
-            "caches of 16 and 8 bits can hold beside them"
-        )
-    return ""
 
 
 def _blockers(model: GgufModel) -> Iterator[str]:
