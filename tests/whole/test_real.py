@@ -2,13 +2,22 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from support.paths import SHARED, SMOLLM2_VECTORS
 
 import emobake
+from emobake.core.stacks import STACKS, Support
+from emobake.core.steering import steering
 from emobake.core.vector_set import EMOTIONS, VectorSet
+from emobake.formats.checkpoint.families import HeadForm, ValueForm, families
+from emobake.formats.checkpoint.open import open_folder
+from emobake.formats.checkpoint.plan import make_plan
+from emobake.formats.checkpoint.routes.head import HeadRoute
+from emobake.formats.checkpoint.routes.value import ValueRoute
+from emobake.storage.local import write_folder
 from emobake.vectors.open import open_vectors
 
 peft = pytest.importorskip("peft")
@@ -46,6 +55,35 @@ def test_a_baked_model_equals_the_hook(smollm2, models, tmp_path, times):
         assert (got - wanted).abs().max() <= 1e-3
         assert (got - plain).abs().max() > 1
         assert greedy(baked, inputs) == tokens
+
+
+@pytest.mark.parametrize("kind", [HeadRoute, ValueRoute])
+def test_a_head_and_a_bias_of_the_values_are_the_bias(smollm2, models, tmp_path, kind):
+    """A Llama needs neither; here the two forms meet real weights and extracted vectors."""
+    base, tokenizer = models
+    stacks = dict.fromkeys(STACKS, Support("steered"))
+    family = replace(
+        families()["llama"],
+        head=HeadForm(("attention_bias",), stacks),
+        value=ValueForm("attention_bias", stacks=stacks),
+    )
+    checkpoint, vectors = open_folder(smollm2), open_vectors(SMOLLM2_VECTORS, EMOTIONS)
+    plan = make_plan(checkpoint, vectors, steering((0, 0, 0, 2, 0)), route=kind(family, checkpoint.config))
+    write_folder(plan.files, smollm2, emobake.Folder(tmp_path / "out"))
+    emobake.bake(smollm2, SMOLLM2_VECTORS, (0, 0, 0, 2, 0), emobake.Folder(tmp_path / "flag", "symlink"))
+    # The output projection's own bias is left out, and transformers makes it anew, of zeros.
+    made, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype=torch.float32, output_loading_info=True
+    )
+    assert len(info["missing_keys"]) == 30 and all(name.endswith("o_proj.bias") for name in info["missing_keys"])
+    flag = load(tmp_path / "flag")
+    for question in QUESTIONS:
+        inputs = prompt(tokenizer, question)
+        with hooked(base, 2 * vectors.rows[EMOTIONS.index("joy")]):
+            hook = logits(base, inputs)
+        wanted, got = (logits(model, inputs).double().log_softmax(-1) for model in (flag, made.eval()))
+        assert (wanted.exp() * (wanted - got)).sum(-1).abs().max() < 1e-7, "KL at every position"
+        assert (logits(made, inputs) - hook).abs().max() <= 1e-3
 
 
 # PEFT says on loading what our card says: it cannot merge a bias where there is none.
