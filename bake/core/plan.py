@@ -119,13 +119,35 @@ class WiderRows:
 
 
 @dataclass(frozen=True)
+class UnitRows:
+    """Rows of a file of the base, each divided by its Euclidean norm, as ``torch.nn.functional.normalize`` does it.
+
+    From `offset` on there are `count` rows of `row` bytes. The norm and the quotient are rounded to `dtype`.
+    """
+
+    source: str
+    offset: int
+    row: int
+    count: int
+    dtype: str
+    """One of `emobake.core.tensors.FLOATS`."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return self.row * self.count
+
+
+@dataclass(frozen=True)
 class Zeros:
     """New bytes that are zero, as many as `size`."""
 
     size: int
 
 
-Piece = bytes | Span | Rows | WiderRows | Zeros
+Moved = Span | Rows | WiderRows | UnitRows
+"""Bytes that are made of a file of the base."""
+Piece = bytes | Zeros | Moved
 
 
 def piece_size(piece: Piece) -> int:
@@ -265,6 +287,11 @@ class BakePlan:
     """Stack that this route does not serve -> the way that would."""
     multimodal: bool = False
     """True if the result sees more than text."""
+
+    @property
+    def has_unit_rows(self) -> bool:
+        """True if rows of the base are divided by their norms."""
+        return any(isinstance(piece, UnitRows) for file in self.files for piece in file.pieces)
 
     @property
     def bytes_carried(self) -> int:

@@ -13,8 +13,9 @@ from typing import IO
 import numpy as np
 
 from ..core.outputs import LinkMode
-from ..core.plan import Piece, Rows, Span, WiderRows, Zeros, new_size, sources_of
+from ..core.plan import Moved, Piece, Rows, Span, UnitRows, WiderRows, Zeros, new_size, sources_of
 from ..core.progress import Advance, no_advance
+from ..core.tensors import FLOATS, encode
 
 _CHUNK = 64 * 2**20
 _READ = 2**22
@@ -92,7 +93,7 @@ def new_chunks(piece: bytes | Zeros) -> Iterator[bytes]:
         yield piece[start:end] if isinstance(piece, bytes) else bytes(end - start)
 
 
-def read_piece(reader: IO[bytes], piece: Span | Rows | WiderRows) -> Iterator[bytes]:
+def read_piece(reader: IO[bytes], piece: Moved) -> Iterator[bytes]:
     """Read a piece from its source, a few megabytes at a time.
 
     Raises:
@@ -105,11 +106,15 @@ def read_piece(reader: IO[bytes], piece: Span | Rows | WiderRows) -> Iterator[by
     group, row, total = (1, 1, piece.size)
     if isinstance(piece, Rows):
         group, row, total = piece.grouped, piece.row, piece.row * piece.count
+    elif isinstance(piece, UnitRows):
+        row = piece.row
     at_once = max(1, _READ // (group * row)) * group * row
     for start in range(0, total, at_once):
         data = _read_exactly(reader, min(at_once, total - start), piece)
         if isinstance(piece, Rows):
             data = np.frombuffer(data, np.uint8).reshape(-1, group, row)[:, list(piece.order)].tobytes()
+        elif isinstance(piece, UnitRows):
+            data = _normalized(data, piece)
         yield data
 
 
@@ -148,7 +153,15 @@ def _read_wider(reader: IO[bytes], piece: WiderRows) -> Iterator[bytes]:
         yield np.hstack([rows, tails_of(piece, start, stop)]).tobytes()
 
 
-def _read_exactly(reader: IO[bytes], size: int, piece: Span | Rows | WiderRows) -> bytes:
+def _normalized(data: bytes, piece: UnitRows) -> bytes:
+    """Rows divided by their norms; a row of zeros stays one."""
+    kind = FLOATS[piece.dtype]
+    rows = np.frombuffer(data, kind).reshape(-1, piece.row // kind.itemsize).astype(np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True).astype(kind).astype(np.float32)
+    return encode(rows / np.maximum(norms, np.float32(1e-12)), piece.dtype)
+
+
+def _read_exactly(reader: IO[bytes], size: int, piece: Moved) -> bytes:
     data = reader.read(size)
     if len(data) != size:
         raise _too_short(piece)
@@ -161,7 +174,7 @@ def _write_all(writer: IO[bytes], data: bytes) -> None:
         view = view[writer.write(view) :]
 
 
-def _too_short(piece: Span | Rows | WiderRows) -> OSError:
+def _too_short(piece: Moved) -> OSError:
     return OSError(errno.EIO, "it became shorter while it was copied; run again", piece.source)
 
 
@@ -185,7 +198,7 @@ def _copy_span(reader: IO[bytes], writer: IO[bytes], span: Span, advance: Advanc
         _copy_chunks(reader, writer, span, advance)
 
 
-def _copy_chunks(reader: IO[bytes], writer: IO[bytes], piece: Span | Rows | WiderRows, advance: Advance) -> None:
+def _copy_chunks(reader: IO[bytes], writer: IO[bytes], piece: Moved, advance: Advance) -> None:
     carried = piece.size - new_size(piece)
     for chunk in read_piece(reader, piece):
         _write_all(writer, chunk)

@@ -58,6 +58,11 @@ _INHERITED: dict[str, type | tuple[type, ...]] = {
 """Metadata that the base's card hands on: its licence and its conditions of access -> types that the Hub accepts."""
 
 
+_UNIT = (
+    "those of `lm_head` were divided by their norms, as the base's class does when it runs; no other value was changed."
+)
+
+
 def model_card(plan: BakePlan, checkpoint: Checkpoint) -> str:
     """Write the card of a steered checkpoint."""
     metadata = card_header(plan, checkpoint, library="transformers", relation="finetune")
@@ -76,7 +81,8 @@ def _how(plan: BakePlan) -> str:
             f"a {plan.saved_as} model with `attention_bias` and is saved as one."
         )
         if plan.rewritten:
-            how += " Rows of its tensors were moved for that; no value was changed."
+            how += " Rows of its tensors were moved for that; "
+            how += _UNIT if plan.has_unit_rows else "no value was changed."
     elif plan.route == "head":
         cost = plan.record.cost.cache
         how = (

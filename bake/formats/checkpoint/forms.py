@@ -12,12 +12,13 @@ from typing import Any, Literal, get_args
 from ...core.stacks import Support
 from .support import parse_support
 
-How = Literal["rename", "split", "grouped", "paired", "stacked"]
+How = Literal["rename", "split", "grouped", "paired", "stacked", "unit"]
 """Ways to make tensors of others.
 
 ``rename``: the same tensor. ``split``: one after another, the rows of several. ``grouped``: the rows of q, k and v,
 together for each key/value head. ``paired``: the rows of each head, neighbours of which the rotary embedding pairs,
 where the new class pairs halves. ``stacked``: those of all experts in one tensor; of each expert, one below another.
+``unit``: rows that the old class divides by their norms as it runs.
 """
 
 DERIVED = "derived"
@@ -41,6 +42,8 @@ class Rule:
     targets: tuple[str, ...]
     rows: tuple[str, ...] = ()
     """Of each target of a ``split``: ``q`` or ``kv``, the rows of all heads, or ``ffn``, those of the MLP."""
+    when: Mapping[str, Any] = field(default_factory=dict)
+    """Config fields and the values with which the rule applies; empty for all."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class Form:
     """Stacks in which the result was compared with the original."""
     stacks: Mapping[str, Support] = field(default_factory=dict)
     """Treatment by stacks that do otherwise with this form than with the other class's own checkpoints."""
+
+    def rules_for(self, config: Mapping[str, Any]) -> tuple[Rule, ...]:
+        """The rules for a checkpoint with this `config`."""
+        fields = {**self.defaults, **config}
+        return tuple(r for r in self.rules if all(fields.get(key) == value for key, value in r.when.items()))
 
     def differences(self, config: Mapping[str, Any]) -> Iterator[str]:
         """Conditions that the config does not meet, such as ``sliding_window is null (here it is 4096)``."""
@@ -109,7 +117,7 @@ def _rule(table: Mapping[str, Any]) -> Rule:
     how = table["how"]
     assert how in get_args(How)
     sources, targets = table["from"], table.get("to", table["from"])
-    return Rule(how, _names(sources), _names(targets), tuple(table.get("rows", ())))
+    return Rule(how, _names(sources), _names(targets), tuple(table.get("rows", ())), table.get("when", {}))
 
 
 def _derived_head(config: Mapping[str, Any]) -> int | None:

@@ -1,4 +1,6 @@
-"""A checkpoint whose tensors are laid out as another class has them. No byte is computed: rows move and names change.
+"""A checkpoint whose tensors are laid out as another class has them. Rows move and names change.
+
+Nothing is computed, but for rows that the old class divides by their norms as it runs.
 
 Only headers are read here; the result says of which bytes of the base each tensor is made.
 """
@@ -13,7 +15,7 @@ import numpy as np
 
 from ...core.heads import Heads
 from ...core.limits import MAX_WIDTH
-from ...core.plan import Piece, Rows, Span, Zeros, piece_size
+from ...core.plan import Piece, Rows, Span, UnitRows, Zeros, piece_size
 from ...core.tensors import FLOATS, TensorHeader
 from ...errors import BrokenFileError, UnsupportedModelError
 from ..safetensors import NewTensor
@@ -29,7 +31,8 @@ def recast(checkpoint: Checkpoint, form: Form) -> Checkpoint:
         UnsupportedModelError: the weights are quantised.
         BrokenFileError: a tensor is missing, or has another shape than the config says.
     """
-    if not form.rules:
+    rules = form.rules_for(checkpoint.language_config)
+    if not rules:
         return checkpoint
     if isinstance(checkpoint.language_config.get("quantization_config"), Mapping):
         raise UnsupportedModelError(
@@ -37,11 +40,11 @@ def recast(checkpoint: Checkpoint, form: Form) -> Checkpoint:
             "bake the original, or use `format` peft"
         )
     left, new = dict(checkpoint.tensors), {}
-    for name, tensor in _made(checkpoint, form, left):
+    for name, tensor in _made(checkpoint, rules, left):
         if name in new:
             raise BrokenFileError(f"{checkpoint.name}: holds {name} twice")
         new[name] = tensor
-    touched = {module for rule in form.rules for module in _instances(checkpoint, rule)}
+    touched = {module for rule in rules for module in _instances(checkpoint, rule)}
     for name, header in left.items():
         if name in new or name.rpartition(".")[0] in touched:
             raise BrokenFileError(
@@ -86,7 +89,9 @@ def _rows_of(heads: Heads, part: str, total: int) -> int:
     return {"q": heads.queries * heads.key_size, "kv": heads.keys * heads.key_size, "ffn": total // 2}[part]
 
 
-def _made(checkpoint: Checkpoint, form: Form, left: dict[str, TensorHeader]) -> Iterator[tuple[str, NewTensor]]:
+def _made(
+    checkpoint: Checkpoint, rules: Iterable[Rule], left: dict[str, TensorHeader]
+) -> Iterator[tuple[str, NewTensor]]:
     """Yield the tensors that the rules make, and take those that they are made of out of `left`."""
     heads = heads_in(checkpoint)
 
@@ -103,7 +108,7 @@ def _made(checkpoint: Checkpoint, form: Form, left: dict[str, TensorHeader]) -> 
             )
         return header
 
-    for rule in form.rules:
+    for rule in rules:
         for layer in _layers(checkpoint, rule):
             targets = [f"{target.format(layer=layer)}.weight" for target in rule.targets]
             if rule.how == "stacked":
@@ -120,6 +125,9 @@ def _parts(checkpoint: Checkpoint, rule: Rule, heads: Heads, source: TensorHeade
     if rule.how == "rename":
         return [NewTensor(source.dtype, source.shape, (Span(source.file, source.start, source.size),))]
     total = source.shape[0]
+    if rule.how == "unit":
+        piece = UnitRows(source.file, source.start, _row(source), total, source.dtype)
+        return [NewTensor(source.dtype, source.shape, (piece,))]
     if rule.how == "paired":
         if not total or total % heads.key_size or heads.key_size % 2:
             raise _misfit(checkpoint, source, heads)
@@ -164,7 +172,7 @@ def _header(name: str, tensor: NewTensor) -> TensorHeader:
 
 def _read(checkpoint: Checkpoint, piece: Piece) -> bytes:
     """The bytes of a piece of a small tensor."""
-    assert not isinstance(piece, bytes | Zeros)
+    assert not isinstance(piece, bytes | Zeros | UnitRows)
     size = piece_size(piece)
     data = checkpoint.read(TensorHeader("", "U8", (size,), piece.source, piece.offset, piece.offset + size))
     if isinstance(piece, Rows):

@@ -345,7 +345,7 @@ REFUSED_AS_LLAMA: list[tuple[str, dict[str, Any]]] = [
     ("phi3", {"attention_bias": True}),
     ("ernie4_5", {"use_bias": True}),
     ("internlm2", {"bias": True}),
-    ("baichuan", {"vocab_size": 125696}),
+    ("baichuan", {"vocab_size": 65000}),
     ("baichuan", {"hidden_size": 5120}),
 ]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}

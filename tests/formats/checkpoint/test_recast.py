@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from support.tiny import write_vectors
 import emobake
 from emobake.core.tensors import decode
 from emobake.errors import BrokenFileError, EmobakeError, UnsupportedModelError
+from emobake.formats.checkpoint import families as table
 from emobake.formats.checkpoint.open import open_folder
 from emobake.formats.safetensors import NewTensor, serialize_bytes
 
@@ -162,6 +164,47 @@ def test_grouped_rows_and_old_names(tmp_path: Path) -> None:
         expected[f"{at}self_attn.k_proj.weight"] = groups[:, -2].reshape(KV, HIDDEN)
         expected[f"{at}self_attn.v_proj.weight"] = groups[:, -1].reshape(KV, HIDDEN)
     assert_llama(found, expected)
+
+
+@pytest.fixture
+def small_baichuan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The sizes of Baichuan's 7B, which tell it apart, are those of the tests; 5 tokens are the second one's."""
+    changed = copy.deepcopy(table.tables())
+    form = changed["baichuan"]["as_llama"]
+    form["require"] |= {"hidden_size": [HIDDEN], "vocab_size": [VOCAB, VOCAB + 1]}
+    assert [rule.get("when") for rule in form["tensors"]] == [None, {"vocab_size": 125696}]
+    form["tensors"][1]["when"] = {"vocab_size": VOCAB}
+    monkeypatch.setattr(table, "tables", lambda: changed)
+    table.families.cache_clear()
+    yield
+    table.families.cache_clear()
+
+
+@pytest.mark.usefixtures("small_baichuan")
+@pytest.mark.parametrize("vocabulary", [VOCAB, VOCAB + 1])
+def test_the_head_of_the_second_baichuan_has_rows_of_length_one(vocabulary: int, tmp_path: Path) -> None:
+    shapes = {**QKVO, **MLP, **NORMS, "self_attn.W_pack": (3 * HEADS * HEAD, HIDDEN)}
+    block = {name: shape for name, shape in shapes.items() if name[-6:-5] not in "qkv"}
+    shared = {name: (vocabulary, *shape[1:]) if len(shape) == 2 else shape for name, shape in SHARED.items()}
+    values = values_of(shared, block)
+    values["lm_head.weight"][2] = 0
+    more = {"vocab_size": vocabulary, "num_key_value_heads": None}
+    base = write(tmp_path / "base", "baichuan", "BaichuanForCausalLM", values, **more)
+    found, _, result = baked(tmp_path, base)
+    expected = {name: v for name, v in values.items() if "W_pack" not in name}
+    for n in range(LAYERS):
+        at = f"model.layers.{n}.self_attn."
+        parts = np.split(values[f"{at}W_pack.weight"], 3)
+        expected |= {f"{at}{name}_proj.weight": rows for name, rows in zip("qkv", parts, strict=True)}
+    card = (tmp_path / "out" / "README.md").read_text()
+    if vocabulary == VOCAB:
+        norms = np.linalg.norm(values["lm_head.weight"], axis=1, keepdims=True)
+        head = values["lm_head.weight"] / np.maximum(norms, np.float32(1e-12))
+        np.testing.assert_allclose(found["lm_head.weight"], head, rtol=1e-6)
+        expected["lm_head.weight"] = found["lm_head.weight"]
+    assert ("divided by their norms" in card) == (vocabulary == VOCAB) != ("no value was changed" in card)
+    assert_llama(found, expected)
+    assert result.plan.route == "llama"
 
 
 @pytest.mark.parametrize("shards", [1, 2])
