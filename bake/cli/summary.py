@@ -36,7 +36,7 @@ _ROUTES = {
     "tensor": "the file gains the biases, which its architecture reads where they are",
     "adapter": "a PEFT adapter: rank 1, zero matrices, lora_bias",
     "head": "one more key/value head with a constant output; a column of the output projection makes the row of it",
-    "value": "a bias of the values, solved so that attn_output makes the row of it",
+    "value": "a bias of the values, solved so that the output projection makes the row of it",
 }
 _BY_BACKEND = "; vLLM runs the class of transformers"
 _STYLES = {"steered": "green", "option": "yellow", "unsteered": "bold red", "wrong": "bold red", "refuses": "dim"}
@@ -204,7 +204,12 @@ def _facts(result: BakeResult) -> Table:
         if plan.rewritten:
             counts += f", {len(plan.rewritten)} made of the base's rows or renamed"
         if plan.extended:
-            counts += f", {len(plan.extended)} with rows or columns behind their own"
+            how = (
+                "with each head's rows several times"
+                if plan.route == "value"
+                else "with rows or columns behind their own"
+            )
+            counts += f", {len(plan.extended)} {how}"
         table.add_row("tensors", f"{counts}, all others byte for byte")
     table.add_row("files", _files(plan))
     return table
