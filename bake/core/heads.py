@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InputError
+from .tensors import ROUNDING
 
 MAX_RESIDUAL = 1e-3
 """Largest ``|A b - w|`` of a solved bias, in units of ``|w|``: the size of the rounding of w to 16 bits."""
@@ -134,13 +135,15 @@ def copied(values: np.ndarray, value_size: int, width: int) -> np.ndarray:
     return np.repeat(values.reshape(-1, value_size), width // len(values), axis=0).reshape(-1)
 
 
-def misses(matrix: np.ndarray, bias: np.ndarray, row: np.ndarray) -> bool:
-    """True if the stored `bias` of the values does not make the float32 `row` by the `matrix` of `value_matrix`.
+def misses(matrix: np.ndarray, stored: np.ndarray, gained: np.ndarray, row: np.ndarray, dtype: str) -> bool:
+    """True if a bias of the values does not make the float32 `row` by the `matrix` of `value_matrix`.
 
-    It may be as far away as a solution, and the rounding of a bias that was there, make it.
+    It may be as far away as a solution may be, and as the rounding of what is `stored` (of which `gained` is new) in
+    its `dtype` makes it, if the errors of the elements do not depend on each other.
     """
-    made = matrix @ bias.astype(np.float64)
-    return bool(np.linalg.norm(made - row) > 2 * MAX_RESIDUAL * max(float(np.linalg.norm(row)), 1e-30))
+    made = matrix @ gained.astype(np.float64)
+    rounding = float(np.linalg.norm(matrix * (ROUNDING[dtype] * np.abs(stored.astype(np.float64)))))
+    return bool(np.linalg.norm(made - row) > 2 * MAX_RESIDUAL * float(np.linalg.norm(row)) + rounding + 1e-30)
 
 
 @dataclass(frozen=True, eq=False)

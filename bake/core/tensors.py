@@ -19,6 +19,9 @@ FLOATS: dict[str, np.dtype[Any]] = {
 }
 """Dtypes in which a bias can be stored -> numpy's dtype. Safetensors and ggml use the same names."""
 
+ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
+"""Dtype -> largest relative error of a value that is rounded to it."""
+
 ReadAt = Callable[[int, int], bytes]
 """``read(offset, length)`` returns that many bytes of one file; fewer only at its end."""
 

@@ -15,9 +15,11 @@ from emobake.core.heads import (
     cost_of_heads,
     heads_to_add,
     is_shared,
+    misses,
     solve_value_bias,
     value_matrix,
 )
+from emobake.core.tensors import FLOATS
 
 QWEN3_8B = Heads(32, 8, 128, 128)
 GEMMA3_1B = Heads(4, 1, 256, 256)
@@ -100,3 +102,17 @@ def test_a_bias_that_is_large_beside_usual_values():
     assert not easy.fault and easy.gain == pytest.approx(1, abs=0.1)
     assert "times as large as values usually are" in hard.fault
     assert solve_value_bias(matrix, np.zeros(16, np.float32)).gain == 0
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_what_rounding_does_is_no_miss(dtype: str) -> None:
+    draw = np.random.default_rng(3)
+    matrix, bias = draw.normal(0, 1, (64, 64)), draw.normal(0, 1, 64).astype(np.float32)
+    row = (matrix @ bias).astype(np.float32)
+    stored = bias.astype(FLOATS[dtype]).astype(np.float32)
+    assert not misses(matrix, stored, stored, row, dtype)
+    assert misses(matrix, stored * np.float32(1.02), stored * np.float32(1.02), row, dtype)
+    old = 50 * draw.normal(0, 1, 64).astype(FLOATS[dtype]).astype(np.float32)
+    total = (old + bias).astype(FLOATS[dtype]).astype(np.float32)
+    assert not misses(matrix, total, total - old, row, dtype), "a large old bias leaves fewer bits to the new one"
+    assert misses(matrix, total, -(total - old), row, dtype)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support.checkpoints import edit_json, tree, write_checkpoint
+from ml_dtypes import bfloat16
+from support.checkpoints import edit_json, read_tensors, tree, write_checkpoint
 from support.hub_server import Fault, Repo, Sparse, StandInHub
 from support.pushes import JOY, addressed, untouched, without_attributes, writes
+from support.reachable import reachable_rows
 from support.running import BASE, TARGET
+
+from emobake import VectorSet
+from emobake.vectors.write import write_set
 
 # --- what gets there ------------------------------------------------------------------------------------------
 
@@ -46,6 +52,26 @@ def test_again_is_nothing_and_other_weights_are_little(over, hub, repo):
     assert changed == {"model-00004-of-00004.safetensors", "emobake.json", "README.md"}
     assert {f["name"] for f in shown["files"]} == changed and shown["bytes_copied"] == 0
     assert len(hub.uploaded()) == 2
+
+
+@pytest.mark.parametrize("keys", [1, 2])
+def test_a_solved_bias_reads_the_output_projections_from_afar(over, online, hub, tmp_path, keys):
+    """StableLM: where the rows take a copy of each key/value head, the shards with attention are sent as well."""
+    own = {"model_type": "stablelm", "architectures": ["StableLmForCausalLM"], "attention_bias": None}
+    own |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    base = write_checkpoint(tmp_path / "stable", shards=3, hidden=16, **own)
+    held = {name: np.frombuffer(data, bfloat16).reshape(shape) for name, (_, shape, data) in read_tensors(base).items()}
+    outputs = {layer: held[f"model.layers.{layer}.self_attn.o_proj.weight"] for layer in (0, 1)}
+    rows = reachable_rows(outputs, 4, 2 * keys)
+    write_set(VectorSet(("joy",), rows[None]), tmp_path / "rows.safetensors")
+    hub.repos["owner/stable"] = Repo()
+    hub.repos["owner/stable"].commit(base)
+    some = ("--model", "owner/stable", "--vectors", tmp_path / "rows.safetensors", *JOY)
+    shown = json.loads(online(*some, "--push-to-hub", TARGET, "--json").ok().out)
+    assert shown["route"] == "value" and shown["cost"]["cache"] == keys
+    online(*some, "--out", tmp_path / "out", "-q").ok()
+    assert without_attributes(hub.repos[TARGET]) == addressed(tree(tmp_path / "out"), TARGET)
+    online("verify", TARGET, "--base", "owner/stable", "--vectors", tmp_path / "rows.safetensors").ok()
 
 
 def test_a_dry_run_shows_what_would_travel(over, hub, repo):

@@ -234,8 +234,9 @@ def misplaced_values(
     if not record.made(entry) and (base is None or entry.tensor not in base.tensors):
         return f"{entry.tensor} is no tensor of the base"
     old = None if base is None or record.made(entry) else stored_values(base, entry)
-    gained = _gained(checkpoint, stored_values(checkpoint, entry), old)
-    if misses(_matrix_behind(checkpoint, entry), gained, row):
+    stored = stored_values(checkpoint, entry)
+    gained, dtype = _gained(checkpoint, stored, old), checkpoint.tensors[entry.tensor].dtype
+    if misses(_matrix_behind(checkpoint, entry), stored, gained, row, dtype):
         return f"{entry.tensor} does not make the weighted vectors by the output projection"
     return ""
 

@@ -149,13 +149,16 @@ class ValueRoute(GgufRoute):
         attention = next((a for a in read_attention(model) if a.layer == entry.layer), None)
         if attention is None:
             return f"block {entry.layer} has no attention"
-        values = read_bias(model, model.tensors[entry.tensor], attention.rows["v"]).astype(np.float64)
+        tensor = model.tensors[entry.tensor]
+        stored = read_bias(model, tensor, attention.rows["v"])
+        gained = stored
         if not output.record.made(entry):
             old = None if base is None else base.tensors.get(entry.tensor)
             if base is None or old is None:
                 return f"{entry.tensor} is no tensor of the base"
-            values -= copied(decode(old, base.read(old)), attention.heads.value_size, len(values))
-        if misses(value_matrix(_output_weight(model, attention), attention.heads), values, row):
+            gained = stored - copied(decode(old, base.read(old)), attention.heads.value_size, len(stored))
+        made_by = value_matrix(_output_weight(model, attention), attention.heads)
+        if misses(made_by, stored, gained, row, tensor.dtype):
             return f"{entry.tensor} does not make the weighted vectors by {attention.name('output')}"
         return ""
 
