@@ -126,6 +126,8 @@ def _parts(checkpoint: Checkpoint, rule: Rule, heads: Heads, source: TensorHeade
         return [NewTensor(source.dtype, source.shape, (Span(source.file, source.start, source.size),))]
     total = source.shape[0]
     if rule.how == "unit":
+        if not source.size:
+            raise BrokenFileError(f"{source.file}: {source.name} is empty")
         piece = UnitRows(source.file, source.start, _row(source), total, source.dtype)
         return [NewTensor(source.dtype, source.shape, (piece,))]
     if rule.how == "paired":

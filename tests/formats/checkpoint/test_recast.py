@@ -207,6 +207,16 @@ def test_the_head_of_the_second_baichuan_has_rows_of_length_one(vocabulary: int,
     assert result.plan.route == "llama"
 
 
+@pytest.mark.usefixtures("small_baichuan")
+def test_an_empty_head_is_refused(tmp_path: Path) -> None:
+    block = {"self_attn.W_pack": (3 * HEADS * HEAD, HIDDEN), "self_attn.o_proj": (HIDDEN, Q), **MLP, **NORMS}
+    values = values_of(SHARED | {"lm_head": (VOCAB, 0)}, block)
+    base = write(tmp_path / "base", "baichuan", "BaichuanForCausalLM", values, num_key_value_heads=None)
+    write_vectors(tmp_path / "ev", LAYERS, HIDDEN)
+    with pytest.raises(BrokenFileError, match=r"lm_head.weight is empty"):
+        emobake.bake(base, tmp_path / "ev", times=(0, 0, 0, 1, 0), out=tmp_path / "out")
+
+
 @pytest.mark.parametrize("shards", [1, 2])
 def test_experts_are_stacked(shards: int, tmp_path: Path) -> None:
     moe = "block_sparse_moe"
