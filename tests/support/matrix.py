@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ TOLERANCE = 1e-4
 """Largest distance that counts as equal, where the stack's own base is that near to transformers."""
 OWN_DISTANCES = 1.2
 """Elsewhere, in distances of the stack's own base."""
+TABLES = {("starcoder2", "llama.cpp"): 2.0, ("paligemma2", "llama.cpp"): 2.0}
+"""The same, where a stack takes the activation from a table of 16-bit floats, whose error depends on its input."""
 PROMPTS = [[5, 9, 17, 33, 200], [8, 7, 60, 99, 31, 150, 42, 77, 3, 250, 12, 18, 61, 90, 140, 55, 21]]
 TIMES = (0.5, 0.0, 0.0, 1.0, 0.0)
 # vLLM's attention on a CPU wants heads of 32 channels or more.
@@ -76,7 +78,9 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     "minicpm3": _LATENT, "llama2": _FOUR, "vicuna": _FOUR, "gemma": {**_FOUR, **_TIED}, "helium": _FOUR,
     "gemma2": {**_EVEN, **_TIED}, "gemma3": {**_EVEN, **_TIED, **_WINDOWS}, "smollm3": {"no_rope_layers": [1, 1, 1]},
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_d_head": 32}, "stablelm-biased": _FOUR,
-    "granitemoehybrid": {"mamba_d_head": 64, "num_key_value_heads": 2}, "qwen3_moe": {"norm_topk_prob": True},
+    "granitemoehybrid": {"mamba_d_head": 64}, "qwen2_vl": _MROPE, "paligemma2": _EVEN,
+    "kimi_k25": {**_LATENT, "v_head_dim": 32}, "gemma4": {"vocab_size_per_layer_input": 256, "global_head_dim": 32},
+    "gemma4_experts": {"global_head_dim": 32}, "qwen3_moe": {"norm_topk_prob": True},
 }  # fmt: skip
 """Fields besides `WIDE`; Gemma's config wants a hidden size that the heads of the result divide, and llama.cpp
 leaves the rotary embedding of every fourth layer out, whatever SmolLM3's config says, and makes the weights of Qwen3's
@@ -108,6 +112,8 @@ class Form:
     cache: float
     """Cost: the factor of the key/value cache."""
     folder: Path
+    zero: Path
+    """The same with a bias of zeros, which does what the base does."""
     said: Mapping[str, str]
     """Stack -> status."""
 
@@ -144,8 +150,9 @@ class Cell:
     @property
     def agrees(self) -> bool:
         """True if the run shows what the table says."""
-        wanted = "unsteered" if self.said == "option" else self.said
-        return self.found in ("no base", wanted)
+        if self.said in ("option", "unsteered"):  # Not to load it is no worse than to drop the bias.
+            return self.found in ("no base", "unsteered", "refuses")
+        return self.found in ("no base", self.said)
 
     @property
     def is_silent(self) -> bool:
@@ -190,8 +197,18 @@ def _forms(name: str, folder: Path, space: Path, layers: Sequence[int]) -> Itera
                 plan = make_plan(checkpoint, vectors, recipe, route=route)
                 out = space / (label[:5] + route.name.replace("+", "-"))
                 write_folder(plan.files, folder, Folder(out))
+                nothing = make_plan(checkpoint, vectors, replace(recipe, scale=0.0), route=route, force=True)
+                write_folder(nothing.files, folder, Folder(out.with_name(f"{out.name}-zero")))
                 said = {stack: support.status for stack, support in plan.stacks.items()}
-                yield Form(name, family.label, label + route.name, plan.record.cost.cache, out, said)
+                yield Form(
+                    name,
+                    family.label,
+                    label + route.name,
+                    plan.record.cost.cache,
+                    out,
+                    out.with_name(f"{out.name}-zero"),
+                    said,
+                )
 
 
 def reference(folder: Path, name: str, rows: Mapping[int, np.ndarray]) -> tuple[Tables, Tables]:
@@ -305,9 +322,12 @@ def cells(name: str, stacks: Iterable[str], space: Path) -> Iterator[Cell]:
     base = make(name, space)
     for stack in stacks:
         found = run(stack, [base.folder, *(form.folder for form in base.forms)], space, ENVIRONMENT.get(name, {}))
-        own = found[base.folder]
         for form in base.forms:
-            yield _cell(form, stack, base, own, found[form.folder])
+            own, got = found[base.folder], found[form.folder]
+            if isinstance(own, str) and not isinstance(got, str):
+                # It runs no wrapper, say, but the language model alone.
+                own = run(stack, [form.zero], space, ENVIRONMENT.get(name, {}))[form.zero]
+            yield _cell(form, stack, base, own, got)
 
 
 def _cell(form: Form, stack: str, base: Base, own: Tables | str, got: Tables | str) -> Cell:
@@ -320,7 +340,7 @@ def _cell(form: Form, stack: str, base: Base, own: Tables | str, got: Tables | s
         return Cell(*common, "no base" if same else "refuses", None, from_own, got)
     if from_own is not None and from_own > np.abs(base.steered - base.plain).max() / 4:
         return Cell(*common, "no base", None, from_own, "its own base is another function")
-    bound = max(TOLERANCE, OWN_DISTANCES * (from_own or 0))
+    bound = max(TOLERANCE, TABLES.get((form.name, stack), OWN_DISTANCES) * (from_own or 0))
     distance, plain = (float(np.abs(got - wanted).max()) for wanted in (base.steered, base.plain))
     verdict = "steered" if distance <= bound else "unsteered" if plain <= bound else "wrong"
     return Cell(*common, verdict, distance if np.isfinite(distance) else None, from_own)
