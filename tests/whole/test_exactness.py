@@ -61,7 +61,13 @@ def config_of(path: Path) -> dict[str, Any]:
     return json.loads((path / "config.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", [n for n in FAMILIES if not families()[FAMILIES[n].model_type].refusal])
+def takes_any_row(name: str) -> bool:
+    """False where rows must be in reach of a bias of the values: `test_values` has those."""
+    family = families()[FAMILIES[name].model_type]
+    return not family.refusal and family.value is None
+
+
+@pytest.mark.parametrize("name", filter(takes_any_row, FAMILIES))
 def test_baked_equals_hooked(name: str, tmp_path: Path):
     base_path, out, w = bake(tmp_path, name)
     base, _ = load(base_path)

@@ -101,11 +101,12 @@ def test_a_template_that_does_more_is_left_to_ollama(template):
     assert "TEMPLATE" not in text and len(notes) == 1 and "no TEMPLATE" in notes[0]
 
 
-@pytest.mark.parametrize("template", FLOODS.values(), ids=FLOODS)
+@pytest.mark.parametrize("template", ["loop", "product", "nested"])
 def test_a_template_cannot_hang_or_flood(template):
+    """All of them are in tests/formats/test_chat_template.py."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.monotonic()
-    assert read_template(header(template)) is None
+    assert read_template(header(FLOODS[template])) is None
     assert time.monotonic() - begun < 40, "5 seconds of computing; 30 in all on a machine with much to do"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes, in this process"
 
