@@ -7,8 +7,8 @@ Every command is a process of its own; wall time, CPU time and peak memory are w
 (wait4). Each is run N times in turn with the others, in a random order, and the fastest run counts, for whatever
 else a machine does only ever slows one down: single runs of `cp` itself differ by a factor of four, all of it in
 how fast the kernel copies from memory to memory, so with few rounds a ratio says little. Needs 9 GB in the folder
-for the 4 GB checkpoint and its copy; they are removed at the end. With --head only a Qwen3 of 4 GB is baked, for
-llama.cpp: half of its tensors are written anew, with a key/value head more.
+for the 4 GB checkpoint and its copy; they are removed at the end. With --head only a Qwen3 of 8 GB is baked, for
+llama.cpp: half of its tensors are written anew, with a key/value head more; that needs 17 GB.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ import sys, torch
 from transformers import AutoConfig, AutoModelForCausalLM
 torch.set_default_dtype(torch.bfloat16)
 config = AutoConfig.for_model(sys.argv[2], vocab_size=32000, hidden_size=2560, intermediate_size=6912,
-                              num_hidden_layers=24, num_attention_heads=20, num_key_value_heads=20, head_dim=128)
+                              num_hidden_layers=int(sys.argv[3]), num_attention_heads=20, num_key_value_heads=20,
+                              head_dim=128)
 with torch.device("meta"):
     model = AutoModelForCausalLM.from_config(config)
 model.to_empty(device="cpu")
@@ -198,8 +199,8 @@ def main() -> None:
 
 def run_head(folder: Path, rounds: int) -> None:
     base, vectors = folder / "random-qwen3", folder / "big.safetensors"
-    subprocess.run((sys.executable, "-c", BIG, str(base), "qwen3"), check=True, capture_output=True)
-    random_vectors(vectors, 24, 2560)
+    subprocess.run((sys.executable, "-c", BIG, str(base), "qwen3", "48"), check=True, capture_output=True)
+    random_vectors(vectors, 48, 2560)
     table = Table("checkpoint", "command", "wall s", "of cp", "CPU s", "of cp", "peak MB")
     add_rows(table, base, compare(base, vectors, folder, rounds, head=True))
     Console(width=120).print(table)
@@ -223,7 +224,7 @@ def run(folder: Path, rounds: int) -> None:
     small, big = folder / "SmolLM2-135M-Instruct", folder / "random-4GB"
     for command in (
         (sys.executable, str(ROOT / "scripts" / "make_smollm2.py"), str(small)),
-        (sys.executable, "-c", BIG, str(big), "llama"),
+        (sys.executable, "-c", BIG, str(big), "llama", "24"),
     ):
         subprocess.run(command, check=True, capture_output=True)
     vectors = folder / "big.safetensors"
