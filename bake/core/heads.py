@@ -114,6 +114,18 @@ def copies_to_try(heads: Heads) -> Iterator[int]:
     return (copies for copies in range(1, heads.group + 1) if heads.group % copies == 0)
 
 
+def copies_by(cost: Cost, group: int) -> int:
+    """The number of copies that a recorded `cost` tells, where `group` query heads share a key/value head.
+
+    Raises:
+        InputError: no such heads have this cost.
+    """
+    for copies in copies_to_try(Heads(group, 1, 1, 1)):
+        if copies == cost.cache:
+            return copies
+    raise InputError(f"the record's cost, {cost.cache:g} times the cache, is that of no number of copies of the heads")
+
+
 def value_matrix(output: np.ndarray, heads: Heads, copies: int = 1) -> np.ndarray:
     """The matrix A that turns a bias of the values into a row of the attention's output.
 

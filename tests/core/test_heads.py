@@ -10,6 +10,7 @@ from emobake.core.heads import (
     MAX_GAIN,
     Cost,
     Heads,
+    copies_by,
     copies_to_try,
     cost_of_copies,
     cost_of_heads,
@@ -116,3 +117,10 @@ def test_what_rounding_does_is_no_miss(dtype: str) -> None:
     total = (old + bias).astype(FLOATS[dtype]).astype(np.float32)
     assert not misses(matrix, total, total - old, row, dtype), "a large old bias leaves fewer bits to the new one"
     assert misses(matrix, total, -(total - old), row, dtype)
+
+
+def test_copies_by_a_recorded_cost() -> None:
+    assert [copies_by(Cost(cache), 6) for cache in (1.0, 2.0, 3.0, 6.0)] == [1, 2, 3, 6]
+    for cache in (0.0, 4.0, 1.5, 1e9, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="no number of copies"):
+            copies_by(Cost(cache), 6)

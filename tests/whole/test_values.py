@@ -103,6 +103,16 @@ def test_a_change_is_found(tmp_path: Path):
     assert "config honours the bias" in failed
 
 
+def test_a_record_that_claims_a_billion_copies(tmp_path: Path):
+    base, vectors = write(tmp_path, "stablelm", 2)
+    emobake.bake(base, vectors, mix={"joy": 1}, out=tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "emobake.json").read_text())
+    record["cost"] = {"cache": 1e9, "attention_weights": 1e9}
+    (tmp_path / "out" / "emobake.json").write_text(json.dumps(record))
+    failed = [check for check in emobake.verify(tmp_path / "out", base=base) if check.ok is False]
+    assert any("no number of copies" in check.detail for check in failed), failed
+
+
 def _holds(file: Path, name: str) -> bool:
     return any(key.endswith(name) for key in load_file(file))
 

@@ -17,6 +17,7 @@ from ....core.heads import (
     Cost,
     Heads,
     copied,
+    copies_by,
     copies_to_try,
     cost_of_copies,
     misses,
@@ -105,7 +106,9 @@ class ValueRoute(Route):
 
     def again(self, record: Record) -> ValueRoute:
         """The cache has as many copies as it costs."""
-        return replace(self, copies=max(1, round(record.cost.cache)))
+        heads = heads_of(self.old_fields)
+        assert heads is not None  # `blockers` has looked.
+        return replace(self, copies=copies_by(record.cost, heads.group))
 
     def homes(self, checkpoint: Checkpoint) -> tuple[Home, ...]:
         """The bias of each layer's values.

@@ -20,6 +20,7 @@ from ....core.heads import (
     Cost,
     Heads,
     copied,
+    copies_by,
     copies_to_try,
     cost_of_copies,
     misses,
@@ -77,9 +78,8 @@ class ValueRoute(GgufRoute):
         Raises:
             UnsupportedModelError: no number of copies makes them, or only with biases that are too large.
         """
-        shared = math.gcd(*(attention.heads.group for attention in self._attention))
         reasons = []
-        for copies in copies_to_try(Heads(shared, 1, 1, 1)):
+        for copies in copies_to_try(Heads(self._shared, 1, 1, 1)):
             solved, reason = self._solve(rows, copies)
             if not reason:
                 return replace(self, copies=copies, solved=solved)
@@ -91,7 +91,7 @@ class ValueRoute(GgufRoute):
 
     def again(self, record: Record) -> ValueRoute:
         """The cache has as many copies as it costs."""
-        return replace(self, copies=max(1, round(record.cost.cache)))
+        return replace(self, copies=copies_by(record.cost, self._shared))
 
     @cached_property
     def homes(self) -> tuple[Home, ...]:
@@ -161,6 +161,11 @@ class ValueRoute(GgufRoute):
         if misses(made_by, stored, gained, row, tensor.dtype):
             return f"{entry.tensor} does not make the weighted vectors by {attention.name('output')}"
         return ""
+
+    @property
+    def _shared(self) -> int:
+        """Query heads that share a key/value head, or the part of them that all blocks have in common."""
+        return math.gcd(*(attention.heads.group for attention in self._attention))
 
     @cached_property
     def _attention(self) -> tuple[Attention, ...]:
