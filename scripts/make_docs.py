@@ -151,12 +151,12 @@ def _families() -> Iterator[str]:
     yield from (
         "## Refused",
         "",
-        "`--format peft` writes an adapter for them.",
+        "As checkpoints; `--format peft` writes an adapter for them, and those in the tables above have a GGUF file.",
         "",
         "| model_type | why |",
         "| --- | --- |",
     )
-    yield from (f"| {name} | {_cell(f.refusal)} |" for name, f in families().items() if f.refusal and not f.in_gguf)
+    yield from (f"| {name} | {_cell(f.refusal)} |" for name, f in families().items() if f.refusal)
 
 
 def _wrappers() -> Iterator[str]:

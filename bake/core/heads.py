@@ -123,7 +123,9 @@ def copies_by(cost: Cost, group: int) -> int:
     for copies in copies_to_try(Heads(group, 1, 1, 1)):
         if copies == cost.cache:
             return copies
-    raise InputError(f"the record's cost, {cost.cache:g} times the cache, is that of no number of copies of the heads")
+    raise InputError(
+        f"the record's cost, {cost.cache:g} times the cache, is that of no number of copies of the heads; bake again"
+    )
 
 
 def value_matrix(output: np.ndarray, heads: Heads, copies: int = 1) -> np.ndarray:

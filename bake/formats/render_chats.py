@@ -103,7 +103,7 @@ def render(asked: dict[str, Any]) -> list[tuple[str | None, str]]:
 
 
 def reason(error: Exception) -> str:
-    """What the error says, in one line."""
+    """Message of an error, in one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -227,10 +227,12 @@ def encode_chats(tokenizer: Any, conversations: Sequence[Sequence[Message]], nam
 
     Raises:
         InputError: the template fails, or takes too much time or memory; `name` names the model.
+        MissingPackageError: the jinja2 package is not installed.
     """
     if tokenizer.chat_template is None:
         texts = ["\n\n".join(message["content"] for message in messages) + "\n\n" for messages in conversations]
         return [list(tokenizer(text)["input_ids"]) for text in texts]
+    require("jinja2", extra="chat", purpose="a chat template")
     try:
         template = tokenizer.get_chat_template()  # The one for talk, where a checkpoint has several.
     except Exception as error:

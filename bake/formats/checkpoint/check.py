@@ -166,7 +166,7 @@ class CheckpointOutput(FolderOutput):
         return self.record.route == "value"
 
     def _row_of(self, entry: RecordedBias, values: np.ndarray, old: np.ndarray | None) -> np.ndarray:
-        """Of a bias of the values, the row that the output projection makes of it."""
+        """The row that the output projection makes, where the bias is one of the values."""
         if self._is_solved:
             return made_row(self.model, entry, values, old)
         return super()._row_of(entry, values, old)

@@ -41,7 +41,7 @@ class Text:
     head: HeadForm | None = None
     """The form with one more key/value head, inside the wrapper; None where none was tried."""
     in_gguf: Literal["", "head", "value"] = ""
-    """As `Family.in_gguf`."""
+    """Route of the GGUF file that the converter makes, see `Family.in_gguf`."""
     alone: Mapping[str, Any] = field(default_factory=dict)
     """Fields whose meaning in the plain class differs, as the language model alone needs them."""
 

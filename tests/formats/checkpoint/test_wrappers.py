@@ -30,7 +30,7 @@ from emobake.core.toml import shipped_tables
 from emobake.errors import BrokenFileError, InputError, UnsupportedModelError
 from emobake.formats.checkpoint import wrappers as module
 from emobake.formats.checkpoint.families import families
-from emobake.formats.checkpoint.language_model import language_model
+from emobake.formats.checkpoint.language_model import language_model, language_model_config
 from emobake.formats.checkpoint.open import open_folder
 from emobake.formats.checkpoint.routes import choose_route
 from emobake.formats.checkpoint.wrappers import Text, Wrapper, family_of, wrapped, wrappers
@@ -437,6 +437,17 @@ def test_fields_that_the_class_fills_in_are_written(tmp_path: Path):
     write_json(moe / "config.json", config)
     alone = language_model(open_folder(moe)).config
     assert (alone["norm_topk_prob"], alone["head_dim"], alone["num_experts"]) == (True, 128, 60)
+
+
+@pytest.mark.parametrize("text", ["gemma", "gemma2"])
+def test_the_text_of_paligemma_alone_is_causal(text: str):
+    """transformers writes the field for the tokens of an image, and vLLM's backend obeys it for text."""
+    config = {
+        "model_type": "paligemma",
+        "architectures": ["PaliGemmaForConditionalGeneration"],
+        "text_config": {"model_type": text, "use_bidirectional_attention": True},
+    }
+    assert language_model_config(config, "m")["use_bidirectional_attention"] is False
 
 
 def test_a_shard_of_images_alone_is_left_out(tmp_path: Path):

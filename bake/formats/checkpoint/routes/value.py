@@ -77,7 +77,7 @@ class ValueRoute(Route):
 
     @property
     def cost(self) -> Cost:
-        """What the copies cost."""
+        """Cost of the copies."""
         heads = heads_of(self.old_fields)
         return Cost() if heads is None or self.copies == 1 else cost_of_copies(heads, self.copies)
 
@@ -245,7 +245,7 @@ def misplaced_values(
 
 
 def _gained(checkpoint: Checkpoint, values: np.ndarray, old: np.ndarray | None) -> np.ndarray:
-    """What a bias of the values gained on the base's `old` one, whose heads are held as often as they are now."""
+    """The values without the base's `old` ones, which are repeated as often as its heads are held now."""
     size = heads_in(checkpoint).value_size
     if old is None:
         return values

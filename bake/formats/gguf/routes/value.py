@@ -69,7 +69,7 @@ class ValueRoute(GgufRoute):
 
     @property
     def cost(self) -> Cost:
-        """What the copies cost."""
+        """Cost of the copies."""
         return cost_of_copies(self._attention[0].heads, self.copies) if self.copies > 1 else Cost()
 
     def fitted(self, rows: np.ndarray) -> ValueRoute:
