@@ -1,0 +1,62 @@
+"""The interface of a quantisation method: how its checkpoints store a linear module, and which stacks load them.
+
+A method is one value in a module of `emobake.formats.checkpoint.quantisation.methods`. The bias stands beside the
+quantised weight, so no method says how its numbers are packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ....core.stacks import Support
+from ....core.tensors import TensorHeader
+
+Fields = Mapping[str, Any]
+"""The quantisation config of a checkpoint, of any content."""
+Parts = Mapping[str, TensorHeader]
+"""The tensors of one module by the last part of their names, such as ``qweight``."""
+Shape = tuple[int, int]
+"""Outputs and inputs of a linear module."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to quantise, as far as stacks treat its checkpoints alike."""
+
+    name: str
+    """In tables and options, such as ``gptq-act-order``."""
+    label: str
+    """In messages, such as ``GPTQ with act-order``."""
+    holds: Callable[[Parts], bool]
+    """True if these are the tensors of a linear module that is quantised so."""
+    shape: Callable[[Parts, Fields], Shape | None]
+    """The shape of such a module by its headers; None where they do not tell it. Headers may be of any shape."""
+    stacks: Mapping[str, Support]
+    """Treatment of any checkpoint of the method, with a bias beside the projection, by each stack of `STACKS`."""
+    bias_like: tuple[str, ...] = ()
+    """Parts whose dtype, if it is one of floats, the bias has. Empty: the dtype that the config names."""
+    ignored: tuple[str, ...] = ()
+    """Fields of the quantisation config that list the modules that are not quantised."""
+    rounding: float = 2.0
+    """Largest difference between a baked module and the hook on its base, on the same input, in units of the rounding
+    of the output's dtype."""
+    reason: str = "the bias is added once in the output's dtype"
+    """Where that difference comes from."""
+    note: str = ""
+    """A condition that a user must know, as a clause; empty for most."""
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """The methods that one tool writes, under one ``quant_method``."""
+
+    names: tuple[str, ...]
+    """Values of ``quant_method``."""
+    methods: tuple[Method, ...]
+    """All of them, for tables."""
+    pick: Callable[[Fields], Method | str]
+    """The method that a quantisation config says; or the reason why it is none of these, as a clause."""
+    files: tuple[str, ...] = field(default=())
+    """Files beside config.json that may hold the quantisation config."""
