@@ -72,7 +72,7 @@ def bake(
             layers without attention (of a hybrid) lose their vectors.
         dry_run: plan only.
         progress: told of the bytes that are carried over.
-        notice: told of what the user must not miss while the Hub is at work.
+        notice: told of what the user must not miss while files are written and the Hub is at work.
 
     Raises:
         InputError: (exit code 2) the request cannot be carried out; nothing was written.

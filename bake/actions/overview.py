@@ -20,7 +20,8 @@ from ..errors import InputError, UnsupportedModelError
 from ..formats.checkpoint.families import Family, families
 from ..formats.checkpoint.language_model import language_model_config
 from ..formats.checkpoint.open import open_base
-from ..formats.checkpoint.routes import ROUTES, Route, find_family
+from ..formats.checkpoint.quantisation import Quantisation
+from ..formats.checkpoint.routes import ROUTES, Route, all_blockers, find_family
 from ..formats.checkpoint.wrappers import language_config, wrapped, wrappers
 from ..storage.files import reading
 from ..storage.model_name import ModelName
@@ -128,27 +129,33 @@ def _of_family(name: str, family: Family) -> Overview:
 
 
 def _of_checkpoint(name: ModelName, site: Site) -> Overview:
-    config = open_base(name).config
+    base = open_base(name)
+    config, quantisation = base.config, base.quantisation
     architecture = str((config.get("architectures") or [""])[0])
     try:
         family = find_family(config, name.name, site)
     except UnsupportedModelError as error:
         return Overview(str(name), str(config.get("model_type")), architecture, refusal=str(error))
-    ways = list(_ways(family, config))
+    if quantisation is not None and quantisation.problem:
+        return Overview(str(name), family.label, architecture, refusal=quantisation.problem)
+    ways = list(_ways(family, config, quantisation))
     if family.wrapper:
         with contextlib.suppress(UnsupportedModelError):
             alone = language_model_config(config, name.name)
-            ways += _ways(find_family(alone, name.name, site), alone, text_only=True)
+            ways += _ways(find_family(alone, name.name, site), alone, quantisation, text_only=True)
     ways = list(_with_gguf(family, ways))
     refusal = "" if any(way.is_open for way in ways) else family.refusal or "no route applies"
     return Overview(str(name), family.label, architecture, tuple(ways), refusal)
 
 
-def _ways(family: Family, config: Mapping[str, Any], *, text_only: bool = False) -> Iterator[Way]:
+def _ways(
+    family: Family, config: Mapping[str, Any], quantisation: Quantisation | None, *, text_only: bool = False
+) -> Iterator[Way]:
     fields = language_config(config)
     flag_is_on = family.flag is not None and bool(fields.get(family.flag, family.flag_default))
     for kind in _kinds(family, flag_is_on=flag_is_on):
-        route, blockers = kind(family, config), tuple(kind.blockers(family, fields))
+        route = kind(family, config, quantisation=quantisation)
+        blockers = tuple(all_blockers(kind, family, config, quantisation))
         yield Way(route.name, route.stacks, Cost() if blockers else route.cost, blockers, text_only)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+QUANT_CONFIGS = ("hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json")
+"""Files that hold a quantisation config beside config.json, or in its place."""
 
 _LICENCES = ("license*", "licence*", "notice*", "*use_policy*", "third_party*", "thirdparty*")
 
@@ -23,6 +27,7 @@ CARRIED = (
     "additional_chat_templates/*.jinja",
     "*preprocessor_config.json",
     "processor_config.json",
+    *QUANT_CONFIGS,
     *_LICENCES,
 )
 """Patterns over lower-case paths: what a loader needs besides config and weights, and what a licence demands."""
@@ -39,6 +44,18 @@ _DUPLICATES = (
     "consolidated*", "original/*", "onnx/*", "openvino/*", "coreml/*", "flax_*", "tf_*", "rust_*", "params.json",
 )  # fmt: skip
 _HOUSEKEEPING = (".git*", ".cache/*", ".ds_store", "__pycache__/*")
+
+
+def single_file(paths: Collection[str]) -> str:
+    """The file of a checkpoint that holds all of its weights; empty if an index names several, or there is none.
+
+    Without ``model.safetensors`` and an index it is the only other file: GPTQ's first tools named theirs like
+    ``gptq_model-4bit-128g.safetensors``, and vLLM loads whatever there is.
+    """
+    if SINGLE in paths:
+        return SINGLE
+    others = [path for path in paths if path.endswith(".safetensors") and not path.startswith("adapter_")]
+    return others[0] if INDEX not in paths and len(others) == 1 and "/" not in others[0] else ""
 
 
 def is_carried(path: str) -> bool:

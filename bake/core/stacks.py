@@ -6,7 +6,7 @@ A further stack is one value here and one runner in `emobake.models.stacks`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import InputError
@@ -126,6 +126,22 @@ class Support:
     def command(self, text: str) -> str:
         """The command `text` with what makes the stack add the bias."""
         return f"{self.environment} {text} {self.option}".strip()
+
+
+_WORST_FIRST: tuple[Status, ...] = ("refuses", "wrong", "unsteered", "option", "steered")
+
+
+def worse(support: Support, other: Support) -> Support:
+    """The worse of two treatments of one model; where it is served, with the conditions of both."""
+    first, second = sorted((support, other), key=lambda one: _WORST_FIRST.index(one.status))
+    if first.status not in ("steered", "option"):
+        return first
+    return replace(
+        first,
+        run=first.run and second.run,
+        environment=first.environment or second.environment,
+        note="; ".join(dict.fromkeys(filter(None, (first.note, second.note)))),
+    )
 
 
 def parse_targets(targets: Iterable[str]) -> tuple[str, ...]:

@@ -57,6 +57,10 @@ class Files:
         """Read the JSON object in the small file `name`; None if there is no such file."""
         return parse_json_object(self.small(name), f"{self.name}/{name}") if name in self.sizes else None
 
+    def jsons(self, names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """Read the JSON objects in those of the small files `names` that there are."""
+        return {name: found for name in names if (found := self.json(name)) is not None}
+
 
 @dataclass(frozen=True)
 class Stamps:

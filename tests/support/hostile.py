@@ -328,8 +328,10 @@ HOSTILE: Mapping[str, Hostile] = {
     ),
     "config: code of its own": Hostile(config(auto_map={"AutoModelForCausalLM": "evil.Model"}), bakes=BOTH),
     "config: an encoder-decoder": Hostile(config(model_type="t5", is_encoder_decoder=True), "encoder-decoder", "peft"),
-    "config: an unknown quantisation": Hostile(config(quantization_config={"quant_method": "\x1b[2J"}), bakes=BOTH),
-    "config: a quantisation that is a number": Hostile(config(quantization_config=7), bakes=BOTH),
+    "config: an unknown quantisation": Hostile(
+        config(quantization_config={"quant_method": "\x1b[2J"}), "quant_method", "peft"
+    ),
+    "config: a quantisation that is a number": Hostile(config(quantization_config=7), "not an object"),
     "config: a bias switch that is text": Hostile(config(attention_bias="false"), "attention_bias", "peft"),
     "config: a bias switch that is a list": Hostile(config(attention_bias=[0]), "attention_bias", "peft"),
     "config: a bias that is not there": Hostile(config(attention_bias=True), "bias", "peft"),

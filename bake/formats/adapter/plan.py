@@ -25,7 +25,7 @@ from ...errors import BrokenFileError, UnsupportedModelError
 from ..checkpoint.families import Family
 from ..checkpoint.model import Checkpoint
 from ..checkpoint.plan import base_warnings
-from ..checkpoint.projections import branch_scale, find_projections, input_width, output_width
+from ..checkpoint.projections import branch_scale, check_quantisation, find_projections, input_width, output_width
 from ..checkpoint.recording import Ingredients, with_documents
 from ..checkpoint.routes import declared_classes
 from ..checkpoint.wrappers import family_of
@@ -57,6 +57,7 @@ def make_adapter_plan(
         InputError: as `emobake.make_plan`.
     """
     family = find_adapted_family(checkpoint, vectors.site)
+    check_quantisation(checkpoint)
     scale = branch_scale(checkpoint, family)
     rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
     homes = adapter_homes(checkpoint, family)

@@ -125,6 +125,7 @@ class CheckpointOutput(FolderOutput):
             record.vectors.site,
             tensor_parallel=record.tensor_parallel,
             columns=base.columns,
+            quantisation=base.quantisation,
         ).again(record)
         base = route.recast(base)
         biases = stored_biases(self, route.homes(base))

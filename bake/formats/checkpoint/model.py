@@ -18,6 +18,7 @@ from ...errors import BrokenFileError
 from ...storage.files import Stamps
 from ..front_matter import FrontMatter, read_front_matter
 from ..safetensors import NewTensor
+from .quantisation import Parts, Quantisation, find_quantisation
 from .wrappers import language_config
 
 
@@ -44,6 +45,8 @@ class Checkpoint:
     """``tokenizer_config.json``; empty without one."""
     index_metadata: Mapping[str, Any] = field(default_factory=dict)
     """``metadata`` of ``model.safetensors.index.json``; empty without an index."""
+    quant_configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Those of `emobake.core.side_files.QUANT_CONFIGS` that there are, as JSON data."""
     repo_id: str = ""
     revision: str = ""
     """Commit on the Hub, if the checkpoint came from there."""
@@ -74,6 +77,24 @@ class Checkpoint:
     def language_config(self) -> Mapping[str, Any]:
         """The fields of `config` that describe the language model; of a multimodal wrapper its ``text_config``."""
         return language_config(self.config)
+
+    @cached_property
+    def quantisation(self) -> Quantisation | None:
+        """What the checkpoint says of its quantisation; None if nothing.
+
+        Raises:
+            BrokenFileError: it says two things.
+        """
+        return find_quantisation(self.config, self.quant_configs, self.name)
+
+    @cached_property
+    def modules(self) -> Mapping[str, Parts]:
+        """Module -> its tensors, by the last part of their names."""
+        found: dict[str, dict[str, TensorHeader]] = {}
+        for name, header in self.tensors.items():
+            module, _, part = name.rpartition(".")
+            found.setdefault(module, {})[part] = header
+        return found
 
     @property
     def num_hidden_layers(self) -> int:

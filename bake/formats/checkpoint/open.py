@@ -10,13 +10,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...core.limits import MAX_FILES, MAX_TENSORS
 from ...core.names import is_plain
-from ...core.side_files import INDEX, REPLACED, SINGLE, is_carried, is_licence, is_ours
+from ...core.side_files import INDEX, QUANT_CONFIGS, REPLACED, SINGLE, is_carried, is_licence, is_ours, single_file
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader, WeightFile
 from ...errors import BrokenFileError, InputError
@@ -36,6 +36,7 @@ from ...storage.model_name import ModelName
 from ..front_matter import read_start
 from ..safetensors import parse_header
 from .model import Checkpoint
+from .quantisation import Quantisation, find_quantisation
 
 if TYPE_CHECKING:
     from ...storage.hub.snapshot import RemoteFile, Snapshot
@@ -61,6 +62,17 @@ class Base:
     """Returns the folder of all files, downloaded if need be."""
     open: Callable[[], Checkpoint]
     """Reads what planning needs besides the config."""
+    quant_configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """As `Checkpoint.quant_configs`; empty for a model whose files must be downloaded first."""
+
+    @property
+    def quantisation(self) -> Quantisation | None:
+        """What the configs say of the quantisation; None if nothing.
+
+        Raises:
+            BrokenFileError: they say two things.
+        """
+        return find_quantisation(self.config, self.quant_configs, self.name)
 
 
 def open_base(model: ModelName, *, hash_files: bool = False) -> Base:
@@ -82,6 +94,7 @@ def open_base(model: ModelName, *, hash_files: bool = False) -> Base:
             folder,
             fetch=lambda: folder,
             open=lambda: _open_folder(folder, config, first, hash_files=hash_files),
+            quant_configs=_quant_configs(folder),
         )
     from ...storage.hub.download import download_checkpoint, download_config
 
@@ -133,6 +146,7 @@ def open_remote_base(model: ModelName) -> tuple[Base, Snapshot]:
             revision=snapshot.commit,
         )
         config = parse_json_object(files.small("config.json"), f"{model.name}/config.json")
+        quant_configs = files.jsons(QUANT_CONFIGS)
 
     def open_() -> Checkpoint:
         with fetching(model.name, model.revision, missing):
@@ -141,7 +155,7 @@ def open_remote_base(model: ModelName) -> tuple[Base, Snapshot]:
     def refuse() -> Path:
         raise InputError(f"{model.name}: is not on this machine")
 
-    return Base(model.name, config, None, fetch=refuse, open=open_), snapshot
+    return Base(model.name, config, None, fetch=refuse, open=open_, quant_configs=quant_configs), snapshot
 
 
 def open_folder(folder: str | os.PathLike[str], *, hash_files: bool = False) -> Checkpoint:
@@ -221,6 +235,7 @@ def open_checkpoint(
         side_files={name: size for name, size in files.sizes.items() if name not in own},
         tokenizer_config=files.json("tokenizer_config.json") or {},
         index_metadata=metadata,
+        quant_configs=files.jsons(QUANT_CONFIGS),
         repo_id=files.repo_id,
         revision=files.revision,
         card=read_start(files.read_at("README.md")) if "README.md" in files.sizes else "",
@@ -244,6 +259,12 @@ def _folder_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: holds no config.json; it is not a Hugging Face checkpoint")
     _refuse_link(file, folder)
     return read_json(file)
+
+
+def _quant_configs(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The quantisation configs beside config.json. Links out of the folder are refused when the rest is read."""
+    files = (folder / name for name in QUANT_CONFIGS)
+    return {file.name: read_json(file) for file in files if file.is_file() and not leads_out(file, folder)}
 
 
 def _refuse_link(path: Path, folder: Path) -> None:
@@ -272,7 +293,7 @@ def _at_once(function: Callable[[str], T], names: Iterable[str]) -> Iterable[T]:
 def _read_weights(
     files: Files, weight_map: Mapping[str, str], spread: Spread
 ) -> tuple[tuple[WeightFile, ...], dict[str, TensorHeader]]:
-    names = sorted(set(weight_map.values())) or [SINGLE]
+    names = sorted(set(weight_map.values())) or [single_file(files.sizes)]
     weights = tuple(map(files.weight, names))
     tensors: dict[str, TensorHeader] = {}
     for headers in spread(lambda name: _headers(files, name), names):
@@ -331,7 +352,7 @@ def _list_files(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
 
 def _weight_map(files: Files, listed: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Any]]:
     """Tensor -> file, and the index's metadata; empty if the weights are one file."""
-    if SINGLE in files.sizes:
+    if single_file(files.sizes):
         # As transformers: the single file is preferred to an index.
         return {}, {}
     index = files.json(INDEX)

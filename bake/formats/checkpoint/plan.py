@@ -14,7 +14,7 @@ from ...core.effect import Effect, judge_effect
 from ...core.heads import FREE
 from ...core.plan import NO_HEADS, BakePlan, ConfigChange, LeftOut, Other, PlannedFile, new_file
 from ...core.record import RecordedVectors
-from ...core.side_files import INDEX, is_carried, is_of_images, reason_left_out
+from ...core.side_files import INDEX, SINGLE, is_carried, is_of_images, reason_left_out, single_file
 from ...core.steering import Steering
 from ...core.strict_json import json_bytes
 from ...core.tensors import FLOATS
@@ -22,7 +22,7 @@ from ...core.vector_set import VectorSet
 from ..safetensors import NewTensor, excerpt, serialize
 from .card import model_card
 from .model import Checkpoint
-from .projections import branch_scale
+from .projections import branch_scale, check_quantisation
 from .recording import Ingredients, with_documents
 from .routes import Route, choose_route, other_routes
 
@@ -69,7 +69,9 @@ def make_plan(
         vectors.site,
         tensor_parallel=tensor_parallel,
         columns=checkpoint.columns,
+        quantisation=checkpoint.quantisation,
     )
+    check_quantisation(checkpoint)
     checkpoint = route.recast(checkpoint)
     scale = branch_scale(checkpoint, route.result)
     rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
@@ -84,8 +86,21 @@ def make_plan(
     warnings = (*hybrid_warnings(projection, homes, len(rows)), *route.warnings)
     if route.tensor_parallel > 1 and route.name != "head":
         warnings = (*warnings, NO_HEADS)
+    warnings = (*warnings, *_rope_warnings(route))
     plan = replace(plan, others=_others(checkpoint, route))
     return complete(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
+
+
+def _rope_warnings(route: Route) -> Iterable[str]:
+    """Warn of a base that mlx-lm runs with another base frequency than the output."""
+    method = None if route.quantisation is None else route.quantisation.method
+    gained = [change for change in route.changes if change.field.endswith("rope_theta") and change.old is None]
+    if method is not None and method.name == "mlx" and gained:
+        yield (
+            "the config of the base has its rope_theta in rope_parameters alone, where most classes of mlx-lm do not "
+            f"find it and take a default; the output names {gained[0].new}, so in mlx-lm it differs from the base by "
+            "more than the steering"
+        )
 
 
 def _others(checkpoint: Checkpoint, route: Route) -> dict[str, Other]:
@@ -155,8 +170,9 @@ def complete(plan: BakePlan, effect: Effect, checkpoint: Checkpoint, warnings: I
 def base_warnings(checkpoint: Checkpoint, vectors: VectorSet) -> Iterable[str]:
     """Warn of a base that the set was not made for, that is quantised, or that has code of its own."""
     yield from origin_warnings(vectors, checkpoint.repo_id)
-    if isinstance(checkpoint.config.get("quantization_config"), Mapping):
-        yield "the weights are quantised: only stacks that load the base load the result"
+    found = checkpoint.quantisation
+    if found is not None and found.method is not None and found.method.note:
+        yield f"the weights are quantised ({found.label}): {found.method.note}"
     if "auto_map" in checkpoint.config:
         yield "the checkpoint's own code is left out: stacks use their own class for this architecture"
     if problem := checkpoint.front_matter.problem:
@@ -180,6 +196,8 @@ def _files(
 ) -> Iterable[PlannedFile]:
     weights = sorted(checkpoint.weights, key=lambda weight: weight.name)
     names = {weight.name: weight.name for weight in weights}
+    if single_file(names) and INDEX not in checkpoint.side_files:
+        names = dict.fromkeys(names, SINGLE)  # By another name, transformers does not find it.
     if new or checkpoint.text_only or checkpoint.assembled:
         count = len(weights) + bool(new)
         names = {w.name: f"model-{i:05d}-of-{count:05d}.safetensors" for i, w in enumerate(weights, 1)}

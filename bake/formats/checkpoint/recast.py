@@ -17,7 +17,7 @@ from ...core.heads import Heads
 from ...core.limits import MAX_WIDTH
 from ...core.plan import Piece, Rows, Span, UnitRows, Zeros, piece_size
 from ...core.tensors import FLOATS, TensorHeader
-from ...errors import BrokenFileError, UnsupportedModelError
+from ...errors import BrokenFileError
 from ..safetensors import NewTensor
 from .forms import Form, Rule
 from .heads import heads_in
@@ -28,17 +28,11 @@ def recast(checkpoint: Checkpoint, form: Form) -> Checkpoint:
     """Lay out the tensors of `checkpoint` by the rules of `form`; its config stays as it is.
 
     Raises:
-        UnsupportedModelError: the weights are quantised.
         BrokenFileError: a tensor is missing, or has another shape than the config says.
     """
     rules = form.rules_for(checkpoint.language_config)
     if not rules:
         return checkpoint
-    if isinstance(checkpoint.language_config.get("quantization_config"), Mapping):
-        raise UnsupportedModelError(
-            f"{checkpoint.name}: its weights are quantised, and emobake saves only unquantised ones as {form.target}; "
-            "bake the original, or use `format` peft"
-        )
     left, new = dict(checkpoint.tensors), {}
     for name, tensor in _made(checkpoint, rules, left):
         if name in new:

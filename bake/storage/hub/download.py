@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 
 from ...core.limits import MAX_SMALL, MAX_VECTORS
 from ...core.names import is_inside
-from ...core.side_files import INDEX, REPLACED, SINGLE, is_carried
+from ...core.side_files import INDEX, REPLACED, is_carried, single_file
 from ...core.strict_json import parse_json_object
 from ...errors import BrokenFileError
 from ..files import advertised, check_content, read_small
@@ -49,7 +49,7 @@ def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
         except OfflineModeIsEnabled:
             return ()
         except Exception:  # From the HTTP library, whichever it is. The cache is as good as ever.
-            if not any((snapshot / name).exists() for name in (SINGLE, INDEX)):
+            if not (snapshot / INDEX).exists() and not single_file([path.name for path in snapshot.iterdir()]):
                 raise
             return ()
         if outside := [name for name in names if not is_inside(name)]:
@@ -106,8 +106,8 @@ def _download_small(repo_id: str, name: str, revision: str | None) -> Path:
 
 def _needed(repo_id: str, commit: str, names: tuple[str, ...]) -> list[str]:
     wanted = [name for name in names if is_carried(name) or name.lower() in REPLACED]
-    if SINGLE in names:
-        return [*wanted, SINGLE]
+    if single := single_file(names):
+        return [*wanted, single]
     if INDEX not in names:
         return wanted
     name = f"{repo_id}/{INDEX}"

@@ -8,15 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import deserialize
-from support.headers import CONFIG, JOY, LAYERS, ROWS, SHAPES, checkpoint
+from support.headers import CONFIG, JOY, LAYERS, ROWS, checkpoint
 
 from emobake import BrokenFileError, InputError, VectorError, VectorSet, make_plan
 from emobake.core.plan import PlannedFile, Span
 from emobake.core.steering import steering
-from emobake.core.tensors import TensorHeader
-from emobake.formats.checkpoint.families import families
 from emobake.formats.checkpoint.model import Checkpoint
-from emobake.formats.checkpoint.projections import input_width
 
 TYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
@@ -82,25 +79,6 @@ def test_the_bias_takes_the_dtype_of_its_weight(dtype, type_):
     tensor = load(files_of(plan)["model-00002-of-00002.safetensors"].data)["model.layers.1.self_attn.o_proj.bias"]
     assert tensor.dtype == type_
     np.testing.assert_array_equal(tensor, (np.float32(0.3) * ROWS[0, 1]).astype(type_))
-
-
-@pytest.mark.parametrize(
-    ("dtype", "shapes"), [("F8_E4M3", SHAPES), ("U8", {name: (shape[0] * 2, 1) for name, shape in SHAPES.items()})]
-)
-def test_beside_a_quantised_weight_the_bias_takes_the_dtype_of_the_config(dtype, shapes):
-    config = {**CONFIG, "torch_dtype": "bfloat16", "quantization_config": {"quant_method": "x"}}
-    plan = make_plan(checkpoint(config, dtype=dtype, modules=shapes), JOY, steering(None, {"joy": 1.0}))
-    tensors = load(files_of(plan)["model-00002-of-00002.safetensors"].data)
-    assert {name.split(".")[-2]: t.shape[0] for name, t in tensors.items()} == {
-        "q_proj": 4,
-        "k_proj": 2,
-        "v_proj": 2,
-        "o_proj": 4,
-    }
-    assert {t.dtype for t in tensors.values()} == {np.dtype(ml_dtypes.bfloat16)}
-    assert any("quantised" in warning for warning in plan.warnings)
-    with pytest.raises(BrokenFileError, match="torch_dtype"):
-        make_plan(checkpoint({**CONFIG}, dtype=dtype, modules=shapes), JOY, steering(None, {"joy": 1.0}))
 
 
 def test_layers_without_attention_cannot_take_a_vector():
@@ -180,15 +158,3 @@ def test_planning_loads_nothing_heavy_and_opens_no_socket():
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
-
-
-@pytest.mark.parametrize(
-    ("dtype", "shape", "inputs"),
-    [("F8_E4M3", (8, 24), 24), ("I8", (8, 24), 24), ("U8", (8, 12), 32), ("U8", (96, 1), 32)],
-)
-def test_how_wide_a_quantised_projection_is(dtype, shape, inputs):
-    """Packed bytes hold several numbers, so there the config's heads tell: 4 of 8."""
-    header = TensorHeader("p.weight", dtype, shape, "f", 0, 0)
-    config = {"hidden_size": 8, "num_attention_heads": 4, "head_dim": 8}
-    checkpoint = Checkpoint("m", config, (), {"p.weight": header}, lambda _: b"")
-    assert input_width(checkpoint, families()["llama"], "p") == inputs

@@ -256,8 +256,8 @@ def refused(tmp_path: Path, values: Values, **fields: Any) -> EmobakeError:
 
 
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
-    error = refused(tmp_path, values_of(SHARED, PHI3), quantization_config={"quant_method": "fp8"})
-    assert isinstance(error, UnsupportedModelError) and "quantised" in str(error)
+    error = refused(tmp_path, values_of(SHARED, PHI3), quantization_config={"quant_method": "gptq"})
+    assert isinstance(error, UnsupportedModelError) and "its weights are quantised (GPTQ)" in str(error)
 
 
 @pytest.mark.parametrize(

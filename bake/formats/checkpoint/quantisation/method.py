@@ -7,7 +7,7 @@ quantised weight, so no method says how its numbers are packed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ....core.stacks import Support
@@ -35,6 +35,8 @@ class Method:
     """The shape of such a module by its headers; None where they do not tell it. Headers may be of any shape."""
     stacks: Mapping[str, Support]
     """Treatment of any checkpoint of the method, with a bias beside the projection, by each stack of `STACKS`."""
+    elements: Callable[[Parts], int | None] = lambda parts: None
+    """The number of weights of such a module, where the headers do not tell its shape; None: nor that."""
     bias_like: tuple[str, ...] = ()
     """Parts whose dtype, if it is one of floats, the bias has. Empty: the dtype that the config names."""
     ignored: tuple[str, ...] = ()
@@ -58,5 +60,7 @@ class Quantiser:
     """All of them, for tables."""
     pick: Callable[[Fields], Method | str]
     """The method that a quantisation config says; or the reason why it is none of these, as a clause."""
-    files: tuple[str, ...] = field(default=())
-    """Files beside config.json that may hold the quantisation config."""
+    files: tuple[str, ...] = ()
+    """Files beside config.json that hold the quantisation config of this tool where they name none."""
+    is_unnamed: Callable[[Fields], bool] = lambda fields: False
+    """True if a quantisation config without ``quant_method`` is this tool's."""

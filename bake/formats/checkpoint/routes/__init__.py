@@ -8,9 +8,10 @@ from typing import Any
 
 from ....core.names import is_plain
 from ....core.sites import SITE, Site
-from ....core.stacks import STACKS, parse_targets
+from ....core.stacks import STACKS, Support, parse_targets
 from ....errors import BrokenFileError, UnsupportedModelError
 from ..families import Family, families
+from ..quantisation import Quantisation
 from ..wrappers import TEXT, family_of, language_config, wrappers
 from .backend import BackendRoute, ExistingBackendRoute, FlagBackendRoute
 from .base import Route
@@ -27,6 +28,7 @@ from .value import ValueRoute
 __all__ = [
     "ROUTES",
     "Route",
+    "all_blockers",
     "choose_route",
     "declared_classes",
     "find_family",
@@ -62,11 +64,13 @@ def choose_route(
     *,
     tensor_parallel: int = 1,
     columns: Mapping[int, int] | None = None,
+    quantisation: Quantisation | None = None,
 ) -> Route:
     """Choose the route that costs least, and among those the one that serves the most stacks.
 
     It serves all `targets`. A route that plain transformers would load unsteered is chosen only on explicit demand:
-    with `targets` that leave transformers out.
+    with `targets` that leave transformers out. Of a quantisation that transformers does not load, the same holds for
+    the first stack that does.
 
     Args:
         config: config.json of the base.
@@ -75,21 +79,24 @@ def choose_route(
         site: where the vectors act.
         tensor_parallel: devices that shall be able to share the heads, where a route adds some.
         columns: `Checkpoint.columns` of the base.
+        quantisation: that of the base.
 
     Raises:
-        UnsupportedModelError: no such route; says why, and what is left to do.
+        UnsupportedModelError: no such route, or an unknown quantisation; says why, and what is left to do.
         InputError: an unknown target, or devices that can share no number of heads.
     """
     demanded = parse_targets(targets)
     family, fields = find_family(config, name, site), language_config(config)
-    candidates = _candidates(family, config, demanded, tensor_parallel, columns or {})
-    wanted = demanded or ("transformers",)
-    serving = [r for r in candidates if all(r.stacks[s].status == "steered" for s in wanted)]
+    if quantisation is not None and quantisation.problem:
+        raise UnsupportedModelError(f"{name}/{quantisation.problem}; {_ADAPTER_HINT}")
+    candidates = _candidates(family, config, demanded, tensor_parallel, columns or {}, quantisation)
+    wanted = demanded or _default_targets(quantisation)
+    serving = [r for r in candidates if all(_treated(r, s, demanded).status == "steered" for s in wanted)]
     if serving:
         return min(serving, key=lambda r: (r.cost.cache, r.cost.attention, -_served(r)))
     if demanded and candidates:
         raise UnsupportedModelError(f"{name}: {_unserved(family, candidates, wanted)}")
-    raise UnsupportedModelError(f"{name}: {_unbakeable(family, fields, candidates)}")
+    raise UnsupportedModelError(f"{name}: {_unbakeable(family, fields, candidates, quantisation)}")
 
 
 def other_routes(config: Mapping[str, Any], name: str, chosen: Route) -> dict[str, Route]:
@@ -105,6 +112,7 @@ def other_routes(config: Mapping[str, Any], name: str, chosen: Route) -> dict[st
                     chosen.family.site,
                     tensor_parallel=chosen.tensor_parallel,
                     columns=chosen.columns,
+                    quantisation=chosen.quantisation,
                 )
     return found
 
@@ -127,6 +135,7 @@ def route_by_name(
     *,
     tensor_parallel: int = 1,
     columns: Mapping[int, int] | None = None,
+    quantisation: Quantisation | None = None,
 ) -> Route:
     """Return the route of a bake that was made before; arguments as for `choose_route`.
 
@@ -137,10 +146,21 @@ def route_by_name(
     kind = next((kind for kind in ROUTES if kind.name == route), None)
     if kind is None:
         raise UnsupportedModelError(f"{name}: there is no route {route[:40]!r}")
-    blockers = [] if kind is HeadRoute and columns else kind.blockers(family, language_config(config))
+    blockers = [] if kind is HeadRoute and columns else all_blockers(kind, family, config, quantisation)
     if blockers:
         raise UnsupportedModelError(f"{name}: the route {route} does not apply, because {blockers[0]}")
-    return kind(family, config, tensor_parallel, columns or {})
+    return kind(family, config, tensor_parallel, columns or {}, quantisation)
+
+
+def all_blockers(
+    kind: type[Route], family: Family, config: Mapping[str, Any], quantisation: Quantisation | None
+) -> list[str]:
+    """Reasons why a route does not apply to a checkpoint, as clauses: those of its config, then of its weights."""
+    fields = language_config(config)
+    blockers = kind.blockers(family, fields)
+    if blockers or quantisation is None or quantisation.method is None:
+        return blockers
+    return kind.quantised_blockers(family, fields, quantisation)
 
 
 def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Family:
@@ -198,13 +218,34 @@ def _candidates(
     demanded: tuple[str, ...],
     tensor_parallel: int,
     columns: Mapping[int, int],
+    quantisation: Quantisation | None,
 ) -> list[Route]:
     """The routes that apply. Where an earlier bake has added a head, its column is the place of the bias."""
     if columns:
-        return [HeadRoute(family, config, tensor_parallel, columns)] if HeadRoute.is_known(family) else []
-    fields = language_config(config)
+        known = HeadRoute.is_known(family)
+        return [HeadRoute(family, config, tensor_parallel, columns, quantisation)] if known else []
     kinds = [kind for kind in ROUTES if _is_wanted(kind, family, config, demanded)]
-    return [kind(family, config, tensor_parallel) for kind in kinds if not kind.blockers(family, fields)]
+    return [
+        kind(family, config, tensor_parallel, quantisation=quantisation)
+        for kind in kinds
+        if not all_blockers(kind, family, config, quantisation)
+    ]
+
+
+def _default_targets(quantisation: Quantisation | None) -> tuple[str, ...]:
+    """The stack that must load the result steered where the user names none."""
+    method = None if quantisation is None else quantisation.method
+    loading = [s for s in STACKS if method is not None and method.stacks[s].status in ("steered", "option")]
+    return tuple(loading[:1]) if loading and "transformers" not in loading else ("transformers",)
+
+
+def _treated(route: Route, stack: str, demanded: tuple[str, ...]) -> Support:
+    """Treatment by a stack; if it is not demanded, that of the same family in floats counts.
+
+    No stack here loads some quantisations, which others do (ExLlama): the class decides whether the bias is added.
+    """
+    support = route.stacks[stack]
+    return route.treatment[stack] if not demanded and support.status == "refuses" else support
 
 
 def _served(route: Route) -> int:
@@ -247,11 +288,13 @@ def _has_plain_form(family: Family) -> bool:
     return plain is not None and not plain.refusal
 
 
-def _unbakeable(family: Family, config: Mapping[str, Any], candidates: list[Route]) -> str:
+def _unbakeable(
+    family: Family, config: Mapping[str, Any], candidates: list[Route], quantisation: Quantisation | None
+) -> str:
     reasons = [family.refusal] if family.refusal else []
     for kind in ROUTES:
         if issubclass(kind, OtherClassRoute | HeadRoute | ValueRoute) and kind.is_known(family):
-            reasons += kind.blockers(family, config)
+            reasons += all_blockers(kind, family, config, quantisation)
     reasons = list(dict.fromkeys(reasons))
     reasons = reasons or ExistingRoute.blockers(family, config)
     reasons = reasons or [f"its class has no bias on {family.projection.rpartition('.')[2]}"]

@@ -49,10 +49,10 @@ class BackendRoute(Route):
         return new
 
     @property
-    def stacks(self) -> Mapping[str, Support]:
+    def treatment(self) -> Mapping[str, Support]:
         """The other route's, but for vLLM and llama.cpp."""
         found = self.result.by_backend
-        return dict(super().stacks) | {name: found[name] for name in ("vllm", "llama.cpp")}
+        return dict(super().treatment) | {name: found[name] for name in ("vllm", "llama.cpp")}
 
 
 class ExistingBackendRoute(BackendRoute, ExistingRoute):

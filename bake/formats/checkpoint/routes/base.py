@@ -19,13 +19,14 @@ from ....core.biases import Home, PlannedBias
 from ....core.heads import Cost
 from ....core.plan import ConfigChange, RouteName
 from ....core.record import Record
-from ....core.stacks import Support
+from ....core.stacks import Support, worse
 from ....core.tensors import TensorHeader, decode, encode
 from ....errors import BrokenFileError
 from ...safetensors import NewTensor
 from ..families import Family
 from ..model import Checkpoint
 from ..projections import bias_dtype, find_projections, module_in_file, output_width
+from ..quantisation import Quantisation
 from ..wrappers import TEXT, language_config
 
 
@@ -40,11 +41,18 @@ class Route(ABC):
     """Devices that shall be able to share the heads, where a route adds some."""
     columns: Mapping[int, int] = field(default_factory=dict)
     """Layer -> column in which an earlier bake stored its bias."""
+    quantisation: Quantisation | None = None
+    """That of the base."""
 
     @classmethod
     @abstractmethod
     def blockers(cls, family: Family, config: Mapping[str, Any]) -> list[str]:
         """Reasons why the route does not apply, as clauses; empty if it applies."""
+
+    @classmethod
+    def quantised_blockers(cls, family: Family, config: Mapping[str, Any], quantisation: Quantisation) -> list[str]:
+        """Further reasons where the weights are quantised by a known method: most routes leave them as they are."""
+        return []
 
     @classmethod
     @abstractmethod
@@ -65,7 +73,7 @@ class Route(ABC):
         """Lay out the base's tensors as the result's class has them; for most routes they stay as they are.
 
         Raises:
-            InputError: (its subclasses) the weights are quantised, or not those of the base's class.
+            InputError: (its subclasses) the weights are not those of the base's class.
         """
         return checkpoint
 
@@ -114,9 +122,17 @@ class Route(ABC):
         return (*outer, *(replace(c, field=f"{TEXT}.{c.field}") for c in _changes(inner, new_inner)))
 
     @property
-    def stacks(self) -> Mapping[str, Support]:
-        """Treatment of the result by each stack."""
+    def treatment(self) -> Mapping[str, Support]:
+        """Treatment of the result by each stack, if its weights are not quantised."""
         return self.result.stacks
+
+    @property
+    def stacks(self) -> Mapping[str, Support]:
+        """Treatment of the result by each stack: for quantised weights the worse of the family's and the method's."""
+        method = None if self.quantisation is None else self.quantisation.method
+        if method is None:
+            return self.treatment
+        return {name: worse(support, method.stacks[name]) for name, support in self.treatment.items()}
 
     @property
     def cost(self) -> Cost:

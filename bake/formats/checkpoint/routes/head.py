@@ -27,6 +27,7 @@ from ..families import Family, HeadForm
 from ..heads import heads_of, matrix
 from ..model import Checkpoint
 from ..projections import module_in_file
+from ..quantisation import Quantisation
 from ..recast import remade
 from ..wrappers import family_of, language_config
 from .base import Route, read_bias, refuse_dormant
@@ -63,11 +64,14 @@ class HeadRoute(Route):
             return ["no form with one more key/value head is known"]
         if form.is_left_out(family) and config.get(str(family.flag), family.flag_default):
             return [f"{family.flag} is on already, so its output projection has a bias"]
-        if isinstance(config.get("quantization_config"), Mapping):
-            return ["its weights are quantised, so they can gain no rows"]
         return (
             [] if not config or heads_of(config, form.head_dim) is not None else ["its config does not tell its heads"]
         )
+
+    @classmethod
+    def quantised_blockers(cls, family: Family, config: Mapping[str, Any], quantisation: Quantisation) -> list[str]:
+        """Quantised weights gain no rows."""
+        return [f"its weights are quantised ({quantisation.label}), so they can gain no rows"]
 
     @property
     def form(self) -> HeadForm:
@@ -76,7 +80,7 @@ class HeadRoute(Route):
         return self.family.head
 
     @property
-    def stacks(self) -> Mapping[str, Support]:
+    def treatment(self) -> Mapping[str, Support]:
         """Treatment by each stack: that of the form, but for some numbers of layers and heads."""
         found, layers = dict(self.form.stacks), self.old_fields.get("num_hidden_layers")
         if layers is not None and layers == self.form.scores_by_heads:

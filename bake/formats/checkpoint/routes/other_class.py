@@ -14,6 +14,7 @@ from ....errors import BrokenFileError
 from ..families import Family, families
 from ..forms import Form
 from ..model import Checkpoint
+from ..quantisation import Quantisation
 from ..recast import recast
 from ..wrappers import wrapped, wrappers
 from .base import Route, refuse_dormant
@@ -42,6 +43,14 @@ class OtherClassRoute(Route):
         if form is None or not cls.is_known(family):
             return [f"it is no {cls.label} by another name"]
         return [f"it is a {cls.label} only when {reason}" for reason in form.differences(config)]
+
+    @classmethod
+    def quantised_blockers(cls, family: Family, config: Mapping[str, Any], quantisation: Quantisation) -> list[str]:
+        """Quantised rows stay where they are."""
+        form = family.forms[cls.target]
+        if not form.rules_for(config):
+            return []
+        return [f"its weights are quantised ({quantisation.label}), so they cannot be laid out as a {cls.label}'s"]
 
     @property
     def form(self) -> Form:
@@ -79,7 +88,7 @@ class OtherClassRoute(Route):
         return config
 
     @property
-    def stacks(self) -> Mapping[str, Support]:
+    def treatment(self) -> Mapping[str, Support]:
         """The other class's stacks; marked as run only where a checkpoint saved in this form was run."""
         form = self.form
         own = {

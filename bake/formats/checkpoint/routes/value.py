@@ -36,6 +36,7 @@ from ..families import Family, ValueForm
 from ..heads import heads_in, heads_of, matrix
 from ..model import Checkpoint
 from ..projections import find_projections
+from ..quantisation import Quantisation
 from ..recast import remade
 from .base import Route, read_bias, refuse_dormant
 
@@ -60,9 +61,12 @@ class ValueRoute(Route):
         """The config must tell the heads."""
         if family.value is None:
             return ["no form with a bias of the values is known"]
-        if isinstance(config.get("quantization_config"), Mapping):
-            return ["its weights are quantised, so its output projection cannot be read"]
         return [] if not config or heads_of(config) is not None else ["its config does not tell its heads"]
+
+    @classmethod
+    def quantised_blockers(cls, family: Family, config: Mapping[str, Any], quantisation: Quantisation) -> list[str]:
+        """The bias is solved for the numbers of the output projection, which must be floats."""
+        return [f"its weights are quantised ({quantisation.label}), so its output projection cannot be read"]
 
     @property
     def form(self) -> ValueForm:
@@ -71,7 +75,7 @@ class ValueRoute(Route):
         return self.family.value
 
     @property
-    def stacks(self) -> Mapping[str, Support]:
+    def treatment(self) -> Mapping[str, Support]:
         """Treatment by each stack."""
         return self.form.stacks
 

@@ -1,7 +1,8 @@
 """GPTQ, as GPTQModel and AutoGPTQ write it.
 
-A linear module stores ``qweight`` int32 ``[inputs * bits / 32, outputs]``, ``qzeros`` ``[groups, outputs * bits / 32]``,
-``scales`` float16 ``[groups, outputs]`` and ``g_idx`` ``[inputs]`` (GPTQModel 7.7, its versions 1 and 2).
+A linear module stores ``qweight`` int32 ``[inputs * bits / 32, outputs]``, ``qzeros`` int32
+``[groups, outputs * bits / 32]``, ``scales`` float16 ``[groups, outputs]`` and ``g_idx`` int32 ``[inputs]``
+(GPTQModel 7.7, its versions 1 and 2).
 """
 
 from __future__ import annotations
