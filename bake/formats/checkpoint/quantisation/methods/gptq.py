@@ -2,58 +2,75 @@
 
 A linear module stores ``qweight`` int32 ``[inputs * bits / 32, outputs]``, ``qzeros`` int32
 ``[groups, outputs * bits / 32]``, ``scales`` float16 ``[groups, outputs]`` and ``g_idx`` int32 ``[inputs]``
-(GPTQModel 7.7, its versions 1 and 2).
+(GPTQModel 7.7, its formats gptq and gptq_v2).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .....core.stacks import Support
 from ..method import Fields, Method, Parts, Quantiser, Shape
+from ..reading import is_one_of, matrix, said, short
+from .marlin import MARLIN, MARLIN_24
+
+FORMATS = ("gptq", "gptq_v2")
+"""Values of ``checkpoint_format``, and of ``format``, its newer name."""
+BITS = (2, 3, 4, 8)
 
 
-def _holds(parts: Parts) -> bool:
-    return "qweight" in parts and "scales" in parts
+def holds(parts: Parts) -> bool:
+    """True if these are the tensors of a GPTQ linear module."""
+    return "scales" in parts and matrix(parts, "qweight", "I32") is not None
 
 
-def _shape(parts: Parts, fields: Fields) -> Shape | None:
-    packed, bits = parts["qweight"], fields.get("bits")
-    if packed.dtype != "I32" or len(packed.shape) != 2 or bits not in (2, 3, 4, 8):
+def shape(parts: Parts, fields: Fields) -> Shape | None:
+    """Shape of a GPTQ linear module; None without a known number of bits."""
+    packed, bits = matrix(parts, "qweight", "I32"), fields.get("bits")
+    if packed is None or not is_one_of(bits, BITS):
         return None
-    return packed.shape[1], packed.shape[0] * 32 // bits
+    inputs, rest = divmod(packed[0] * 32, bits)
+    return None if rest else (packed[1], inputs)
 
-
-_IGNORED = ("modules_to_not_convert",)
 
 GPTQ = Method(
     name="gptq",
     label="GPTQ",
-    holds=_holds,
-    shape=_shape,
-    ignored=_IGNORED,
+    holds=holds,
+    shape=shape,
     stacks={
-        "transformers": Support("steered", run=True, note="with the gptqmodel package"),
-        "vllm": Support("steered", run=True, note="in float16 or bfloat16"),
-        "llama.cpp": Support("steered"),
+        # transformers 5.23: quantizers/quantizer_gptq.py:45, 56, which leaves the module to gptqmodel.
+        "transformers": Support("steered", run=True, note="with the packages optimum and gptqmodel"),
+        # vLLM 0.32: quantization/auto_gptq.py:104 (types), 200 (dtypes).
+        "vllm": Support("steered", run=True, note="symmetric, of 4 or 8 bits, in float16 or bfloat16"),
+        # llama.cpp: conversion/base.py:476, which makes a plain weight of it; 3 bits: 395.
+        "llama.cpp": Support("steered", note="of 2, 4 or 8 bits"),
+        # mlx-lm 0.32.2: utils.py:122, because of g_idx.
         "mlx": Support("refuses"),
     },
 )
-ACT_ORDER = Method(
+ACT_ORDER = replace(
+    GPTQ,
     name="gptq-act-order",
     label="GPTQ with act-order",
-    holds=_holds,
-    shape=_shape,
-    ignored=_IGNORED,
-    stacks={
-        "transformers": Support("steered", run=True, note="with the gptqmodel package"),
-        "vllm": Support("refuses", run=True),
-        "llama.cpp": Support("steered"),
-        "mlx": Support("refuses"),
-    },
+    # vLLM 0.32: quantization/utils/gptq_utils.py:33.
+    stacks={**GPTQ.stacks, "vllm": Support("refuses", run=True)},
 )
 
 
-def _pick(fields: Fields) -> Method:
-    return ACT_ORDER if fields.get("desc_act") else GPTQ
+def _pick(fields: Fields) -> Method | str:
+    stored = said(fields, "checkpoint_format") or said(fields, "format") or "gptq"
+    if stored == "marlin" or fields.get("is_marlin_format"):
+        return MARLIN
+    if stored == "marlin_24":
+        return MARLIN_24
+    if stored not in FORMATS:
+        return f"its checkpoint_format is {short(stored)}"
+    if not is_one_of(fields.get("bits"), BITS):
+        return f"its bits is {short(fields.get('bits'))}"
+    # With one group over all inputs the order of the inputs changes nothing, and vLLM takes it (gptq_utils.py:29).
+    ordered = fields.get("desc_act") and fields.get("group_size") != -1
+    return ACT_ORDER if ordered else GPTQ
 
 
 QUANTISER = Quantiser(("gptq",), (GPTQ, ACT_ORDER), _pick, files=("quantize_config.json",))

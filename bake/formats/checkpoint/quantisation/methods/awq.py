@@ -1,0 +1,78 @@
+"""AWQ, as AutoAWQ, AutoRound and GPTQModel write it.
+
+A linear module stores ``qweight`` int32 ``[inputs, outputs / 8]``, ``qzeros`` int32 ``[groups, outputs / 8]`` and
+``scales`` float16 ``[groups, outputs]`` (version gemm); ``qweight`` int32 ``[outputs, inputs / 8]`` and ``scales``
+``[outputs, groups]``, padded (version gemv; gptqmodel 7.7: nn_modules/qlinear/gemv_awq.py).
+"""
+
+from __future__ import annotations
+
+from .....core.stacks import Support
+from ..method import Fields, Method, Parts, Quantiser, Shape
+from ..reading import matrix, said, short
+
+_IGNORED = ("modules_to_not_convert",)
+
+
+def holds(parts: Parts) -> bool:
+    """True if these are the tensors of an AWQ linear module."""
+    return "scales" in parts and matrix(parts, "qweight", "I32") is not None
+
+
+def shape(parts: Parts, fields: Fields) -> Shape | None:
+    """Shape of an AWQ linear module of version gemm, which is always of 4 bits."""
+    packed = matrix(parts, "qweight", "I32")
+    return (packed[1] * 8, packed[0]) if packed else None
+
+
+def _shape_gemv(parts: Parts, fields: Fields) -> Shape | None:
+    packed = matrix(parts, "qweight", "I32")
+    return (packed[0], packed[1] * 8) if packed else None
+
+
+AWQ = Method(
+    name="awq",
+    label="AWQ",
+    holds=holds,
+    shape=shape,
+    ignored=_IGNORED,
+    stacks={
+        # transformers 5.23: integrations/awq.py:104.
+        "transformers": Support("steered", run=True, note="with the gptqmodel package"),
+        # vLLM 0.32: quantization/auto_awq.py:234.
+        "vllm": Support("steered", run=True, note="in float16 or bfloat16"),
+        # llama.cpp: conversion/base.py:580.
+        "llama.cpp": Support("refuses"),
+        # mlx-lm 0.32.2: utils.py:569 repacks the weight and casts the bias to the scales' dtype (183).
+        "mlx": Support("steered"),
+    },
+)
+GEMV = Method(
+    name="awq-gemv",
+    label="AWQ, version gemv",
+    holds=holds,
+    shape=_shape_gemv,
+    ignored=_IGNORED,
+    stacks={
+        # GPTQModel 7.7: nn_modules/qlinear/gemv_awq.py:147, 200.
+        "transformers": Support("steered", note="with the gptqmodel package, on a GPU, in float16"),
+        # vLLM 0.32 and mlx-lm 0.32.2 ignore the version: the sides of a module that is not square do not fit.
+        "vllm": Support("refuses"),
+        "llama.cpp": Support("refuses"),
+        "mlx": Support("refuses"),
+    },
+)
+
+
+def _pick(fields: Fields) -> Method | str:
+    bits = fields.get("bits", fields.get("w_bit", 4))
+    if type(bits) is not int or bits != 4:
+        return f"its bits is {short(bits)}"
+    # transformers 5.23: utils/quantization_config.py:828, 846.
+    version = "llm-awq" if fields.get("backend") == "llm-awq" else said(fields, "version") or said(fields, "format")
+    if version in ("", "gemm"):
+        return AWQ
+    return GEMV if version == "gemv" else f"its version is {short(version)}, which only kernels for GPUs read"
+
+
+QUANTISER = Quantiser(("awq",), (AWQ, GEMV), _pick, files=("quant_config.json", "quantize_config.json"))

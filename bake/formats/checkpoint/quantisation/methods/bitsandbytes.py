@@ -1,0 +1,75 @@
+"""bitsandbytes, as transformers saves it (bitsandbytes 0.50).
+
+A linear module of 4 bits stores ``weight`` uint8 ``[outputs * inputs / 2, 1]``, and its scales one level deeper, as
+``weight.absmax``, ``weight.quant_map`` and ``weight.quant_state.bitsandbytes__nf4`` or ``..fp4``. One of 8 bits stores
+``weight`` int8 ``[outputs, inputs]``, ``SCB`` float32 ``[outputs]`` and ``weight_format`` uint8.
+"""
+
+from __future__ import annotations
+
+from .....core.stacks import Support
+from ..method import Fields, Method, Parts, Quantiser, Shape
+from ..reading import matrix
+
+_NAMES = ("bitsandbytes",)
+_IGNORED = ("llm_int8_skip_modules",)
+_STACKS = {
+    # transformers 5.23: integrations/bitsandbytes.py:199, 211.
+    "transformers": Support("steered", run=True, note="with the bitsandbytes package"),
+    # vLLM 0.32: config/model.py:1452, no such method since it left quantization/__init__.py.
+    "vllm": Support("refuses", run=True),
+    # llama.cpp: conversion/base.py:580.
+    "llama.cpp": Support("refuses"),
+    # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
+    "mlx": Support("refuses"),
+}
+
+
+def _holds_4bit(parts: Parts) -> bool:
+    # The packed weight may also be viewed as floats (`bnb_4bit_quant_storage`), so it is one column that tells it.
+    weight = parts.get("weight")
+    return weight is not None and len(weight.shape) == 2 and weight.shape[1] == 1 and weight.shape[0] > 1
+
+
+def _unknown(parts: Parts, fields: Fields) -> Shape | None:
+    # Only the number of elements is in the header; the shape is in the bytes of `quant_state`.
+    return None
+
+
+def _holds_8bit(parts: Parts) -> bool:
+    return "SCB" in parts and matrix(parts, "weight", "I8") is not None
+
+
+def _shape_8bit(parts: Parts, fields: Fields) -> Shape | None:
+    return matrix(parts, "weight", "I8")
+
+
+FOUR_BITS = Method(
+    name="bitsandbytes-4bit",
+    label="bitsandbytes, 4 bits",
+    holds=_holds_4bit,
+    shape=_unknown,
+    stacks=_STACKS,
+    ignored=_IGNORED,
+)
+EIGHT_BITS = Method(
+    name="bitsandbytes-8bit",
+    label="bitsandbytes, 8 bits",
+    holds=_holds_8bit,
+    shape=_shape_8bit,
+    stacks=_STACKS,
+    ignored=_IGNORED,
+    reason="the module rounds its input to int8, the same in both runs, and adds the bias in the output's dtype",
+)
+
+
+def _pick(fields: Fields) -> Method | str:
+    # The order in which transformers asks (5.23: quantizers/auto.py:163).
+    if fields.get("load_in_4bit"):
+        return FOUR_BITS
+    if fields.get("load_in_8bit"):
+        return EIGHT_BITS
+    return "it says neither load_in_4bit nor load_in_8bit"
+
+
+QUANTISER = Quantiser(_NAMES, (FOUR_BITS, EIGHT_BITS), _pick)
