@@ -29,9 +29,9 @@ METHOD = Method(
     shape=_shape,
     ignored=("linear_weights_not_to_quantize",),
     stacks={
-        # transformers 5.23: integrations/aqlm.py:53; aqlm 1.1.7: inference.py:67.
+        # transformers 5.23: integrations/aqlm.py:52; aqlm 1.1.7: inference.py:67.
         "transformers": Support("steered", note="with the aqlm package"),
-        # vLLM 0.32: config/model.py:1452, no such method.
+        # vLLM 0.32: config/model.py:1454, no such method.
         "vllm": Support("refuses"),
         # llama.cpp: conversion/base.py:580.
         "llama.cpp": Support("refuses"),

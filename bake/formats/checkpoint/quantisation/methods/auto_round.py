@@ -41,9 +41,9 @@ AUTO_ROUND = Method(
     holds=_holds,
     shape=_shape,
     stacks={
-        # transformers 5.23: quantizers/quantizer_auto_round.py:46, which leaves the module to auto-round.
+        # transformers 5.23: quantizers/quantizer_auto_round.py:50, which leaves the module to auto-round.
         "transformers": Support("steered", note="with the auto-round package"),
-        # vLLM 0.32: quantization/inc/inc.py:398.
+        # vLLM 0.32: quantization/inc/inc.py:365.
         "vllm": Support("steered", note="in float16 or bfloat16"),
         # llama.cpp: conversion/base.py:580.
         "llama.cpp": Support("refuses"),
@@ -59,7 +59,7 @@ INTEL = replace(
         **AUTO_ROUND.stacks,
         # transformers 5.23: quantizers/auto.py:297 ignores a method that it does not know.
         "transformers": Support("wrong", run=True, note="it fills the weights with random numbers"),
-        # vLLM 0.32: config/model.py:1452, no such method.
+        # vLLM 0.32: config/model.py:1454, no such method.
         "vllm": Support("refuses"),
     },
 )

@@ -39,11 +39,11 @@ AWQ = Method(
     stacks={
         # transformers 5.23: integrations/awq.py:104.
         "transformers": Support("steered", run=True, note="with the gptqmodel package"),
-        # vLLM 0.32: quantization/auto_awq.py:234.
+        # vLLM 0.32: quantization/auto_awq.py:308, 331.
         "vllm": Support("steered", run=True, note="in float16 or bfloat16"),
         # llama.cpp: conversion/base.py:580.
         "llama.cpp": Support("refuses"),
-        # mlx-lm 0.32.2: utils.py:569 repacks the weight and casts the bias to the scales' dtype (183).
+        # mlx-lm 0.32.2: utils.py:569 repacks the weight and casts the bias to the scales' dtype (190).
         "mlx": Support("steered"),
     },
 )
@@ -68,7 +68,7 @@ def _pick(fields: Fields) -> Method | str:
     bits = fields.get("bits", fields.get("w_bit", 4))
     if type(bits) is not int or bits != 4:
         return f"its bits is {short(bits)}"
-    # transformers 5.23: utils/quantization_config.py:828, 846.
+    # transformers 5.23: utils/quantization_config.py:830, 846.
     version = "llm-awq" if fields.get("backend") == "llm-awq" else said(fields, "version") or said(fields, "format")
     if version in ("", "gemm"):
         return AWQ

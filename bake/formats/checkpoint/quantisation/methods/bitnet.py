@@ -32,7 +32,7 @@ BITNET = Method(
     stacks={
         # transformers 5.23: integrations/bitnet.py:196.
         "transformers": Support("steered"),
-        # vLLM 0.32: config/model.py:1452, no such method.
+        # vLLM 0.32: config/model.py:1454, no such method.
         "vllm": Support("refuses"),
         # llama.cpp: conversion/base.py:442.
         "llama.cpp": Support("steered", note="it does not round the inputs"),

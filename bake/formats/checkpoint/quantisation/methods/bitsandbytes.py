@@ -16,7 +16,7 @@ _IGNORED = ("llm_int8_skip_modules",)
 _STACKS = {
     # transformers 5.23: integrations/bitsandbytes.py:199, 211.
     "transformers": Support("steered", run=True, note="with the bitsandbytes package"),
-    # vLLM 0.32: config/model.py:1452, no such method since it left quantization/__init__.py.
+    # vLLM 0.32: config/model.py:1454, no such method since it left quantization/__init__.py.
     "vllm": Support("refuses", run=True),
     # llama.cpp: conversion/base.py:580.
     "llama.cpp": Support("refuses"),

@@ -40,10 +40,10 @@ def _groups(fields: Fields) -> list[dict[str, Any]]:
 
 _INT8 = "the module rounds its input to int8, the same in both runs, and adds the bias in the output's dtype"
 _FLOAT8 = "the module rounds its input to float8, the same in both runs, and adds the bias in the output's dtype"
-# transformers 5.23: quantizers/quantizer_compressed_tensors.py:92 keeps the Linear modules and their biases.
+# transformers 5.23: quantizers/quantizer_compressed_tensors.py:115 keeps the Linear modules and their biases.
 _TRANSFORMERS = Support("steered", note="with the compressed-tensors package")
 _RAN = replace(_TRANSFORMERS, run=True)
-# mlx-lm 0.32.2: utils.py:286 and 599; only the classes of DeepSeek, Kimi and Mistral 4 rename `weight_packed`.
+# mlx-lm 0.32.2: utils.py:309 and 599; only the classes of DeepSeek, Kimi and Mistral 4 rename `weight_packed`.
 _MLX = Support("refuses")
 
 W4A16 = Method(
@@ -54,7 +54,7 @@ W4A16 = Method(
     ignored=("ignore",),
     stacks={
         "transformers": _RAN,
-        # vLLM 0.32: quantization/compressed_tensors/compressed_tensors.py:873.
+        # vLLM 0.32: quantization/compressed_tensors/compressed_tensors.py:868.
         "vllm": Support("steered", run=True),
         # llama.cpp: conversion/base.py:531.
         "llama.cpp": Support("steered"),
@@ -67,7 +67,7 @@ ACT_ORDER = replace(
     label="compressed-tensors, packed integers with activation ordering",
     stacks={
         "transformers": _TRANSFORMERS,
-        # vLLM 0.32: compressed_tensors.py:331.
+        # vLLM 0.32: compressed_tensors.py:341.
         "vllm": Support("refuses"),
         # llama.cpp: conversion/base.py:550 leaves `weight_g_idx`, which has no place in a GGUF (630).
         "llama.cpp": Support("refuses"),
@@ -92,7 +92,7 @@ W4A8 = replace(
     label="compressed-tensors, packed integers with rounded inputs",
     stacks={
         "transformers": _TRANSFORMERS,
-        # vLLM 0.32: compressed_tensors.py:842, 858.
+        # vLLM 0.32: compressed_tensors.py:842, 855.
         "vllm": Support("steered", note="on a GPU"),
         "llama.cpp": Support("steered", note="it does not round the inputs"),
         "mlx": _MLX,
@@ -149,7 +149,7 @@ NVFP4 = replace(
     label="compressed-tensors, NVFP4",
     stacks={
         "transformers": _TRANSFORMERS,
-        # vLLM 0.32: compressed_tensors.py:812.
+        # vLLM 0.32: compressed_tensors.py:797, 804.
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:985, 1023; its graph scales the product before it adds the bias
         # (src/llama-graph.cpp, build_attn), and asserts that an NVFP4 MLP has none (build_ffn).
@@ -164,7 +164,7 @@ MX = replace(
     label="compressed-tensors, MXFP4 or MXFP8",
     stacks={
         "transformers": _TRANSFORMERS,
-        # vLLM 0.32: compressed_tensors.py:823 to 832.
+        # vLLM 0.32: compressed_tensors.py:807 to 815.
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:557, but for Kimi K3.
         "llama.cpp": Support("refuses"),
@@ -191,7 +191,7 @@ SPARSE = replace(
     stacks={
         # compressed-tensors 0.20: compressors/model_compressors/model_compressor.py:78.
         "transformers": Support("refuses"),
-        # vLLM 0.32: compressed_tensors.py:283.
+        # vLLM 0.32: compressed_tensors.py:297.
         "vllm": Support("refuses"),
         # llama.cpp: conversion/base.py:557, or 630 for the tensors of the bitmask.
         "llama.cpp": Support("refuses"),

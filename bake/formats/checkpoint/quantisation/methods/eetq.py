@@ -31,7 +31,7 @@ METHOD = Method(
     stacks={
         # transformers 5.23: integrations/eetq.py:53, 77.
         "transformers": Support("steered", note="with the kernels package, on a GPU, in float16"),
-        # vLLM 0.32: config/model.py:1452, no such method.
+        # vLLM 0.32: config/model.py:1454, no such method.
         "vllm": Support("refuses"),
         # llama.cpp: conversion/base.py:580.
         "llama.cpp": Support("refuses"),

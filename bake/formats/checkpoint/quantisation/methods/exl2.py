@@ -30,7 +30,7 @@ METHOD = Method(
     stacks={
         # transformers 5.23: quantizers/auto.py:297 ignores a method that it does not know.
         "transformers": Support("wrong", note="it fills the weights with random numbers"),
-        # vLLM 0.32: config/model.py:1452, no such method.
+        # vLLM 0.32: config/model.py:1454, no such method.
         "vllm": Support("refuses"),
         # llama.cpp: conversion/base.py:580.
         "llama.cpp": Support("refuses"),

@@ -26,7 +26,7 @@ METHOD = Method(
     shape=_shape,
     ignored=("modules_to_not_convert",),
     stacks={
-        # transformers 5.23: integrations/fbgemm_fp8.py:144; quantizers/quantizer_fbgemm_fp8.py:42.
+        # transformers 5.23: integrations/fbgemm_fp8.py:144; quantizers/quantizer_fbgemm_fp8.py:56.
         "transformers": Support(
             "steered", note="with the fbgemm-gpu package, on a GPU of the Hopper generation or later"
         ),

@@ -1,8 +1,8 @@
 """FP8 under the name ``fp8``: by blocks as DeepSeek and transformers write it, or one scale for a module.
 
-A linear module stores ``weight`` float8 ``[outputs, inputs]``, and ``weight_scale_inv`` with one number for each block of
-128 by 128; ``weight_scale_inv`` and ``activation_scale``, scalars (Mistral); or ``weight_scale`` and ``input_scale``,
-scalars (AutoFP8).
+A linear module stores ``weight`` float8 ``[outputs, inputs]``, and ``weight_scale_inv`` with one number for each block
+of 128 by 128; or ``weight_scale_inv`` and ``activation_scale``, scalars (Mistral); or ``weight_scale`` and
+``input_scale``, scalars (AutoFP8).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ BLOCK = Method(
     ignored=_IGNORED,
     stacks={
         # transformers 5.23: integrations/finegrained_fp8.py:427; without a GPU it makes plain weights of them
-        # (quantizers/quantizer_finegrained_fp8.py:42).
+        # (quantizers/quantizer_finegrained_fp8.py:41).
         "transformers": Support("steered", run=True),
-        # vLLM 0.32: quantization/fp8.py:324.
+        # vLLM 0.32: quantization/fp8.py:339.
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:450.
         "llama.cpp": Support("steered", note="it does not round the inputs"),
@@ -53,7 +53,7 @@ TENSOR_INVERSE = Method(
     shape=_shape,
     ignored=_IGNORED,
     stacks={
-        # transformers 5.23: integrations/finegrained_fp8.py:410.
+        # transformers 5.23: integrations/finegrained_fp8.py:411.
         "transformers": Support("steered"),
         # vLLM 0.32: quantization/fp8.py:326 names it weight_scale; models/mistral3.py:436 renames it.
         "vllm": Support("steered", note="of Mistral 3, on a GPU"),
@@ -69,10 +69,10 @@ TENSOR = Method(
     shape=_shape,
     ignored=_IGNORED,
     stacks={
-        # transformers 5.23 takes blocks of 128 for granted (utils/quantization_config.py:1707) and reads no weight_scale;
-        # on a CPU it stops at the first product (run).
+        # transformers 5.23 takes blocks of 128 for granted (utils/quantization_config.py:1707) and reads no
+        # weight_scale; on a CPU it stops at the first product (run).
         "transformers": Support("wrong"),
-        # vLLM 0.32: quantization/fp8.py:319.
+        # vLLM 0.32: quantization/fp8.py:326.
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:453 knows no weight_scale, which has no place in a GGUF (630).
         "llama.cpp": Support("refuses"),

@@ -39,9 +39,9 @@ GPTQ = Method(
     holds=holds,
     shape=shape,
     stacks={
-        # transformers 5.23: quantizers/quantizer_gptq.py:45, 56, which leaves the module to gptqmodel.
+        # transformers 5.23: quantizers/quantizer_gptq.py:53, 66, which leaves the module to gptqmodel.
         "transformers": Support("steered", run=True, note="with the packages optimum and gptqmodel"),
-        # vLLM 0.32: quantization/auto_gptq.py:104 (types), 200 (dtypes).
+        # vLLM 0.32: quantization/auto_gptq.py:99 (types), 178 (dtypes).
         "vllm": Support("steered", run=True, note="symmetric, of 4 or 8 bits, in float16 or bfloat16"),
         # llama.cpp: conversion/base.py:476, which makes a plain weight of it; 3 bits: 395.
         "llama.cpp": Support("steered", note="of 2, 4 or 8 bits"),

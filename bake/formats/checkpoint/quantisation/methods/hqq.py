@@ -28,7 +28,7 @@ METHOD = Method(
     stacks={
         # transformers 5.23: quantizers/quantizer_hqq.py makes no HQQLinear of the stored tensors any more.
         "transformers": Support("refuses"),
-        # vLLM 0.32: config/model.py:1452, no such method.
+        # vLLM 0.32: config/model.py:1454, no such method.
         "vllm": Support("refuses"),
         # llama.cpp: conversion/base.py:580.
         "llama.cpp": Support("refuses"),

@@ -1,8 +1,8 @@
 """MLX, as mlx-lm writes it: the config says ``bits`` and ``group_size``, and no ``quant_method``.
 
 A linear module stores ``weight`` uint32 ``[outputs, inputs * bits / 32]`` and ``scales``
-``[outputs, inputs / group_size]``: floats, with ``biases`` of the same shape (mode affine), or uint8 (modes mxfp4, mxfp8
-and nvfp4). ``biases`` belong to the weight; the module's own is ``bias``.
+``[outputs, inputs / group_size]``: floats, with ``biases`` of the same shape (mode affine), or uint8 (modes mxfp4,
+mxfp8 and nvfp4). ``biases`` belong to the weight; the module's own is ``bias``.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ METHOD = Method(
     stacks={
         # transformers 5.23: quantizers/auto.py:293.
         "transformers": Support("refuses", run=True),
-        # vLLM 0.32 takes it as not quantised (config/model.py:1438), and the shapes do not fit.
+        # vLLM 0.32 takes it as not quantised (config/model.py:1439), and the shapes do not fit.
         "vllm": Support("refuses"),
         # llama.cpp: conversion/base.py:630, for `scales` and `biases`.
         "llama.cpp": Support("refuses"),
-        # mlx-lm 0.32.2: utils.py:495; mlx 0.32: nn/layers/quantized.py. With `quantize_activations` in the config: 585.
+        # mlx-lm 0.32.2: utils.py:519; mlx 0.32: nn/layers/quantized.py. With `quantize_activations` in the config: 585.
         "mlx": Support("steered", run=True, note="without quantize_activations"),
     },
 )

@@ -64,7 +64,7 @@ NVFP4 = replace(
         # llama.cpp: conversion/base.py:1000, 860; its graph scales the product before it adds the bias
         # (src/llama-graph.cpp, build_attn), and asserts that an NVFP4 MLP has none (build_ffn).
         "llama.cpp": Support("steered", note="it stops at a bias of an MLP"),
-        # mlx-lm 0.32.2: utils.py:505 looks for `scales`, and 599 refuses the rest.
+        # mlx-lm 0.32.2: utils.py:503 looks for `scales`, and 599 refuses the rest.
         "mlx": Support("refuses"),
     },
     reason="where the module rounds its input to 4 bits, it does so alike in both runs; the bias is added afterwards",
@@ -76,14 +76,14 @@ MIXED = replace(
     stacks={
         # Its FP8 layers fit; an NVFP4 layer, if it has one, stops it.
         "transformers": replace(_UNSCALED, run=False),
-        # vLLM 0.32: quantization/modelopt.py:1813; transformers_utils/model_arch_config_convertor.py:291.
+        # vLLM 0.32: quantization/modelopt.py:1813; transformers_utils/model_arch_config_convertor.py:290.
         "vllm": Support("steered", note="on a GPU, where config.json names the method"),
         "llama.cpp": Support("steered", note="it stops at an NVFP4 bias of an MLP"),
         "mlx": Support("refuses"),
     },
 )
 
-# vLLM 0.32: quantization/modelopt.py:134.
+# vLLM 0.32: quantization/modelopt.py:139.
 _BY_ALGORITHM = {
     "FP8": FLOAT8,
     "FP8_PER_CHANNEL_PER_TOKEN": FLOAT8,

@@ -28,11 +28,11 @@ METHOD = Method(
     stacks={
         # transformers 5.23: integrations/mxfp4.py; without its kernels it makes plain weights of the experts.
         "transformers": Support("steered", run=True),
-        # vLLM 0.32: quantization/mxfp4.py:85.
+        # vLLM 0.32: quantization/mxfp4.py:105.
         "vllm": Support("steered"),
         # llama.cpp: conversion/gpt_oss.py:20.
         "llama.cpp": Support("steered"),
-        # mlx-lm 0.32.2: utils.py:528, 505.
+        # mlx-lm 0.32.2: utils.py:528, 503.
         "mlx": Support("steered"),
     },
 )

@@ -29,7 +29,7 @@ METHOD = Method(
     shape=_shape,
     ignored=("exclude",),
     stacks={
-        # transformers 5.23: quantizers/quantizer_quark.py:61, which leaves the module to quark.
+        # transformers 5.23: quantizers/quantizer_quark.py:64, which leaves the module to quark.
         "transformers": Support("steered", note="with the amd-quark package"),
         # vLLM 0.32: quantization/quark/quark.py.
         "vllm": Support("steered", note="on a GPU"),

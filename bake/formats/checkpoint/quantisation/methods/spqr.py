@@ -28,7 +28,7 @@ METHOD = Method(
     stacks={
         # spqr_quant 0.2.0: inference.py:71, a module without a bias; transformers 5.23 calls the tensor unexpected.
         "transformers": Support("unsteered"),
-        # vLLM 0.32: config/model.py:1452, no such method.
+        # vLLM 0.32: config/model.py:1454, no such method.
         "vllm": Support("refuses"),
         # llama.cpp: conversion/base.py:580.
         "llama.cpp": Support("refuses"),

@@ -27,7 +27,7 @@ METHOD = Method(
     shape=_shape,
     ignored=("modules_to_not_convert",),
     stacks={
-        # transformers 5.23: quantizers/quantizer_torchao.py:109 keeps the Linear modules and their biases.
+        # transformers 5.23: quantizers/quantizer_torchao.py:134 keeps the Linear modules and their biases.
         "transformers": Support("steered", run=True, note="with the torchao package"),
         # vLLM 0.32: model_loader/weight_utils.py:1177 hands each file to torchao 0.18, whose
         # prototype/safetensors/safetensors_support.py refuses a file without `tensor_names` in its metadata.

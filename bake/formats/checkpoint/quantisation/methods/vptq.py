@@ -27,9 +27,9 @@ METHOD = Method(
     shape=_shape,
     ignored=("modules_to_not_convert",),
     stacks={
-        # transformers 5.23: integrations/vptq.py:66; vptq 0.0.5: ops/quant_gemm.py:221, 270.
+        # transformers 5.23: integrations/vptq.py:68; vptq 0.0.5: ops/quant_gemm.py:221, 270.
         "transformers": Support("steered", note="with the vptq package, on a GPU"),
-        # vLLM 0.32: config/model.py:1452, no such method.
+        # vLLM 0.32: config/model.py:1454, no such method.
         "vllm": Support("refuses"),
         # llama.cpp: conversion/base.py:580.
         "llama.cpp": Support("refuses"),
