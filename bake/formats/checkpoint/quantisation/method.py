@@ -39,8 +39,6 @@ class Method:
     """The number of weights of such a module, where the headers do not tell its shape; None: nor that."""
     bias_like: tuple[str, ...] = ()
     """Parts whose dtype, if it is one of floats, the bias has. Empty: the dtype that the config names."""
-    ignored: tuple[str, ...] = ()
-    """Fields of the quantisation config that list the modules that are not quantised."""
     rounding: float = 2.0
     """Largest difference between a baked module and the hook on its base, on the same input, in units of the rounding
     of the output's dtype."""

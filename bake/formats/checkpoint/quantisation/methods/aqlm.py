@@ -27,7 +27,6 @@ METHOD = Method(
     label="AQLM",
     holds=_holds,
     shape=_shape,
-    ignored=("linear_weights_not_to_quantize",),
     stacks={
         # transformers 5.23: integrations/aqlm.py:52; aqlm 1.1.7: inference.py:67.
         "transformers": Support("steered", note="with the aqlm package"),

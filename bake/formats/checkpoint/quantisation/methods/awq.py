@@ -11,8 +11,6 @@ from .....core.stacks import Support
 from ..method import Fields, Method, Parts, Quantiser, Shape
 from ..reading import matrix, said, short
 
-_IGNORED = ("modules_to_not_convert",)
-
 
 def holds(parts: Parts) -> bool:
     """True if these are the tensors of an AWQ linear module."""
@@ -35,7 +33,6 @@ AWQ = Method(
     label="AWQ",
     holds=holds,
     shape=shape,
-    ignored=_IGNORED,
     stacks={
         # transformers 5.23: integrations/awq.py:104.
         "transformers": Support("steered", run=True, note="with the gptqmodel package"),
@@ -52,7 +49,6 @@ GEMV = Method(
     label="AWQ, version gemv",
     holds=holds,
     shape=_shape_gemv,
-    ignored=_IGNORED,
     stacks={
         # GPTQModel 7.7: nn_modules/qlinear/gemv_awq.py:147, 200.
         "transformers": Support("steered", note="with the gptqmodel package, on a GPU, in float16"),

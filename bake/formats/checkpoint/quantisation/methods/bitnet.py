@@ -28,7 +28,6 @@ BITNET = Method(
     label="BitNet",
     holds=_holds,
     shape=_shape,
-    ignored=("modules_to_not_convert",),
     stacks={
         # transformers 5.23: integrations/bitnet.py:196.
         "transformers": Support("steered"),

@@ -11,8 +11,6 @@ from .....core.stacks import Support
 from ..method import Fields, Method, Parts, Quantiser, Shape
 from ..reading import matrix
 
-_NAMES = ("bitsandbytes",)
-_IGNORED = ("llm_int8_skip_modules",)
 _STACKS = {
     # transformers 5.23: integrations/bitsandbytes.py:199, 211.
     "transformers": Support("steered", run=True, note="with the bitsandbytes package"),
@@ -36,6 +34,11 @@ def _unknown(parts: Parts, fields: Fields) -> Shape | None:
     return None
 
 
+def _elements(parts: Parts) -> int:
+    # Two weights a byte, whatever the dtype that it is viewed as.
+    return 2 * parts["weight"].size
+
+
 def _holds_8bit(parts: Parts) -> bool:
     return "SCB" in parts and matrix(parts, "weight", "I8") is not None
 
@@ -49,8 +52,8 @@ FOUR_BITS = Method(
     label="bitsandbytes, 4 bits",
     holds=_holds_4bit,
     shape=_unknown,
+    elements=_elements,
     stacks=_STACKS,
-    ignored=_IGNORED,
 )
 EIGHT_BITS = Method(
     name="bitsandbytes-8bit",
@@ -58,7 +61,6 @@ EIGHT_BITS = Method(
     holds=_holds_8bit,
     shape=_shape_8bit,
     stacks=_STACKS,
-    ignored=_IGNORED,
     reason="the module rounds its input to int8, the same in both runs, and adds the bias in the output's dtype",
 )
 
@@ -72,4 +74,10 @@ def _pick(fields: Fields) -> Method | str:
     return "it says neither load_in_4bit nor load_in_8bit"
 
 
-QUANTISER = Quantiser(_NAMES, (FOUR_BITS, EIGHT_BITS), _pick)
+QUANTISER = Quantiser(
+    ("bitsandbytes",),
+    (FOUR_BITS, EIGHT_BITS),
+    _pick,
+    # transformers 5.23: quantizers/auto.py:163, for its first releases.
+    is_unnamed=lambda fields: bool(fields.get("load_in_4bit") or fields.get("load_in_8bit")),
+)

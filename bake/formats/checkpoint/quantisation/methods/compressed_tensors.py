@@ -51,7 +51,6 @@ W4A16 = Method(
     label="compressed-tensors, packed integers in groups",
     holds=_holds,
     shape=_shape,
-    ignored=("ignore",),
     stacks={
         "transformers": _RAN,
         # vLLM 0.32: quantization/compressed_tensors/compressed_tensors.py:868.

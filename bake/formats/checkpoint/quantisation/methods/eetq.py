@@ -27,7 +27,6 @@ METHOD = Method(
     shape=_shape,
     # The kernel answers in float16, whatever the config says.
     bias_like=("weight_scales",),
-    ignored=("modules_to_not_convert",),
     stacks={
         # transformers 5.23: integrations/eetq.py:53, 77.
         "transformers": Support("steered", note="with the kernels package, on a GPU, in float16"),

@@ -24,7 +24,6 @@ METHOD = Method(
     label="FBGEMM FP8",
     holds=_holds,
     shape=_shape,
-    ignored=("modules_to_not_convert",),
     stacks={
         # transformers 5.23: integrations/fbgemm_fp8.py:144; quantizers/quantizer_fbgemm_fp8.py:56.
         "transformers": Support(

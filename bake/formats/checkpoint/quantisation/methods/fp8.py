@@ -11,7 +11,6 @@ from .....core.stacks import Support
 from ..method import Fields, Method, Parts, Quantiser, Shape
 from ..reading import FP8, is_one_of, matrix, short
 
-_IGNORED = ("modules_to_not_convert", "ignored_layers")
 _REASON = "where the module rounds its input to float8, it does so alike in both runs; the bias is added afterwards"
 
 
@@ -32,7 +31,6 @@ BLOCK = Method(
     label="FP8 by block",
     holds=_holds_inverse,
     shape=_shape,
-    ignored=_IGNORED,
     stacks={
         # transformers 5.23: integrations/finegrained_fp8.py:427; without a GPU it makes plain weights of them
         # (quantizers/quantizer_finegrained_fp8.py:41).
@@ -51,7 +49,6 @@ TENSOR_INVERSE = Method(
     label="FP8 by tensor, with weight_scale_inv",
     holds=_holds_inverse,
     shape=_shape,
-    ignored=_IGNORED,
     stacks={
         # transformers 5.23: integrations/finegrained_fp8.py:411.
         "transformers": Support("steered"),
@@ -67,7 +64,6 @@ TENSOR = Method(
     label="FP8 by tensor",
     holds=_holds_scale,
     shape=_shape,
-    ignored=_IGNORED,
     stacks={
         # transformers 5.23 takes blocks of 128 for granted (utils/quantization_config.py:1707) and reads no
         # weight_scale; on a CPU it stops at the first product (run).

@@ -24,7 +24,6 @@ METHOD = Method(
     label="HQQ",
     holds=_holds,
     shape=_shape,
-    ignored=("skip_modules",),
     stacks={
         # transformers 5.23: quantizers/quantizer_hqq.py makes no HQQLinear of the stored tensors any more.
         "transformers": Support("refuses"),

@@ -57,4 +57,4 @@ def _pick(fields: Fields) -> Method | str:
     return METHOD if said(fields, "mode") in _MODES else f"its mode is {short(fields.get('mode'))}"
 
 
-QUANTISER = Quantiser(("",), (METHOD,), _pick)
+QUANTISER = Quantiser(("mlx",), (METHOD,), _pick, is_unnamed=lambda fields: "bits" in fields and "group_size" in fields)

@@ -33,7 +33,6 @@ FLOAT8 = Method(
     label="ModelOpt FP8",
     holds=_holds,
     shape=_shape,
-    ignored=("ignore", "exclude_modules"),
     stacks={
         "transformers": _UNSCALED,
         # vLLM 0.32: quantization/modelopt.py:2661.

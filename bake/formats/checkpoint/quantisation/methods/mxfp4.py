@@ -24,7 +24,6 @@ METHOD = Method(
     label="MXFP4",
     holds=_holds,
     shape=_shape,
-    ignored=("modules_to_not_convert",),
     stacks={
         # transformers 5.23: integrations/mxfp4.py; without its kernels it makes plain weights of the experts.
         "transformers": Support("steered", run=True),

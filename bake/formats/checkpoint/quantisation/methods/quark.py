@@ -27,7 +27,6 @@ METHOD = Method(
     label="Quark",
     holds=_holds,
     shape=_shape,
-    ignored=("exclude",),
     stacks={
         # transformers 5.23: quantizers/quantizer_quark.py:64, which leaves the module to quark.
         "transformers": Support("steered", note="with the amd-quark package"),

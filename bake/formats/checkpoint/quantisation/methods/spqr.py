@@ -24,7 +24,6 @@ METHOD = Method(
     label="SpQR",
     holds=_holds,
     shape=_shape,
-    ignored=("modules_to_not_convert",),
     stacks={
         # spqr_quant 0.2.0: inference.py:71, a module without a bias; transformers 5.23 calls the tensor unexpected.
         "transformers": Support("unsteered"),

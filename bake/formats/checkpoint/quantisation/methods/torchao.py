@@ -25,7 +25,6 @@ METHOD = Method(
     label="torchao",
     holds=_holds,
     shape=_shape,
-    ignored=("modules_to_not_convert",),
     stacks={
         # transformers 5.23: quantizers/quantizer_torchao.py:134 keeps the Linear modules and their biases.
         "transformers": Support("steered", run=True, note="with the torchao package"),

@@ -25,7 +25,6 @@ METHOD = Method(
     label="VPTQ",
     holds=_holds,
     shape=_shape,
-    ignored=("modules_to_not_convert",),
     stacks={
         # transformers 5.23: integrations/vptq.py:68; vptq 0.0.5: ops/quant_gemm.py:221, 270.
         "transformers": Support("steered", note="with the vptq package, on a GPU"),
