@@ -170,7 +170,7 @@ def test_refusals(tmp_path: Path):
         emobake.bake(base, vectors, TIMES, dry_run=True)
 
     with pytest.raises(InputError, match="its weights are quantised"):
-        bake_with(quantization_config={"quant_method": "gptq"})
+        bake_with(quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(BrokenFileError, match=r"q_proj.weight is F32 of shape .* as the config's heads say"):
         bake_with(head_dim=8)
     with pytest.raises(InputError, match="does not tell its heads"):

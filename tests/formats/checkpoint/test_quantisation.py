@@ -151,7 +151,7 @@ def test_a_config_that_says_quantised_of_plain_weights_and_the_reverse():
     [{"weight": ("U8", (32, 1))}, {"weight": ("I8", (4, 16))}, {"weight": ("BF16", (32, 1))}, {"x": ("I8", (4,))}],
 )
 def test_a_projection_that_nothing_explains(stored):
-    with pytest.raises(BrokenFileError, match=r"o_proj is stored as .*nothing of a quantisation"):
+    with pytest.raises(BrokenFileError, match=r"nothing of a quantisation"):
         plan_of(SIZES, {"o_proj": stored})
     with pytest.raises(BrokenFileError, match=r"o_proj is stored as .*not how GPTQ"):
         plan_of(QUANTISED, {"o_proj": stored, "q_proj": gptq(16, 8)})

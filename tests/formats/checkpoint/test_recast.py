@@ -256,7 +256,7 @@ def refused(tmp_path: Path, values: Values, **fields: Any) -> EmobakeError:
 
 
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
-    error = refused(tmp_path, values_of(SHARED, PHI3), quantization_config={"quant_method": "gptq"})
+    error = refused(tmp_path, values_of(SHARED, PHI3), quantization_config={"quant_method": "gptq", "bits": 4})
     assert isinstance(error, UnsupportedModelError) and "its weights are quantised (GPTQ)" in str(error)
 
 

@@ -101,15 +101,15 @@ def _found(config: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]], na
                     raise BrokenFileError(f"{name}/{_CONFIG}: {key} is {place[key]!r:.60}, not an object")
                 yield Quantisation(place[key], _CONFIG, _quantiser(place[key]))
     for file, fields in files.items():
-        default = next((one for one in QUANTISERS if file in one.files), None)
-        yield Quantisation(fields, file, _quantiser(fields) or default)
+        yield Quantisation(fields, file, _quantiser(fields, file))
 
 
-def _quantiser(fields: Fields) -> Quantiser | None:
+def _quantiser(fields: Fields, file: str = _CONFIG) -> Quantiser | None:
+    """The tool that a quantisation config names; without a name, the one that `file` belongs to."""
     name = fields.get("quant_method")
-    if name is None:
-        return next((one for one in QUANTISERS if one.is_unnamed(fields)), None)
-    return next((one for one in QUANTISERS if isinstance(name, str) and name.lower() in one.names), None)
+    if name is not None:
+        return next((one for one in QUANTISERS if isinstance(name, str) and name.lower() in one.names), None)
+    return next((one for one in QUANTISERS if file in one.files or (file == _CONFIG and one.is_unnamed(fields))), None)
 
 
 def _compare(first: Quantisation, other: Quantisation, name: str) -> None:
