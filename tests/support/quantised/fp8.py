@@ -1,0 +1,101 @@
+"""Other float8 and 8-bit methods: by blocks (DeepSeek, Qwen), FBGEMM, Quark 0.13 and EETQ 1.0."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .layout import Description, Layout, Stored
+from .packing import FP8_MAX, float8
+
+BLOCK = 128
+
+
+def blocks() -> Layout:
+    """``weight`` float8 ``[outputs, inputs]``, ``weight_scale_inv`` float32, one for each 128 x 128 numbers.
+
+    As DeepSeek and Qwen publish them, and transformers 5.23 writes them (``FineGrainedFP8Config``).
+    """
+
+    def store(_name: str, weight: np.ndarray) -> Stored:
+        outputs, inputs = (-(-size // BLOCK) for size in weight.shape)
+        scales = np.empty((outputs, inputs), np.float32)
+        value, codes = np.empty_like(weight), float8(np.zeros_like(weight))
+        for row, column in np.ndindex(outputs, inputs):
+            here = np.s_[row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
+            scales[row, column] = np.abs(weight[here]).max() / FP8_MAX
+            codes[here] = float8(weight[here] / scales[row, column])
+            value[here] = codes[here].astype(np.float32) * scales[row, column]
+        return Stored({"weight": codes, "weight_scale_inv": scales}, value)
+
+    config = {
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+        "modules_to_not_convert": ["lm_head"],
+        "quant_method": "fp8",
+        "weight_block_size": [BLOCK, BLOCK],
+    }
+    return Layout(store, lambda _modules: Description(config))
+
+
+def fbgemm() -> Layout:
+    """``weight`` float8 ``[outputs, inputs]``, ``weight_scale`` float32 ``[outputs, 1]`` (transformers 5.23)."""
+
+    def store(_name: str, weight: np.ndarray) -> Stored:
+        scales = np.abs(weight).max(-1, keepdims=True).astype(np.float32) / np.float32(FP8_MAX)
+        codes = float8(weight / scales)
+        return Stored({"weight": codes, "weight_scale": scales}, codes.astype(np.float32) * scales)
+
+    config = {"activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"], "quant_method": "fbgemm_fp8"}
+    return Layout(store, lambda _modules: Description(config))
+
+
+def quark(*, input_scale: float = 0.1) -> Layout:
+    """``weight`` float8 ``[outputs, inputs]``, ``weight_scale`` and ``input_scale`` float32 without a dimension."""
+
+    def store(_name: str, weight: np.ndarray) -> Stored:
+        scale = np.float32(np.abs(weight).max() / FP8_MAX)
+        codes = float8(weight / scale)
+        parts = {"weight": codes, "weight_scale": np.array(scale), "input_scale": np.array(input_scale, np.float32)}
+        return Stored(parts, codes.astype(np.float32) * scale)
+
+    kind = {
+        "dtype": "fp8_e4m3",
+        "qscheme": "per_tensor",
+        "is_dynamic": False,
+        "symmetric": True,
+        "group_size": None,
+        "ch_axis": None,
+        "observer_cls": "PerTensorMinMaxObserver",
+        "round_method": "half_even",
+        "scale_type": "float",
+    }
+    config = {
+        "algo_config": None,
+        "exclude": ["lm_head"],
+        "export": {
+            "kv_cache_group": [],
+            "pack_method": "reorder",
+            "weight_format": "real_quantized",
+            "weight_merge_groups": None,
+        },
+        "global_quant_config": {"bias": None, "input_tensors": kind, "output_tensors": None, "weight": kind},
+        "kv_cache_quant_config": {},
+        "layer_quant_config": {},
+        "layer_type_quant_config": {},
+        "quant_method": "quark",
+        "quant_mode": "eager_mode",
+    }
+    return Layout(store, lambda _modules: Description(config))
+
+
+def eetq() -> Layout:
+    """``weight`` int8 ``[inputs, outputs]``, ``weight_scales`` float16 ``[outputs]`` (transformers 5.23)."""
+
+    def store(_name: str, weight: np.ndarray) -> Stored:
+        scales = (np.abs(weight).max(-1) / 127).astype(np.float16)
+        codes = np.clip(np.rint(weight / scales.astype(np.float32)[:, None]), -127, 127)
+        parts = {"weight": np.ascontiguousarray(codes.T.astype(np.int8)), "weight_scales": scales}
+        return Stored(parts, codes * scales.astype(np.float32)[:, None])
+
+    config = {"modules_to_not_convert": None, "quant_method": "eetq", "weights": "int8"}
+    return Layout(store, lambda _modules: Description(config), dtype="float16")
