@@ -139,15 +139,21 @@ class UnitRows:
 
 
 @dataclass(frozen=True)
-class Zeros:
-    """New bytes that are zero, as many as `size`."""
+class Fill:
+    """New bytes, as many as `size`, that repeat a `pattern`."""
 
     size: int
+    """A multiple of the pattern's length."""
+    pattern: bytes = b"\0"
+
+    def chunk(self, size: int) -> bytes:
+        """Its first bytes, at most `size`, as a whole number of patterns."""
+        return self.pattern * (min(size, self.size) // len(self.pattern))
 
 
 Moved = Span | Rows | WiderRows | UnitRows
 """Bytes that are made of a file of the base."""
-Piece = bytes | Zeros | Moved
+Piece = bytes | Fill | Moved
 
 
 def piece_size(piece: Piece) -> int:
@@ -159,12 +165,12 @@ def new_size(piece: Piece) -> int:
     """Bytes of a piece that the base does not have."""
     if isinstance(piece, WiderRows):
         return len(piece.tail) * piece.count
-    return piece_size(piece) if isinstance(piece, bytes | Zeros) else 0
+    return piece_size(piece) if isinstance(piece, bytes | Fill) else 0
 
 
 def sources_of(pieces: Iterable[Piece]) -> set[str]:
     """Files of the base that pieces are made of."""
-    return {piece.source for piece in pieces if not isinstance(piece, bytes | Zeros)}
+    return {piece.source for piece in pieces if not isinstance(piece, bytes | Fill)}
 
 
 @dataclass(frozen=True)
@@ -221,9 +227,9 @@ class PlannedFile:
         if self.action != "write":
             raise ValueError(f"{self.name} holds bytes of the base")
         return b"".join(
-            bytes(piece.size) if isinstance(piece, Zeros) else piece
+            piece.chunk(piece.size) if isinstance(piece, Fill) else piece
             for piece in self.pieces
-            if isinstance(piece, bytes | Zeros)
+            if isinstance(piece, bytes | Fill)
         )
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from ..core.plan import Piece, PlannedFile, Zeros
+from ..core.plan import Fill, Piece, PlannedFile
 from ..core.side_files import is_housekeeping
 from ..errors import InputError
 from .copying import new_chunks, read_piece
@@ -113,7 +113,7 @@ class FolderFiles:
 
     def _chunks(self, piece: Piece) -> Iterator[bytes]:
         """The bytes of a piece."""
-        if isinstance(piece, bytes | Zeros):
+        if isinstance(piece, bytes | Fill):
             yield from new_chunks(piece)
             return
         with (self.base or self.folder).joinpath(piece.source).open("rb") as source:

@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 
 from ..core.outputs import LinkMode
-from ..core.plan import Moved, Piece, Rows, Span, UnitRows, WiderRows, Zeros, new_size, sources_of
+from ..core.plan import Fill, Moved, Piece, Rows, Span, UnitRows, WiderRows, new_size, sources_of
 from ..core.progress import Advance, no_advance
 from ..core.tensors import FLOATS, encode
 
@@ -76,7 +76,7 @@ def write_pieces(
     with contextlib.ExitStack() as opened, target.open("xb", buffering=0) as writer:
         readers = {source: opened.enter_context(locate(source).open("rb")) for source in sorted(sources_of(pieces))}
         for piece in pieces:
-            if isinstance(piece, bytes | Zeros):
+            if isinstance(piece, bytes | Fill):
                 for chunk in new_chunks(piece):
                     _write_all(writer, chunk)
             elif isinstance(piece, Span):
@@ -85,12 +85,16 @@ def write_pieces(
                 _copy_chunks(readers[piece.source], writer, piece, advance)
 
 
-def new_chunks(piece: bytes | Zeros) -> Iterator[bytes]:
+def new_chunks(piece: bytes | Fill) -> Iterator[bytes]:
     """New bytes, a few megabytes at a time."""
-    size = len(piece) if isinstance(piece, bytes) else piece.size
-    for start in range(0, size, _READ):
-        end = min(size, start + _READ)
-        yield piece[start:end] if isinstance(piece, bytes) else bytes(end - start)
+    if isinstance(piece, bytes):
+        yield from (piece[start : start + _READ] for start in range(0, len(piece), _READ))
+        return
+    left = piece.size
+    while left:
+        chunk = piece.chunk(min(left, _READ))
+        yield chunk
+        left -= len(chunk)
 
 
 def read_piece(reader: IO[bytes], piece: Moved) -> Iterator[bytes]:
@@ -128,7 +132,7 @@ def tails_of(piece: WiderRows, start: int, stop: int) -> np.ndarray:
 
 def reads_back(written: IO[bytes], piece: Piece) -> bool:
     """True if the new bytes of a piece are those of `written` from its position on."""
-    if isinstance(piece, bytes | Zeros):
+    if isinstance(piece, bytes | Fill):
         return all(written.read(len(chunk)) == chunk for chunk in new_chunks(piece))
     if not isinstance(piece, WiderRows):
         return True

@@ -9,7 +9,7 @@ from support.pushes import without_attributes
 from support.running import run_process
 
 from emobake import Folder, OutputError
-from emobake.core.plan import PlannedFile, Rows, Span, UnitRows, WiderRows, Zeros, new_file, piece_size
+from emobake.core.plan import PlannedFile, Rows, Span, UnitRows, WiderRows, Fill, new_file, piece_size
 from emobake.core.tensors import encode
 from emobake.storage import copying
 from emobake.storage.local import write_folder
@@ -29,7 +29,7 @@ def files() -> tuple[PlannedFile, ...]:
     return (
         PlannedFile("q.bin", (b"new", Span("fused.bin", len(HEAD), half * ROW), b"end")),
         PlannedFile("k.bin", (Rows("fused.bin", len(HEAD) + half * ROW, ROW, half, ORDER), b"", b"!")),
-        PlannedFile("wide.bin", (b"a", wider, Zeros(5_000_000), b"z")),
+        PlannedFile("wide.bin", (b"a", wider, Fill(5_000_000), Fill(9_000_000, b"\x07\x08\x09"), b"z")),
         PlannedFile("twice.bin", (Rows("fused.bin", len(HEAD), ROW, 4, (0, 1, 0, 1), 2),)),
         PlannedFile.carried("side.txt", "side.txt", 4),
         new_file("note.txt", b"all new"),
@@ -42,6 +42,7 @@ EXPECTED = {
     "wide.bin": b"a"
     + b"".join(row.tobytes()[:4000] + b"\1" + OWN[2 * i : 2 * i + 2] + b"\2\3" for i, row in enumerate(FUSED))
     + bytes(5_000_000)
+    + b"\x07\x08\x09" * 3_000_000
     + b"z",
     "twice.bin": FUSED[[0, 1, 0, 1, 2, 3, 2, 3]].tobytes(),
     "side.txt": b"side",
@@ -63,7 +64,7 @@ def test_what_a_file_says_about_itself():
     q, *_, note = files()
     assert [file.action for file in files()] == ["assemble"] * 4 + ["carry", "write"]
     assert [file.size for file in files()] == [len(data) for data in EXPECTED.values()]
-    assert [file.new_bytes for file in files()] == [6, 1, 5_000_002 + 5 * COUNT, 0, 0, 7]
+    assert [file.new_bytes for file in files()] == [6, 1, 14_000_002 + 5 * COUNT, 0, 0, 7]
     assert note.data == b"all new"
     with pytest.raises(ValueError, match=r"q\.bin holds bytes of the base"):
         _ = q.data

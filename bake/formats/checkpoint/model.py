@@ -119,12 +119,18 @@ class Checkpoint:
     def read_column(self, tensor: TensorHeader, column: int) -> bytes:
         """Read what each row of a matrix of floats stores in one column, see `emobake.core.biases.Column`.
 
+        The scales of some quantised modules are stored the other way round; then it is a row.
+
         Raises:
             BrokenFileError: the matrix has no such column, is not of floats, or ends too early.
         """
-        if tensor.dtype not in FLOATS or len(tensor.shape) != 2 or column >= tensor.shape[1]:
+        by_rows = self._has_inputs_first(tensor)
+        if tensor.dtype not in FLOATS or len(tensor.shape) != 2 or column >= tensor.shape[0 if by_rows else 1]:
             raise BrokenFileError(f"{self.name}: {tensor.name} stores no bias in column {column}")
         width, (rows, columns) = FLOATS[tensor.dtype].itemsize, tensor.shape
+        if by_rows:
+            start = tensor.start + column * columns * width
+            return self.read(TensorHeader("", "U8", (columns * width,), tensor.file, start, start + columns * width))
         row, at_once, found = columns * width, max(1, _READ // (columns * width)), []
         for first in range(0, rows, at_once):
             size, start = min(at_once, rows - first) * row, tensor.start + first * row
@@ -133,6 +139,13 @@ class Checkpoint:
                 raise BrokenFileError(f"{self.name}: ends within {tensor.name}; fetch it again")
             found.append(np.frombuffer(data, np.uint8).reshape(-1, row)[:, column * width :][:, :width].tobytes())
         return b"".join(found)
+
+    def _has_inputs_first(self, tensor: TensorHeader) -> bool:
+        """True for the part of a quantised module whose first axis is that of the inputs."""
+        layout = None if self.quantisation is None else self.quantisation.layout
+        part = None if layout is None else layout.column_part
+        is_there = part is not None and part.inputs is not None and part.inputs.index == 0
+        return is_there and part is not None and tensor.name.endswith(f".{part.name}")
 
     @property
     def shape(self) -> ModelShape:

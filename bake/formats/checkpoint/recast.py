@@ -15,13 +15,15 @@ import numpy as np
 
 from ...core.heads import Heads
 from ...core.limits import MAX_WIDTH
-from ...core.plan import Piece, Rows, Span, UnitRows, Zeros, piece_size
-from ...core.tensors import FLOATS, TensorHeader
+from ...core.plan import Fill, Piece, Rows, Span, UnitRows, piece_size
+from ...core.tensors import TensorHeader
 from ...errors import BrokenFileError
 from ..safetensors import NewTensor
 from .forms import Form, Rule
 from .heads import heads_in
+from .linear import Linear, Tensors
 from .model import Checkpoint
+from .quantisation import is_float
 
 
 def recast(checkpoint: Checkpoint, form: Form) -> Checkpoint:
@@ -89,62 +91,73 @@ def _made(
     """Yield the tensors that the rules make, and take those that they are made of out of `left`."""
     heads = heads_in(checkpoint)
 
-    def take(module: str, dimensions: int | None = None) -> TensorHeader:
-        header = left.pop(f"{module}.weight", None)
-        if header is None:
+    def take(module: str) -> dict[str, TensorHeader]:
+        """The tensors of a module, without its bias."""
+        parts = {part: h for part, h in checkpoint.modules.get(module, {}).items() if part != "bias"}
+        if not parts or any(header.name not in left for header in parts.values()):
             raise BrokenFileError(
                 f"{checkpoint.name}: no tensor {module}.weight; these are not the weights of "
                 f"{checkpoint.language_config.get('model_type')}"
             )
-        if header.dtype not in FLOATS or (dimensions is not None and len(header.shape) != dimensions):
-            raise BrokenFileError(
-                f"{header.file}: {header.name} is {header.dtype} of shape {list(header.shape)}, not a matrix of floats"
-            )
-        return header
+        for header in parts.values():
+            del left[header.name]
+        return parts
 
     for rule in rules:
         for layer in _layers(checkpoint, rule):
-            targets = [f"{target.format(layer=layer)}.weight" for target in rule.targets]
+            targets = [target.format(layer=layer) for target in rule.targets]
             if rule.how == "stacked":
-                experts = range(_count(checkpoint, "num_local_experts"))
-                parts = [[take(s.format(layer=layer, expert=e), 2) for s in rule.sources] for e in experts]
-                yield targets[0], _stacked(checkpoint, targets[0], parts)
+                modules = [[s.format(layer=layer, expert=e) for s in rule.sources] for e in _experts(checkpoint)]
+                parts = [[_matrix(take(module), module, checkpoint) for module in expert] for expert in modules]
+                yield f"{targets[0]}.weight", _stacked(checkpoint, targets[0], parts)
                 continue
-            source = take(rule.sources[0].format(layer=layer), None if rule.how == "rename" else 2)
-            yield from zip(targets, _parts(checkpoint, rule, heads, source), strict=True)
+            source = rule.sources[0].format(layer=layer)
+            taken = take(source)
+            for target, made in zip(targets, _parts(checkpoint, rule, heads, source, taken), strict=True):
+                yield from ((f"{target}.{part}", tensor) for part, tensor in made.items())
 
 
-def _parts(checkpoint: Checkpoint, rule: Rule, heads: Heads, source: TensorHeader) -> Iterable[NewTensor]:
-    """The tensors that are made of one."""
+def _parts(
+    checkpoint: Checkpoint, rule: Rule, heads: Heads, name: str, tensors: Mapping[str, TensorHeader]
+) -> Iterable[Tensors]:
+    """The tensors of the modules that are made of the module `name`, by their parts."""
     if rule.how == "rename":
-        return [NewTensor(source.dtype, source.shape, (Span(source.file, source.start, source.size),))]
-    total = source.shape[0]
+        return [{part: NewTensor(h.dtype, h.shape, (Span(h.file, h.start, h.size),)) for part, h in tensors.items()}]
     if rule.how == "unit":
+        source = _matrix(tensors, name, checkpoint)
         if not source.size:
             raise BrokenFileError(f"{source.file}: {source.name} is empty")
-        piece = UnitRows(source.file, source.start, _row(source), total, source.dtype)
-        return [NewTensor(source.dtype, source.shape, (piece,))]
+        piece = UnitRows(source.file, source.start, source.size // source.shape[0], source.shape[0], source.dtype)
+        return [{"weight": NewTensor(source.dtype, source.shape, (piece,))}]
+    linear = Linear.of(checkpoint, name)
+    total = linear.outputs
     if rule.how == "paired":
         if not total or total % heads.key_size or heads.key_size % 2:
-            raise _misfit(checkpoint, source, heads)
-        order = (*range(0, heads.key_size, 2), *range(1, heads.key_size, 2))
-        return [NewTensor(source.dtype, source.shape, (Rows(source.file, source.start, _row(source), total, order),))]
+            raise _misfit(checkpoint, linear, heads)
+        return [linear.reordered((*range(0, heads.key_size, 2), *range(1, heads.key_size, 2)))]
     if rule.how == "split":
         counts, repeats = [_rows_of(heads, part, total) for part in rule.rows], 1
     else:
         counts, repeats = [heads.group * heads.key_size, heads.key_size, heads.key_size], heads.keys
     if not total or repeats * sum(counts) != total:
-        raise _misfit(checkpoint, source, heads)
-    pieces: list[list[Piece]] = [[] for _ in counts]
-    position = source.start
+        raise _misfit(checkpoint, linear, heads)
+    ranges: list[list[tuple[int, int]]] = [[] for _ in counts]
+    position = 0
     for _ in range(repeats):
-        for part, count in zip(pieces, counts, strict=True):
-            part.append(Span(source.file, position, count * _row(source)))
-            position += count * _row(source)
-    return [
-        NewTensor(source.dtype, (repeats * count, source.shape[1]), tuple(part))
-        for part, count in zip(pieces, counts, strict=True)
-    ]
+        for found, count in zip(ranges, counts, strict=True):
+            found.append((position, count))
+            position += count
+    return [linear.taken(found) for found in ranges]
+
+
+def _matrix(tensors: Mapping[str, TensorHeader], name: str, checkpoint: Checkpoint) -> TensorHeader:
+    """The weight of a module in floats."""
+    if not is_float(tensors):
+        header = next(iter(tensors.values()))
+        raise BrokenFileError(
+            f"{header.file}: {header.name} is {header.dtype} of shape {list(header.shape)}, not a matrix of floats"
+        )
+    return tensors["weight"]
 
 
 def _stacked(checkpoint: Checkpoint, name: str, experts: list[list[TensorHeader]]) -> NewTensor:
@@ -162,13 +175,13 @@ def _stacked(checkpoint: Checkpoint, name: str, experts: list[list[TensorHeader]
 def _header(name: str, tensor: NewTensor) -> TensorHeader:
     """The place of a new tensor: in the file of its first piece, and of its size."""
     first = tensor.pieces[0]
-    assert not isinstance(first, bytes | Zeros)
+    assert not isinstance(first, bytes | Fill)
     return TensorHeader(name, tensor.dtype, tensor.shape, first.source, first.offset, first.offset + tensor.size)
 
 
 def _read(checkpoint: Checkpoint, piece: Piece) -> bytes:
     """The bytes of a piece of a small tensor."""
-    assert not isinstance(piece, bytes | Zeros | UnitRows)
+    assert not isinstance(piece, bytes | Fill | UnitRows)
     size = piece_size(piece)
     data = checkpoint.read(TensorHeader("", "U8", (size,), piece.source, piece.offset, piece.offset + size))
     if isinstance(piece, Rows):
@@ -187,20 +200,16 @@ def _instances(checkpoint: Checkpoint, rule: Rule) -> Iterator[str]:
         yield from (source.format(layer=layer) for source in rule.sources for layer in _layers(checkpoint, rule))
 
 
-def _row(source: TensorHeader) -> int:
-    """Bytes of a row."""
-    return source.size // source.shape[0]
-
-
-def _count(checkpoint: Checkpoint, name: str) -> int:
+def _experts(checkpoint: Checkpoint) -> range:
+    name = "num_local_experts"
     value = checkpoint.language_config.get(name)
     if type(value) is not int or not 0 < value <= MAX_WIDTH:
         raise BrokenFileError(f"{checkpoint.name}/config.json: {name} is {value!r:.60}, not a number of at least 1")
-    return value
+    return range(value)
 
 
-def _misfit(checkpoint: Checkpoint, source: TensorHeader, heads: Heads) -> BrokenFileError:
+def _misfit(checkpoint: Checkpoint, linear: Linear, heads: Heads) -> BrokenFileError:
     return BrokenFileError(
-        f"{checkpoint.name}: {source.name} has {source.shape[0]} rows, which do not fit {heads.queries} heads of "
+        f"{checkpoint.name}: {linear.name} has {linear.outputs} rows, which do not fit {heads.queries} heads of "
         f"{heads.key_size} and {heads.keys} keys"
     )

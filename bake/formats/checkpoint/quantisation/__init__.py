@@ -11,7 +11,8 @@ from ....core.names import is_plain
 from ....core.tensors import FLOATS
 from ....errors import BrokenFileError
 from ..wrappers import language_config
-from .method import Fields, Method, Parts, Quantiser
+from .layout import Layout
+from .method import Fields, Method, Parts, Quantiser, Shape
 from .methods import METHODS, QUANTISERS
 
 __all__ = ["METHODS", "Method", "Parts", "Quantisation", "find_quantisation", "is_float", "method_of"]
@@ -41,6 +42,16 @@ class Quantisation:
         """The method; None for one that is not known."""
         picked = None if self.quantiser is None else self.quantiser.pick(self.fields)
         return picked if isinstance(picked, Method) else None
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        """The layout of a linear module; None where its rows cannot be moved as bytes."""
+        return None if self.method is None else self.method.layout(self.fields)
+
+    def shape(self, parts: Parts) -> Shape | None:
+        """Outputs and inputs of a module; None if it is not quantised so, or its headers do not tell."""
+        method = self.method
+        return None if method is None or not method.holds(parts) else method.shape(parts, self.fields)
 
     @property
     def label(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ....core.stacks import Support
 from ....core.tensors import TensorHeader
+from .layout import Layout
 
 Fields = Mapping[str, Any]
 """The quantisation config of a checkpoint, of any content."""
@@ -37,6 +38,8 @@ class Method:
     """Treatment of any checkpoint of the method, with a bias beside the projection, by each stack of `STACKS`."""
     elements: Callable[[Parts], int | None] = lambda parts: None
     """The number of weights of such a module, where the headers do not tell its shape; None: nor that."""
+    layout: Callable[[Fields], Layout | None] = lambda fields: None
+    """The layout of such a module, where its rows can be moved as bytes; None where they cannot."""
     bias_like: tuple[str, ...] = ()
     """Parts whose dtype, if it is one of floats, the bias has. Empty: the dtype that the config names."""
     rounding: float = 2.0

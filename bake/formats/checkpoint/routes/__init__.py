@@ -240,12 +240,13 @@ def _default_targets(quantisation: Quantisation | None) -> tuple[str, ...]:
 
 
 def _treated(route: Route, stack: str, demanded: tuple[str, ...]) -> Support:
-    """Treatment by a stack; if it is not demanded, that of the same family in floats counts.
+    """Treatment by a stack; if it is not demanded and does not know the method, that of the same family in floats.
 
-    No stack here loads some quantisations, which others do (ExLlama): the class decides whether the bias is added.
+    No stack here loads some methods, which others do (ExLlama): the class decides whether the bias is added.
     """
-    support = route.stacks[stack]
-    return route.treatment[stack] if not demanded and support.status == "refuses" else support
+    method = None if route.quantisation is None else route.quantisation.method
+    is_known = method is None or method.stacks[stack].status in ("steered", "option")
+    return route.stacks[stack] if demanded or is_known else route.treatment[stack]
 
 
 def _served(route: Route) -> int:

@@ -17,22 +17,23 @@ import numpy as np
 from ....core.biases import Column, Home, PlannedBias
 from ....core.check import Check
 from ....core.heads import Cost, Heads, cost_of_heads, heads_to_add, is_shared
-from ....core.plan import RouteName, Span, WiderRows, Zeros
-from ....core.record import Record
+from ....core.plan import RouteName, Span
+from ....core.record import Record, RecordedBias
 from ....core.stacks import Support
-from ....core.tensors import FLOATS, TensorHeader, decode, encode
+from ....core.tensors import TensorHeader, decode, encode
 from ....errors import BrokenFileError, InputError
 from ...safetensors import NewTensor
 from ..families import Family, HeadForm
 from ..heads import heads_of, matrix
+from ..linear import Linear, Tensors
 from ..model import Checkpoint
-from ..projections import module_in_file
-from ..quantisation import Quantisation
+from ..projections import bias_dtype, module_in_file
+from ..quantisation import Quantisation, is_float
 from ..recast import remade
 from ..wrappers import family_of, language_config
 from .base import Route, read_bias, refuse_dormant
 
-_MTP = re.compile(r"(^|\.)mtp\.layers\.\d+\.self_attn\.o_proj\.weight$")
+_MTP = re.compile(r"(^|\.)mtp\.layers\.\d+\.self_attn\.o_proj$")
 _Q, _K, _V = "q_proj", "k_proj", "v_proj"
 
 
@@ -70,8 +71,13 @@ class HeadRoute(Route):
 
     @classmethod
     def quantised_blockers(cls, family: Family, config: Mapping[str, Any], quantisation: Quantisation) -> list[str]:
-        """Quantised weights gain no rows."""
-        return [f"its weights are quantised ({quantisation.label}), so they can gain no rows"]
+        """The layout of the weights must be known, and have room for a column of its own."""
+        layout, quantised = quantisation.layout, f"its weights are quantised ({quantisation.label}), "
+        if layout is None:
+            return [f"{quantised}in a layout whose rows cannot be moved as bytes"]
+        if layout.no_column:
+            return [f"{quantised}and no new column of them can hold the vector, because {layout.no_column}"]
+        return []
 
     @property
     def form(self) -> HeadForm:
@@ -99,6 +105,12 @@ class HeadRoute(Route):
         return cost_of_heads(self.heads, self.grown.keys - self.heads.keys)
 
     @property
+    def _group(self) -> int:
+        """Inputs of the output projection that share a scale; 1 for floats."""
+        layout = None if self.quantisation is None else self.quantisation.layout
+        return 1 if layout is None else layout.group
+
+    @property
     def _is_told(self) -> bool:
         """False for a family at large, of which the heads are not known."""
         return heads_of(self.old_fields, self.form.head_dim) is not None
@@ -123,7 +135,8 @@ class HeadRoute(Route):
             InputError: `tensor_parallel` devices cannot share any number of heads.
         """
         if not self.columns:
-            return self.heads.grown(heads_to_add(self.heads, tensor_parallel=self.tensor_parallel))
+            added = heads_to_add(self.heads, tensor_parallel=self.tensor_parallel, multiple=self._group)
+            return self.heads.grown(added)
         if not is_shared(self.heads, self.tensor_parallel):
             raise InputError(
                 f"`tensor_parallel` {self.tensor_parallel}: the base has {self.heads.keys} key/value heads, one of "
@@ -165,27 +178,28 @@ class HeadRoute(Route):
                         raise BrokenFileError(
                             f"{checkpoint.name}: the config says that {module} has a bias, but no file holds one"
                         )
-                    weight = checkpoint.tensors[f"{module}.weight"]
-                    values = np.concatenate([np.zeros(weight.shape[0], np.float32), self._gained(part, weight)])
-                    new[f"{module}.bias"] = NewTensor(weight.dtype, values.shape, (encode(values, weight.dtype),))
+                    width, dtype = Linear.of(checkpoint, module).outputs, bias_dtype(checkpoint, module)
+                    values = np.concatenate([np.zeros(width, np.float32), self._gained(part, width)])
+                    new[f"{module}.bias"] = NewTensor(dtype, values.shape, (encode(values, dtype),))
         return new
 
     def finished(self, checkpoint: Checkpoint, biases: Sequence[PlannedBias]) -> Checkpoint:
         """Every layer's projections with the new rows and columns; the columns of layers without a bias are zero."""
-        data, left, new = {bias.layer: bias.data for bias in biases}, dict(checkpoint.tensors), {}
+        data, left = {bias.layer: bias.data for bias in biases}, dict(checkpoint.tensors)
+        new: Tensors = {}
         for block in self._blocks(checkpoint):
-            output = checkpoint.tensors[f"{block.output}.weight"]
             if block.layer in data or not self.columns:
-                new[output.name] = self._wider(output, block.layer, data.get(block.layer))
+                made = self._wider(Linear.of(checkpoint, block.output), block.layer, data.get(block.layer))
+                new |= {f"{block.output}.{part}": tensor for part, tensor in made.items()}
             for part, module in block.parts.items() if not self.columns else ():
-                weight = checkpoint.tensors[f"{module}.weight"]
-                new |= {weight.name: self._longer(weight, part)}
+                linear = Linear.of(checkpoint, module)
+                gained = self._gained(part, linear.outputs)
+                new |= {f"{module}.{name}": tensor for name, tensor in linear.longer(len(gained)).items()}
                 bias = checkpoint.tensors.get(f"{module}.bias")
                 if bias is not None:
-                    self._accept(bias, read_bias(checkpoint, bias, weight.shape[0]))
-                    gained = self._gained(part, weight)
+                    self._accept(bias, read_bias(checkpoint, bias, linear.outputs))
                     pieces = (Span(bias.file, bias.start, bias.size), encode(gained, bias.dtype))
-                    new[bias.name] = NewTensor(bias.dtype, (weight.shape[0] + len(gained),), pieces)
+                    new[bias.name] = NewTensor(bias.dtype, (linear.outputs + len(gained),), pieces)
         for name in new:
             del left[name]
         return remade(checkpoint, left, new)
@@ -214,8 +228,8 @@ class HeadRoute(Route):
             elif layer >= count:
                 break
             layer += 1
-        for number, name in enumerate(sorted(filter(_MTP.search, checkpoint.tensors)), layer):
-            yield self._block(checkpoint, number, name.removesuffix(".weight"))
+        for number, name in enumerate(sorted(filter(_MTP.search, checkpoint.modules)), layer):
+            yield self._block(checkpoint, number, name)
 
     def _block(self, checkpoint: Checkpoint, layer: int, output: str) -> _Attention:
         above, heads = output.rpartition(".")[0], self.heads
@@ -226,57 +240,55 @@ class HeadRoute(Route):
             _V: heads.keys * heads.value_size,
         }
         for part, module in block.parts.items():
-            matrix(checkpoint, f"{module}.weight", (rows[part], checkpoint.hidden_size))
-        matrix(checkpoint, f"{output}.weight", (checkpoint.hidden_size, heads.queries * heads.value_size))
+            _check(checkpoint, module, (rows[part], checkpoint.hidden_size))
+        _check(checkpoint, output, (checkpoint.hidden_size, heads.queries * heads.value_size))
         own = checkpoint.tensors.get(f"{output}.bias")
         if own is not None:
             raise BrokenFileError(f"{own.file}: holds {own.name}, which the class of the result does not have")
         return block
 
     def _column(self, checkpoint: Checkpoint, block: _Attention) -> Home:
-        tensor = checkpoint.tensors[f"{block.output}.weight"]
+        linear = Linear.of(checkpoint, block.output)
+        tensor, group = linear.column_tensor, linear.layout.group
         if not self.columns:
-            column = Column(tensor.shape[1], tensor.dtype)
-            return Home(block.layer, tensor.name, tensor.dtype, tensor.shape[0], None, column)
+            column = Column(linear.inputs // group, tensor.dtype)
+            return Home(block.layer, tensor.name, tensor.dtype, linear.outputs, None, column)
         if block.layer not in self.columns:
             raise BrokenFileError(f"{checkpoint.name}: its record names no column of {tensor.name}")
         column = Column(self.columns[block.layer], tensor.dtype)
-        if wrong := _not_constant(checkpoint, self.form, self.heads, tensor.name, column.index):
+        if wrong := _not_constant(checkpoint, self.form, self.heads, tensor.name, column.index * group):
             raise BrokenFileError(f"{checkpoint.name}: {wrong}")
-        home = Home(block.layer, tensor.name, tensor.dtype, tensor.shape[0], None, column)
+        home = Home(block.layer, tensor.name, tensor.dtype, linear.outputs, None, column)
         existing = home.decode(checkpoint.read_column(tensor, column.index))
         if not np.isfinite(existing).all():
             raise BrokenFileError(f"{checkpoint.name}: column {column.index} of {tensor.name} has a NaN or infinity")
-        return Home(block.layer, tensor.name, tensor.dtype, tensor.shape[0], existing, column)
+        return Home(block.layer, tensor.name, tensor.dtype, linear.outputs, existing, column)
 
-    def _wider(self, tensor: TensorHeader, layer: int, own: bytes | None) -> NewTensor:
+    def _wider(self, linear: Linear, layer: int, own: bytes | None) -> Tensors:
         """The output projection with the new heads' columns."""
-        width, (rows, columns) = FLOATS[tensor.dtype].itemsize, tensor.shape
-        kept, all_columns = self.columns.get(layer, columns), self.grown.queries * self.grown.value_size
-        piece = WiderRows(
-            tensor.file,
-            tensor.start,
-            columns * width,
-            rows,
-            kept * width,
-            bytes((all_columns - kept) * width),
-            0,
-            bytes(rows * width) if own is None else own,
-        )
-        return NewTensor(tensor.dtype, (rows, all_columns), (piece,))
+        all_inputs, column = self.grown.queries * self.grown.value_size, self.columns.get(layer)
+        kept = None if column is None else column * linear.layout.group
+        return linear.wider(all_inputs - (linear.inputs if kept is None else kept), own, kept)
 
-    def _longer(self, weight: TensorHeader, part: str) -> NewTensor:
-        rows, columns = weight.shape
-        more = len(self._gained(part, weight))
-        pieces = (Span(weight.file, weight.start, weight.size), Zeros(more * (weight.size // rows)))
-        return NewTensor(weight.dtype, (rows + more, columns), pieces)
-
-    def _gained(self, part: str, weight: TensorHeader) -> np.ndarray:
-        """The values that a bias gains: zeros, but for the first channel of the first new value."""
-        values = np.zeros(weight.shape[0] // self.heads.keys * (self.grown.keys - self.heads.keys), np.float32)
+    def _gained(self, part: str, width: int) -> np.ndarray:
+        """The values that a bias of `width` gains: zeros, but for the first channel of the first new value."""
+        values = np.zeros(width // self.heads.keys * (self.grown.keys - self.heads.keys), np.float32)
         if part == _V:
             values[0] = _lead(self.form)
         return values
+
+
+def _check(checkpoint: Checkpoint, module: str, shape: tuple[int, int]) -> None:
+    """Refuse a projection of another shape than the config's heads say."""
+    if is_float(checkpoint.modules.get(module, {})) or checkpoint.quantisation is None:
+        matrix(checkpoint, f"{module}.weight", shape)
+        return
+    linear = Linear.of(checkpoint, module)
+    if (linear.outputs, linear.inputs) != shape:
+        raise BrokenFileError(
+            f"{checkpoint.name}: {module} has {linear.outputs} outputs and {linear.inputs} inputs, not {list(shape)} "
+            "as the config's heads say"
+        )
 
 
 def check_heads(checkpoint: Checkpoint, record: Record) -> Check:
@@ -289,10 +301,20 @@ def check_heads(checkpoint: Checkpoint, record: Record) -> Check:
         return Check(name, False, f"{fields.get('model_type')} has no such heads: it would run UNSTEERED")
     for entry in record.biases:
         wrong = "the record names no column" if entry.column is None else ""
-        wrong = wrong or _not_constant(checkpoint, form, heads, entry.tensor, entry.column or 0)
+        wrong = wrong or _not_constant(
+            checkpoint, form, heads, entry.tensor, _group_of(checkpoint, entry) * (entry.column or 0)
+        )
         if wrong:
             return Check(name, False, wrong)
     return Check(name, True, f"{len(record.biases)} heads have a constant output")
+
+
+def _group_of(checkpoint: Checkpoint, entry: RecordedBias) -> int:
+    """Inputs that one column of the tensor of a recorded bias stands for."""
+    layout = None if checkpoint.quantisation is None else checkpoint.quantisation.layout
+    part = None if layout is None else layout.column_part
+    is_scale = layout is not None and part is not None and entry.tensor.endswith(f".{part.name}")
+    return layout.group if layout is not None and is_scale else 1
 
 
 def _not_constant(checkpoint: Checkpoint, form: HeadForm, heads: Heads, output: str, column: int) -> str:

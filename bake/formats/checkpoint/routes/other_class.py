@@ -46,11 +46,19 @@ class OtherClassRoute(Route):
 
     @classmethod
     def quantised_blockers(cls, family: Family, config: Mapping[str, Any], quantisation: Quantisation) -> list[str]:
-        """Quantised rows stay where they are."""
-        form = family.forms[cls.target]
-        if not form.rules_for(config):
+        """The layout of weights whose rows move must be known, and not pack rows that go apart."""
+        rules, layout = family.forms[cls.target].rules_for(config), quantisation.layout
+        quantised = f"its weights are quantised ({quantisation.label})"
+        if not rules:
             return []
-        return [f"its weights are quantised ({quantisation.label}), so they cannot be laid out as a {cls.label}'s"]
+        if layout is None or any(rule.how in ("stacked", "unit") for rule in rules):
+            return [f"{quantised}, so they cannot be laid out as a {cls.label}'s"]
+        packed = any(part.outputs is not None and part.outputs.each > 1 for part in layout.parts)
+        if packed and any(rule.how == "paired" for rule in rules):
+            return [f"{quantised}, several rows in one number, so they cannot be laid out in a {cls.label}'s order"]
+        said = str(quantisation.fields)
+        named = [last for rule in rules for source in rule.sources if (last := source.rpartition(".")[2]) in said]
+        return [f"{quantisation.file} names {named[0]}, which a {cls.label} does not have"] if named else []
 
     @property
     def form(self) -> Form:

@@ -17,7 +17,7 @@ import numpy as np
 from ....core.biases import Column, Home, PlannedBias
 from ....core.heads import Cost, Heads, heads_to_add, is_shared
 from ....core.limits import MAX_WIDTH
-from ....core.plan import Piece, RouteName, Span, WiderRows, Zeros
+from ....core.plan import Fill, Piece, RouteName, Span, WiderRows
 from ....core.record import RecordedBias, columns_of, history_of
 from ....core.sites import SITE, Site
 from ....core.stacks import Support
@@ -203,7 +203,7 @@ class HeadRoute(GgufRoute):
             row, start = tensor.size // row_count(tensor), tensor.start
             pieces: list[Piece] = []
             for part in parts:
-                pieces += [Span(tensor.file, start, attention.rows[part] * row), Zeros(more[part] * row)]
+                pieces += [Span(tensor.file, start, attention.rows[part] * row), Fill(more[part] * row)]
                 start += attention.rows[part] * row
             count = row_count(tensor) + sum(more[part] for part in parts)
             yield Placed(tensor.name, tensor.dtype, (count, tensor.shape[1]), tuple(pieces))

@@ -8,6 +8,7 @@ A linear module stores ``qweight`` int32 ``[inputs, outputs / 8]``, ``qzeros`` i
 from __future__ import annotations
 
 from .....core.stacks import Support
+from ..layout import Axis, Layout, Part
 from ..method import Fields, Method, Parts, Quantiser, Shape
 from ..reading import matrix, said, short
 
@@ -28,11 +29,27 @@ def _shape_gemv(parts: Parts, fields: Fields) -> Shape | None:
     return (packed[0], packed[1] * 8) if packed else None
 
 
+def layout(fields: Fields) -> Layout | None:
+    """Layout of an AWQ linear module of version gemm; new weights have a zero point of 0."""
+    group = fields.get("group_size", fields.get("q_group_size"))
+    if type(group) is not int or group <= 0:
+        return None
+    return Layout(
+        (
+            Part("qweight", Axis(1, 8), Axis(0), lead=0x11111111),
+            Part("qzeros", Axis(1, 8), Axis(0, group)),
+            Part("scales", Axis(1), Axis(0, group), zero=1, holds_column=True),
+        ),
+        group,
+    )
+
+
 AWQ = Method(
     name="awq",
     label="AWQ",
     holds=holds,
     shape=shape,
+    layout=layout,
     stacks={
         # transformers 5.23: integrations/awq.py:104.
         "transformers": Support("steered", run=True, note="with the gptqmodel package"),

@@ -8,6 +8,7 @@ A linear module of 4 bits stores ``weight`` uint8 ``[outputs * inputs / 2, 1]``,
 from __future__ import annotations
 
 from .....core.stacks import Support
+from ..layout import SHARED_SCALES, Axis, Layout, Part
 from ..method import Fields, Method, Parts, Quantiser, Shape
 from ..reading import matrix
 
@@ -47,6 +48,11 @@ def _shape_8bit(parts: Parts, fields: Fields) -> Shape | None:
     return matrix(parts, "weight", "I8")
 
 
+def _layout_8bit(fields: Fields) -> Layout:
+    parts = (Part("weight", Axis(0), Axis(1)), Part("SCB", Axis(0), zero=1), Part("weight_format"))
+    return Layout(parts, no_column=SHARED_SCALES)
+
+
 FOUR_BITS = Method(
     name="bitsandbytes-4bit",
     label="bitsandbytes, 4 bits",
@@ -60,6 +66,7 @@ EIGHT_BITS = Method(
     label="bitsandbytes, 8 bits",
     holds=_holds_8bit,
     shape=_shape_8bit,
+    layout=_layout_8bit,
     stacks=_STACKS,
     reason="the module rounds its input to int8, the same in both runs, and adds the bias in the output's dtype",
 )

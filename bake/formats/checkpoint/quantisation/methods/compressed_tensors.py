@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from .....core.stacks import Support
+from ..layout import SHARED_SCALES, Axis, Layout, Part
 from ..method import Fields, Method, Parts, Quantiser, Shape
 from ..reading import FP8, is_one_of, matrix, said, short
 from .marlin import MARLIN_24
@@ -29,6 +30,33 @@ def _shape(parts: Parts, fields: Fields) -> Shape | None:
     words, groups = matrix(parts, "weight_packed", "I32"), _groups(fields)
     bits = groups[0]["weights"].get("num_bits") if len(groups) == 1 else None
     return (words[0], words[1] * 32 // bits) if words and is_one_of(bits, (2, 4, 8)) else None
+
+
+def _layout_packed(fields: Fields) -> Layout | None:
+    """Symmetric integers with an offset of half their range."""
+    groups = _groups(fields)
+    weights = groups[0]["weights"] if len(groups) == 1 else {}
+    bits, group = weights.get("num_bits"), weights.get("group_size")
+    if not is_one_of(bits, (4, 8)) or weights.get("symmetric") is False:
+        return None
+    zero = sum(1 << (bits * place + bits - 1) for place in range(32 // bits))
+    packed = Part("weight_packed", Axis(0), Axis(1, 32 // bits), zero=zero, lead=zero + 1)
+    shape = Part("weight_shape", is_shape=True)
+    if type(group) is not int or group <= 0:
+        return Layout((packed, shape, Part("weight_scale", Axis(0), zero=1)), no_column=SHARED_SCALES)
+    return Layout((packed, shape, Part("weight_scale", Axis(0), Axis(1, group), zero=1, holds_column=True)), group)
+
+
+def _layout_rows(fields: Fields) -> Layout:
+    """One number a weight, and one scale a row."""
+    scale = Part("weight_scale", Axis(0), zero=1)
+    return Layout((Part("weight", Axis(0), Axis(1)), scale), no_column=SHARED_SCALES)
+
+
+def _layout_tensor(fields: Fields) -> Layout:
+    """One number a weight, and one scale for all."""
+    shared = (Part("weight_scale"), Part("input_scale"))
+    return Layout((Part("weight", Axis(0), Axis(1)), *shared), no_column="one scale serves the whole module")
 
 
 def _groups(fields: Fields) -> list[dict[str, Any]]:
@@ -51,6 +79,7 @@ W4A16 = Method(
     label="compressed-tensors, packed integers in groups",
     holds=_holds,
     shape=_shape,
+    layout=_layout_packed,
     stacks={
         "transformers": _RAN,
         # vLLM 0.32: quantization/compressed_tensors/compressed_tensors.py:868.
@@ -63,6 +92,7 @@ W4A16 = Method(
 ACT_ORDER = replace(
     W4A16,
     name="w4a16-act-order",
+    layout=lambda fields: None,
     label="compressed-tensors, packed integers with activation ordering",
     stacks={
         "transformers": _TRANSFORMERS,
@@ -88,6 +118,7 @@ CHANNEL = replace(
 W4A8 = replace(
     W4A16,
     name="w4a8",
+    layout=lambda fields: None,
     label="compressed-tensors, packed integers with rounded inputs",
     stacks={
         "transformers": _TRANSFORMERS,
@@ -101,6 +132,7 @@ W4A8 = replace(
 W8A8 = replace(
     W4A16,
     name="w8a8",
+    layout=_layout_rows,
     label="compressed-tensors, int8",
     stacks={
         "transformers": _RAN,
@@ -114,6 +146,7 @@ W8A8 = replace(
 W8A8_TENSOR = replace(
     W8A8,
     name="w8a8-tensor",
+    layout=_layout_tensor,
     label="compressed-tensors, int8 by tensor",
     stacks={
         "transformers": _TRANSFORMERS,
@@ -134,6 +167,7 @@ FP8_TENSOR = replace(
 FP8_BLOCK = replace(
     FP8_CHANNEL,
     name="ct-fp8-block",
+    layout=lambda fields: None,
     label="compressed-tensors, FP8 by block",
     stacks={
         "transformers": _TRANSFORMERS,
@@ -145,6 +179,7 @@ FP8_BLOCK = replace(
 NVFP4 = replace(
     W4A16,
     name="nvfp4",
+    layout=lambda fields: None,
     label="compressed-tensors, NVFP4",
     stacks={
         "transformers": _TRANSFORMERS,
@@ -173,6 +208,7 @@ MX = replace(
 MIXED = replace(
     W4A16,
     name="ct-mixed",
+    layout=lambda fields: None,
     label="compressed-tensors, mixed",
     stacks={
         "transformers": _TRANSFORMERS,
@@ -186,6 +222,7 @@ MIXED = replace(
 SPARSE = replace(
     W4A16,
     name="ct-sparse",
+    layout=lambda fields: None,
     label="compressed-tensors, sparse",
     stacks={
         # compressed-tensors 0.20: compressors/model_compressors/model_compressor.py:78.

@@ -8,9 +8,11 @@ of 128 by 128; or ``weight_scale_inv`` and ``activation_scale``, scalars (Mistra
 from __future__ import annotations
 
 from .....core.stacks import Support
+from ..layout import Axis, Layout, Part
 from ..method import Fields, Method, Parts, Quantiser, Shape
 from ..reading import FP8, is_one_of, matrix, short
 
+_SIDES = (32, 64, 128, 256)
 _REASON = "where the module rounds its input to float8, it does so alike in both runs; the bias is added afterwards"
 
 
@@ -26,11 +28,23 @@ def _shape(parts: Parts, fields: Fields) -> Shape | None:
     return matrix(parts, "weight", *FP8)
 
 
+def _layout_block(fields: Fields) -> Layout | None:
+    sides = fields.get("weight_block_size")
+    if not isinstance(sides, list) or len(sides) != 2 or not all(is_one_of(side, _SIDES) for side in sides):
+        return None
+    scale = Part("weight_scale_inv", Axis(0, sides[0]), Axis(1, sides[1]), zero=1)
+    return Layout(
+        (Part("weight", Axis(0), Axis(1)), scale),
+        no_column=f"each of its scales serves {sides[0]} rows, and a number of FP8 has 4 bits",
+    )
+
+
 BLOCK = Method(
     name="fp8-block",
     label="FP8 by block",
     holds=_holds_inverse,
     shape=_shape,
+    layout=_layout_block,
     stacks={
         # transformers 5.23: integrations/finegrained_fp8.py:427; without a GPU it makes plain weights of them
         # (quantizers/quantizer_finegrained_fp8.py:41).
@@ -84,7 +98,7 @@ def _pick(fields: Fields) -> Method | str:
     sides = fields["weight_block_size"]
     if sides is None:
         return TENSOR_INVERSE
-    if isinstance(sides, list) and len(sides) == 2 and all(is_one_of(side, (32, 64, 128, 256)) for side in sides):
+    if isinstance(sides, list) and len(sides) == 2 and all(is_one_of(side, _SIDES) for side in sides):
         return BLOCK
     return f"its weight_block_size is {short(sides)}"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .....core.stacks import Support
+from ..layout import SHARED_SCALES, Axis, Layout, Part
 from ..method import Fields, Method, Parts, Quantiser, Shape
 from ..reading import is_one_of, matrix, said, short
 from .marlin import MARLIN, MARLIN_24
@@ -33,11 +34,36 @@ def shape(parts: Parts, fields: Fields) -> Shape | None:
     return None if rest else (packed[1], inputs)
 
 
+def layout(fields: Fields) -> Layout | None:
+    """Layout of a symmetric GPTQ linear module of 4 or 8 bits: the zero point is half of the range."""
+    bits, group = fields.get("bits"), fields.get("group_size")
+    if not is_one_of(bits, (4, 8)) or type(group) is not int or fields.get("sym") is False:
+        return None
+    each, half = 32 // bits, 1 << (bits - 1)
+    zero = sum(half << (bits * place) for place in range(each))
+    # Version 1 stores the zero point less one.
+    less = 0 if "gptq_v2" in (said(fields, "checkpoint_format"), said(fields, "format")) else 1
+    points = sum((half - less) << (bits * place) for place in range(each))
+    parts = (
+        Part("qweight", Axis(1), Axis(0, each), zero=zero, lead=zero + 1),
+        Part("qzeros", Axis(1, each), Axis(0, max(1, group)), zero=points),
+        Part("scales", Axis(1), Axis(0, max(1, group)), zero=1, holds_column=True),
+        Part("g_idx", None, Axis(0), counts_groups=True),
+    )
+    return Layout(parts, group) if group > 0 else Layout(_of_one_group(parts), 1, SHARED_SCALES)
+
+
+def _of_one_group(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """The parts of a module whose inputs are one group."""
+    return tuple(part if part.name in ("qweight", "g_idx") else replace(part, inputs=None) for part in parts)
+
+
 GPTQ = Method(
     name="gptq",
     label="GPTQ",
     holds=holds,
     shape=shape,
+    layout=layout,
     stacks={
         # transformers 5.23: quantizers/quantizer_gptq.py:53, 66, which leaves the module to gptqmodel.
         "transformers": Support("steered", run=True, note="with the packages optimum and gptqmodel"),

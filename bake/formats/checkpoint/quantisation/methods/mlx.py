@@ -8,6 +8,7 @@ mxfp8 and nvfp4). ``biases`` belong to the weight; the module's own is ``bias``.
 from __future__ import annotations
 
 from .....core.stacks import Support
+from ..layout import Axis, Layout, Part
 from ..method import Fields, Method, Parts, Quantiser, Shape
 from ..reading import is_one_of, matrix, said, short
 
@@ -30,11 +31,31 @@ def _shape(parts: Parts, fields: Fields) -> Shape | None:
     return (words[0], inputs) if words[1] * 32 == inputs * bits and words[0] == scales[0] else None
 
 
+def _layout(fields: Fields) -> Layout | None:
+    bits, group = fields.get("bits"), fields.get("group_size")
+    # Modules with bits of their own do not fit these, and are refused.
+    if (
+        said(fields, "mode") not in ("", "affine")
+        or not is_one_of(bits, (2, 4, 8))
+        or not is_one_of(group, _GROUP_SIZES)
+    ):
+        return None
+    return Layout(
+        (
+            Part("weight", Axis(0), Axis(1, 32 // bits), lead=1),
+            Part("scales", Axis(0), Axis(1, group), zero=1, holds_column=True),
+            Part("biases", Axis(0), Axis(1, group)),
+        ),
+        group,
+    )
+
+
 METHOD = Method(
     name="mlx",
     label="MLX",
     holds=_holds,
     shape=_shape,
+    layout=_layout,
     # mlx computes in the dtype of the scales; a bias of another would change that of all that follows.
     bias_like=("scales",),
     stacks={
