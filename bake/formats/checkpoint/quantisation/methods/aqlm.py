@@ -31,11 +31,11 @@ METHOD = Method(
         # transformers 5.23: integrations/aqlm.py:52; aqlm 1.1.7: inference.py:67.
         "transformers": Support("steered", note="with the aqlm package"),
         # vLLM 0.32: config/model.py:1454, no such method.
-        "vllm": Support("refuses"),
+        "vllm": Support("refuses", run=True),
         # llama.cpp: conversion/base.py:580.
-        "llama.cpp": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
 )
 

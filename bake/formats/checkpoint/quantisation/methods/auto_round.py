@@ -44,11 +44,11 @@ AUTO_ROUND = Method(
         # transformers 5.23: quantizers/quantizer_auto_round.py:50, which leaves the module to auto-round.
         "transformers": Support("steered", note="with the auto-round package"),
         # vLLM 0.32: quantization/inc/inc.py:365.
-        "vllm": Support("steered", note="in float16 or bfloat16"),
+        "vllm": Support("steered", run=True, note="in float16 or bfloat16"),
         # llama.cpp: conversion/base.py:580.
-        "llama.cpp": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
 )
 INTEL = replace(
@@ -60,7 +60,7 @@ INTEL = replace(
         # transformers 5.23: quantizers/auto.py:297 ignores a method that it does not know.
         "transformers": Support("wrong", run=True, note="it fills the weights with random numbers"),
         # vLLM 0.32: config/model.py:1454, no such method.
-        "vllm": Support("refuses"),
+        "vllm": Support("refuses", run=True),
     },
 )
 

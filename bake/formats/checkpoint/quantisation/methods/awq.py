@@ -56,9 +56,9 @@ AWQ = Method(
         # vLLM 0.32: quantization/auto_awq.py:308, 331.
         "vllm": Support("steered", run=True, note="in float16 or bfloat16"),
         # llama.cpp: conversion/base.py:580.
-        "llama.cpp": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:569 repacks the weight and casts the bias to the scales' dtype (190).
-        "mlx": Support("steered"),
+        "mlx": Support("steered", run=True),
     },
 )
 GEMV = Method(
@@ -85,7 +85,7 @@ def _pick(fields: Fields) -> Method | str:
     version = "llm-awq" if fields.get("backend") == "llm-awq" else said(fields, "version") or said(fields, "format")
     if version in ("", "gemm"):
         return AWQ
-    return GEMV if version == "gemv" else f"its version is {short(version)}, which only kernels for GPUs read"
+    return GEMV if version == "gemv" else f"its version is {short(version)}, which only GPU kernels read"
 
 
 QUANTISER = Quantiser(("awq",), (AWQ, GEMV), _pick, files=("quant_config.json", "quantize_config.json"))

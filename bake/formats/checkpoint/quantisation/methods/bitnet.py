@@ -30,11 +30,11 @@ BITNET = Method(
     shape=_shape,
     stacks={
         # transformers 5.23: integrations/bitnet.py:196.
-        "transformers": Support("steered"),
+        "transformers": Support("steered", run=True),
         # vLLM 0.32: config/model.py:1454, no such method.
-        "vllm": Support("refuses"),
+        "vllm": Support("refuses", run=True),
         # llama.cpp: conversion/base.py:442.
-        "llama.cpp": Support("steered", note="it does not round the inputs"),
+        "llama.cpp": Support("steered", run=True, note="converted with --no-lazy; it does not round the inputs"),
         # mlx-lm 0.32.2: models/bitlinear_layers.py:21, 155, with a kernel for Metal.
         "mlx": Support("steered", note="on a Mac"),
     },

@@ -18,9 +18,9 @@ _STACKS = {
     # vLLM 0.32: config/model.py:1454, no such method since it left quantization/__init__.py.
     "vllm": Support("refuses", run=True),
     # llama.cpp: conversion/base.py:580.
-    "llama.cpp": Support("refuses"),
+    "llama.cpp": Support("refuses", run=True),
     # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-    "mlx": Support("refuses"),
+    "mlx": Support("refuses", run=True),
 }
 
 

@@ -73,6 +73,7 @@ _TRANSFORMERS = Support("steered", note="with the compressed-tensors package")
 _RAN = replace(_TRANSFORMERS, run=True)
 # mlx-lm 0.32.2: utils.py:309 and 599; only the classes of DeepSeek, Kimi and Mistral 4 rename `weight_packed`.
 _MLX = Support("refuses")
+_MLX_RAN = replace(_MLX, run=True)
 
 W4A16 = Method(
     name="w4a16",
@@ -85,8 +86,8 @@ W4A16 = Method(
         # vLLM 0.32: quantization/compressed_tensors/compressed_tensors.py:868.
         "vllm": Support("steered", run=True),
         # llama.cpp: conversion/base.py:531.
-        "llama.cpp": Support("steered"),
-        "mlx": _MLX,
+        "llama.cpp": Support("steered", run=True),
+        "mlx": _MLX_RAN,
     },
 )
 ACT_ORDER = replace(
@@ -108,11 +109,11 @@ CHANNEL = replace(
     name="w4a16-channel",
     label="compressed-tensors, packed integers by channel",
     stacks={
-        "transformers": _TRANSFORMERS,
-        "vllm": Support("steered"),
+        "transformers": _RAN,
+        "vllm": Support("steered", run=True),
         # llama.cpp: conversion/base.py:532.
-        "llama.cpp": Support("refuses"),
-        "mlx": _MLX,
+        "llama.cpp": Support("refuses", run=True),
+        "mlx": _MLX_RAN,
     },
 )
 W4A8 = replace(
@@ -138,8 +139,8 @@ W8A8 = replace(
         "transformers": _RAN,
         "vllm": Support("steered", run=True),
         # llama.cpp: conversion/base.py:512.
-        "llama.cpp": Support("steered", note="it does not round the inputs"),
-        "mlx": _MLX,
+        "llama.cpp": Support("steered", run=True, note="it does not round the inputs"),
+        "mlx": _MLX_RAN,
     },
     reason=_INT8,
 )
@@ -149,11 +150,11 @@ W8A8_TENSOR = replace(
     layout=_layout_tensor,
     label="compressed-tensors, int8 by tensor",
     stacks={
-        "transformers": _TRANSFORMERS,
-        "vllm": Support("steered"),
+        "transformers": _RAN,
+        "vllm": Support("steered", run=True),
         # llama.cpp: conversion/base.py:515.
-        "llama.cpp": Support("refuses"),
-        "mlx": _MLX,
+        "llama.cpp": Support("refuses", run=True),
+        "mlx": _MLX_RAN,
     },
 )
 FP8_CHANNEL = replace(W8A8, name="fp8-channel", label="compressed-tensors, FP8 by channel", reason=_FLOAT8)
@@ -170,10 +171,10 @@ FP8_BLOCK = replace(
     layout=lambda fields: None,
     label="compressed-tensors, FP8 by block",
     stacks={
-        "transformers": _TRANSFORMERS,
+        "transformers": _RAN,
         "vllm": Support("steered", note="on a GPU"),
-        "llama.cpp": Support("steered", note="it does not round the inputs"),
-        "mlx": _MLX,
+        "llama.cpp": Support("steered", run=True, note="it does not round the inputs"),
+        "mlx": _MLX_RAN,
     },
 )
 NVFP4 = replace(
@@ -187,8 +188,8 @@ NVFP4 = replace(
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:985, 1023; its graph scales the product before it adds the bias
         # (src/llama-graph.cpp, build_attn), and asserts that an NVFP4 MLP has none (build_ffn).
-        "llama.cpp": Support("steered", note="it stops at a bias of an MLP"),
-        "mlx": _MLX,
+        "llama.cpp": Support("steered", run=True, note="it stops at a bias of an MLP"),
+        "mlx": _MLX_RAN,
     },
     reason="where the module rounds its input to 4 bits, it does so alike in both runs; the bias is added afterwards",
 )

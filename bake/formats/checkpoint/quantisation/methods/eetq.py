@@ -31,11 +31,11 @@ METHOD = Method(
         # transformers 5.23: integrations/eetq.py:53, 77.
         "transformers": Support("steered", note="with the kernels package, on a GPU, in float16"),
         # vLLM 0.32: config/model.py:1454, no such method.
-        "vllm": Support("refuses"),
+        "vllm": Support("refuses", run=True),
         # llama.cpp: conversion/base.py:580.
-        "llama.cpp": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
 )
 

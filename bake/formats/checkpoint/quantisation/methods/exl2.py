@@ -29,13 +29,13 @@ METHOD = Method(
     bias_like=("q_scale_max",),
     stacks={
         # transformers 5.23: quantizers/auto.py:297 ignores a method that it does not know.
-        "transformers": Support("wrong", note="it fills the weights with random numbers"),
+        "transformers": Support("wrong", run=True, note="it fills the weights with random numbers"),
         # vLLM 0.32: config/model.py:1454, no such method.
-        "vllm": Support("refuses"),
+        "vllm": Support("refuses", run=True),
         # llama.cpp: conversion/base.py:580.
-        "llama.cpp": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
 )
 

@@ -30,11 +30,11 @@ METHOD = Method(
         # transformers 5.23: quantizers/auto.py:297 ignores a method that it does not know.
         "transformers": Support("wrong", run=True, note="it fills the weights with random numbers"),
         # vLLM 0.32: config/model.py:1454, no such method.
-        "vllm": Support("refuses"),
+        "vllm": Support("refuses", run=True),
         # llama.cpp: conversion/base.py:580.
-        "llama.cpp": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
 )
 

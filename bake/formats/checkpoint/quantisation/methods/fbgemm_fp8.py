@@ -34,9 +34,9 @@ METHOD = Method(
             "steered", note="started with --allow-deprecated-quantization, without which it does not start"
         ),
         # llama.cpp: conversion/base.py:580.
-        "llama.cpp": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
     reason="the module rounds its input to float8, the same in both runs, and adds the bias in the output's dtype",
 )

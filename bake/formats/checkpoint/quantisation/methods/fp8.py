@@ -52,9 +52,9 @@ BLOCK = Method(
         # vLLM 0.32: quantization/fp8.py:339.
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:450.
-        "llama.cpp": Support("steered", note="it does not round the inputs"),
+        "llama.cpp": Support("steered", run=True, note="it does not round the inputs"),
         # mlx-lm 0.32.2: utils.py:538 and 599; the classes of DeepSeek, MiniMax and Mistral make plain weights of them.
-        "mlx": Support("refuses", note="but for DeepSeek, MiniMax and Ministral"),
+        "mlx": Support("refuses", run=True, note="but for DeepSeek, MiniMax and Ministral"),
     },
     reason=_REASON,
 )
@@ -65,11 +65,11 @@ TENSOR_INVERSE = Method(
     shape=_shape,
     stacks={
         # transformers 5.23: integrations/finegrained_fp8.py:411.
-        "transformers": Support("steered"),
+        "transformers": Support("steered", run=True),
         # vLLM 0.32: quantization/fp8.py:326 names it weight_scale; models/mistral3.py:436 renames it.
         "vllm": Support("steered", note="of Mistral 3, on a GPU"),
-        "llama.cpp": Support("steered", note="it does not round the inputs"),
-        "mlx": Support("refuses", note="but for Ministral"),
+        "llama.cpp": Support("steered", run=True, note="it does not round the inputs"),
+        "mlx": Support("refuses", run=True, note="but for Ministral"),
     },
     reason=_REASON,
 )
@@ -85,8 +85,8 @@ TENSOR = Method(
         # vLLM 0.32: quantization/fp8.py:326.
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:453 knows no weight_scale, which has no place in a GGUF (630).
-        "llama.cpp": Support("refuses"),
-        "mlx": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
+        "mlx": Support("refuses", run=True),
     },
     reason=_REASON,
 )

@@ -70,9 +70,9 @@ GPTQ = Method(
         # vLLM 0.32: quantization/auto_gptq.py:99 (types), 178 (dtypes).
         "vllm": Support("steered", run=True, note="symmetric, of 4 or 8 bits, in float16 or bfloat16"),
         # llama.cpp: conversion/base.py:476, which makes a plain weight of it; 3 bits: 395.
-        "llama.cpp": Support("steered", note="of 2, 4 or 8 bits"),
+        "llama.cpp": Support("steered", run=True, note="of 2, 4 or 8 bits"),
         # mlx-lm 0.32.2: utils.py:122, because of g_idx.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
 )
 ACT_ORDER = replace(

@@ -25,14 +25,14 @@ METHOD = Method(
     holds=_holds,
     shape=_shape,
     stacks={
-        # transformers 5.23: quantizers/quantizer_hqq.py makes no HQQLinear of the stored tensors any more.
+        # transformers 5.23: quantizers/base.py:315, for quantizers/quantizer_hqq.py makes no modules of its own.
         "transformers": Support("refuses"),
         # vLLM 0.32: config/model.py:1454, no such method.
-        "vllm": Support("refuses"),
+        "vllm": Support("refuses", run=True),
         # llama.cpp: conversion/base.py:580.
-        "llama.cpp": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
 )
 

@@ -13,13 +13,13 @@ from ..reading import matrix
 
 _STACKS = {
     # GPTQModel 7.7: quantization/config.py:3427, 3935, on which transformers relies.
-    "transformers": Support("refuses"),
+    "transformers": Support("refuses", run=True),
     # vLLM 0.32: no such method in quantization/__init__.py:13; auto_gptq.py makes `qweight`, which the file has not.
-    "vllm": Support("refuses"),
+    "vllm": Support("refuses", run=True),
     # llama.cpp: conversion/base.py:478 looks for `qweight`; `B` has no place in a GGUF (630).
-    "llama.cpp": Support("refuses"),
+    "llama.cpp": Support("refuses", run=True),
     # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-    "mlx": Support("refuses"),
+    "mlx": Support("refuses", run=True),
 }
 
 

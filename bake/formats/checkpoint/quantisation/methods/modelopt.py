@@ -38,9 +38,9 @@ FLOAT8 = Method(
         # vLLM 0.32: quantization/modelopt.py:2661.
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:558.
-        "llama.cpp": Support("steered", note="it does not round the inputs"),
+        "llama.cpp": Support("steered", run=True, note="it does not round the inputs"),
         # mlx-lm 0.32.2: utils.py:560.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
     reason=_FP8_REASON,
 )
@@ -49,9 +49,14 @@ BLOCKS = replace(
     name="modelopt-fp8-block",
     label="ModelOpt FP8 by block",
     # llama.cpp: conversion/base.py:573 multiplies by the scales without their block size, and stops at their shape.
+    stacks={**FLOAT8.stacks, "llama.cpp": Support("refuses", run=True)},
+)
+MXFP8 = replace(
+    BLOCKS,
+    name="modelopt-mxfp8",
+    label="ModelOpt MXFP8",
     stacks={**FLOAT8.stacks, "llama.cpp": Support("refuses")},
 )
-MXFP8 = replace(BLOCKS, name="modelopt-mxfp8", label="ModelOpt MXFP8")
 NVFP4 = replace(
     FLOAT8,
     name="modelopt-nvfp4",
@@ -62,9 +67,9 @@ NVFP4 = replace(
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:1000, 860; its graph scales the product before it adds the bias
         # (src/llama-graph.cpp, build_attn), and asserts that an NVFP4 MLP has none (build_ffn).
-        "llama.cpp": Support("steered", note="it stops at a bias of an MLP"),
+        "llama.cpp": Support("steered", run=True, note="it stops at a bias of an MLP"),
         # mlx-lm 0.32.2: utils.py:503 looks for `scales`, and 599 refuses the rest.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
     reason="where the module rounds its input to 4 bits, it does so alike in both runs; the bias is added afterwards",
 )

@@ -33,9 +33,9 @@ METHOD = Method(
         # vLLM 0.32: quantization/quark/quark.py.
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:580.
-        "llama.cpp": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
     reason="where the module rounds its input, it does so alike in both runs; the bias is added afterwards",
 )

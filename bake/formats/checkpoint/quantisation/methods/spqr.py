@@ -28,11 +28,11 @@ METHOD = Method(
         # spqr_quant 0.2.0: inference.py:71, a module without a bias; transformers 5.23 calls the tensor unexpected.
         "transformers": Support("unsteered"),
         # vLLM 0.32: config/model.py:1454, no such method.
-        "vllm": Support("refuses"),
+        "vllm": Support("refuses", run=True),
         # llama.cpp: conversion/base.py:580.
-        "llama.cpp": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
 )
 

@@ -32,9 +32,9 @@ METHOD = Method(
         # prototype/safetensors/safetensors_support.py refuses a file without `tensor_names` in its metadata.
         "vllm": Support("refuses", note="it takes no file that torchao did not write"),
         # llama.cpp: conversion/base.py:580.
-        "llama.cpp": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
     reason="where the module rounds its input, it does so alike in both runs; the bias is added afterwards",
 )

@@ -29,11 +29,11 @@ METHOD = Method(
         # transformers 5.23: integrations/vptq.py:68; vptq 0.0.5: ops/quant_gemm.py:221, 270.
         "transformers": Support("steered", note="with the vptq package, on a GPU"),
         # vLLM 0.32: config/model.py:1454, no such method.
-        "vllm": Support("refuses"),
+        "vllm": Support("refuses", run=True),
         # llama.cpp: conversion/base.py:580.
-        "llama.cpp": Support("refuses"),
+        "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
-        "mlx": Support("refuses"),
+        "mlx": Support("refuses", run=True),
     },
 )
 
