@@ -122,8 +122,23 @@ def _from_checkpoint(request: BakeRequest, out: GgufFile) -> BakeResult:
         raise InputError(f"{error}; {_INSTALL}") from None
     with reading():
         base = open_base(request.model, hash_files=request.hash_files)
+        _refuse_quantisation(base)
         is_last = _is_baked_last(request, base)
     return _converted_first(request, out, command, base) if is_last else _baked_first(request, out, command)
+
+
+def _refuse_quantisation(base: Base) -> None:
+    """Refuse weights that the converter does not take.
+
+    Raises:
+        UnsupportedModelError: it does not.
+    """
+    found = base.quantisation
+    if found is not None and found.method is not None and found.method.stacks["llama.cpp"].status == "refuses":
+        raise UnsupportedModelError(
+            f"{base.name}: llama.cpp's converter takes no weights of {found.label}; convert the model from before it "
+            "was quantised, and give its .gguf as `model`"
+        )
 
 
 def _is_baked_last(request: BakeRequest, base: Base) -> bool:
@@ -137,7 +152,14 @@ def _is_baked_last(request: BakeRequest, base: Base) -> bool:
     if not find_family(config, base.name, site).in_gguf or may_have_heads(config, base.name, site):
         return False
     try:
-        route = choose_route(config, base.name, ["llama.cpp"], site, tensor_parallel=request.tensor_parallel)
+        route = choose_route(
+            config,
+            base.name,
+            ["llama.cpp"],
+            site,
+            tensor_parallel=request.tensor_parallel,
+            quantisation=base.quantisation,
+        )
     except UnsupportedModelError:
         return True
     # Solved for the weights of the file, which may be other ones.

@@ -20,7 +20,7 @@ from ..errors import InputError, UnsupportedModelError
 from ..formats.checkpoint.families import Family, families
 from ..formats.checkpoint.language_model import language_model_config
 from ..formats.checkpoint.open import open_base
-from ..formats.checkpoint.quantisation import Quantisation
+from ..formats.checkpoint.quantisation import METHODS, Quantisation
 from ..formats.checkpoint.routes import ROUTES, Route, all_blockers, find_family
 from ..formats.checkpoint.wrappers import language_config, wrapped, wrappers
 from ..storage.files import reading
@@ -111,6 +111,28 @@ def overview(model: str | os.PathLike[str] | ModelName | None = None, *, site: S
         raise InputError(f"{name}: is no folder, no Hub id (owner/name), and no model_type of the table{like}")
     with reading():
         return (_of_gguf(name, site) if name.kind == "gguf" else _of_checkpoint(name, site),)
+
+
+@dataclass(frozen=True)
+class MethodOverview:
+    """What the stacks do with a quantisation method."""
+
+    name: str
+    label: str
+    stacks: Mapping[str, Support]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON data."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "stacks": {name: {"status": s.status, "run": s.run, "said": s.clause} for name, s in self.stacks.items()},
+        }
+
+
+def methods() -> tuple[MethodOverview, ...]:
+    """All quantisation methods of the table."""
+    return tuple(MethodOverview(each.name, each.label, each.stacks) for each in METHODS.values())
 
 
 def _all_families(site: Site) -> Iterator[Family]:

@@ -18,7 +18,7 @@ from .terminal import console, show_command, styled
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from ..actions.overview import Overview, Way
+    from ..actions.overview import MethodOverview, Overview, Way
     from ..core.sites import Site
 
 _STYLES = {"steered": "green", "option": "yellow", "unsteered": "bold red", "wrong": "bold red", "refuses": "dim"}
@@ -29,14 +29,24 @@ _WORDS = {"unsteered": "UNSTEERED", "wrong": "WRONG"}
 @click.argument("model", required=False, shell_complete=completion.models)
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub model.")
 @click.option("--site", type=click.Choice(SITES), default=SITE, show_default=True, help="Where the vectors act.")
+@click.option("--quantised", is_flag=True, help="Show which stacks load which quantisation, instead of families.")
 @json_option
-def models(model: str | None, revision: str | None, site: Site, as_json: bool) -> None:
+def models(model: str | None, revision: str | None, site: Site, quantised: bool, as_json: bool) -> None:
     """Show how a model can be baked: the routes, the stacks that each one serves, and what it costs.
 
     MODEL is a folder, a GGUF file or a Hub id, of which only the config or header is read; or a model_type such as
     qwen3. Without it, all families are listed. "*" marks what was seen in a run; the rest was read from sources.
     """
-    from ..actions.overview import overview
+    from ..actions.overview import methods, overview
+
+    if quantised:
+        if model is not None:
+            raise click.UsageError("--quantised lists all methods; without it, MODEL shows what its own allows")
+        if as_json:
+            click.echo(json.dumps([each.to_json() for each in methods()], indent=2))
+        else:
+            _show_methods(console(), methods())
+        return
     from ..storage.model_name import ModelName
 
     name = None if model is None else ModelName.parse(model, revision=revision)
@@ -67,6 +77,19 @@ def _show(to: Console, found: Sequence[Overview], *, details: bool) -> None:
         to.print(styled((each.family, "bold"), f": {each.refusal}"))
     if details:
         _show_details(to, found)
+
+
+def _show_methods(to: Console, found: Sequence[MethodOverview]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("method", *STACKS):
+        table.add_column(column)
+    for each in found:
+        table.add_row(styled(each.name), *(_cell(each.stacks[stack]) for stack in STACKS))
+    to.print(table)
+    to.print("A model is served as the worse of its family and its method allows.")
+    show_command(to, "emobake models MODEL")
 
 
 def _open(each: Overview, *, details: bool) -> list[Way]:

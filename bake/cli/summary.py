@@ -51,6 +51,7 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
         "route": plan.route,
         "model_type": plan.model_type,
         "architecture": plan.architecture,
+        "quantised": plan.quantised or None,
         "weights": dict(plan.steering.weights),
         "scale": plan.steering.scale,
         "total": plan.effect.recipe,
@@ -197,6 +198,8 @@ def _facts(result: BakeResult) -> Table:
     table.add_row("route", f"{plan.route}: {_ROUTES[plan.route.removesuffix(BACKEND)]}{by_backend}")
     for change in plan.config_changes:
         table.add_row("", styled(f"{change.field}: {_value(change.old)} -> {_value(change.new)}"))
+    if plan.quantised:
+        table.add_row("weights", styled(f"quantised: {plan.quantised}"))
     if not plan.record.cost.is_free:
         table.add_row("cost", cost_in_words(plan.record.cost))
     if plan.route != "adapter":

@@ -288,6 +288,8 @@ class BakePlan:
     """Names of the tensors that are made of rows of the base's tensors, or that have another name there."""
     extended: tuple[str, ...] = ()
     """Names of the tensors that gain rows or columns; their own bytes are kept."""
+    quantised: str = ""
+    """The quantisation of the weights, in words; empty for floats."""
     warnings: tuple[str, ...] = ()
     others: Mapping[str, Other] = field(default_factory=dict)
     """Stack that this route does not serve -> the way that would."""

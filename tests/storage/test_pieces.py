@@ -9,7 +9,7 @@ from support.pushes import without_attributes
 from support.running import run_process
 
 from emobake import Folder, OutputError
-from emobake.core.plan import PlannedFile, Rows, Span, UnitRows, WiderRows, Fill, new_file, piece_size
+from emobake.core.plan import Fill, PlannedFile, Rows, Span, UnitRows, WiderRows, new_file, piece_size
 from emobake.core.tensors import encode
 from emobake.storage import copying
 from emobake.storage.local import write_folder

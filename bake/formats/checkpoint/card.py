@@ -100,6 +100,8 @@ def _how(plan: BakePlan) -> str:
         how = f", which the config switches on ({', '.join(f'`{c.field}`' for c in plan.config_changes)})."
     else:
         how = ", on top of the bias that the base has there."
+    if plan.quantised:
+        how += f" The weights are quantised ({plan.quantised}) as the base's are; the biases beside them are floats."
     if plan.route.endswith(BACKEND):
         how += f" `architectures` names `{plan.architecture}`, by which vLLM runs the class of transformers."
     return how

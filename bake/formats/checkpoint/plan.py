@@ -158,6 +158,7 @@ def lay_out(
         rewritten=() if route.name in ("head", "value") else tuple(sorted(checkpoint.rewritten)),
         extended=tuple(sorted(checkpoint.rewritten)) if route.name in ("head", "value") else (),
         multimodal=bool(route.family.wrapper),
+        quantised="" if checkpoint.quantisation is None else checkpoint.quantisation.label,
     )
 
 
