@@ -91,7 +91,9 @@ class Models:
 
         sampling, runtime = self._settings.sampling, self._settings.runtime
         on_cpu = self.base.device.type == "cpu"
-        options: dict[str, object] = {"dtype": "float32" if on_cpu else runtime.dtype, "enforce_eager": on_cpu}
+        # On a CPU, auto means float32 for a base that is not quantised, and vLLM does not know that.
+        dtype = str(self.base.model.dtype).removeprefix("torch.") if on_cpu else runtime.dtype
+        options: dict[str, object] = {"dtype": dtype, "enforce_eager": on_cpu}
         if sampling.temperature:
             seeds = [(sampling.seed or 0) * 1_000_003 + int(name) for name in names]
             options["drawing"] = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seeds": seeds}

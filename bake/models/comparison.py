@@ -16,11 +16,13 @@ from ..core.sites import Site
 from ..core.stacks import Support
 from ..errors import VerifyError
 from ..formats.checkpoint.families import Family
+from ..formats.checkpoint.quantisation.method import Method
 from ..formats.checkpoint.wrappers import family_of, language_config
 from ..storage.files import read_json
 from .hooks import adding
 from .likelihood import kl_divergence
-from .loading import encode_chats, load_tokenizer, load_weights, need_transformers
+from .loading import device_for, encode_chats, load_tokenizer, load_weights, need_transformers
+from .same_input import Deviation, compare, record
 from .sampling import generate
 from .stacks import run_stack
 
@@ -47,14 +49,23 @@ class _Run:
 
 
 def against_hooks(
-    base: Path, out: Path, rows: Mapping[int, np.ndarray], site: Site, is_adapter: bool, max_new_tokens: int
+    base: Path,
+    out: Path,
+    rows: Mapping[int, np.ndarray],
+    site: Site,
+    is_adapter: bool,
+    max_new_tokens: int,
+    quantised: Method | None = None,
 ) -> Iterator[Check]:
-    """Compare `out` with `base` under hooks that add `rows` at `site`, in float32.
+    """Compare `out` with `base` under hooks that add `rows` at `site`.
 
-    Hooks act at every position, as a bias does, and for information at the last position of each forward pass.
+    Hooks act at every position, as a bias does, and for information at the last position of each forward pass. Models
+    run in float32, and are compared by their logits; a base that is `quantised` by a method in its own dtype, layer by
+    layer, each on the input that it has in the base. One model is in memory at a time.
 
     Raises:
-        MissingPackageError: torch or transformers is not installed. ModelError: a model does not load.
+        MissingPackageError: torch, transformers or the package of the quantisation is not installed.
+        ModelError: a model does not load.
         VerifyError: the family or the tokenizers do not allow a comparison.
     """
     need_transformers()
@@ -63,25 +74,35 @@ def against_hooks(
 
     family = _family(base, site)
     inputs = prompts(base, None if is_adapter else out)
-    model, _ = load_weights(base, torch.float32)
+    model, left = _load(base, quantised)
     with torch.inference_mode():
         every = [_run(model, ids, max_new_tokens, adding(model, family, rows)) for ids in inputs]
         last = [_steps(model, ids, max_new_tokens, adding(model, family, rows, "last")) for ids in inputs]
         texts = [ids + run.tokens for ids, run in zip(inputs, every, strict=True)]
         plain = [_run(model, ids, max_new_tokens, nullcontext(), t) for ids, t in zip(inputs, texts, strict=True)]
+        passes = [] if quantised is None else record(model, family, inputs)
         if is_adapter:
             baked_model, problems = _with_adapter(model, out), list[tuple[str, str]]()
         else:
             del model
-            baked_model, problems = load_weights(out, torch.float32)
+            baked_model, problems = _load(out, quantised)
         baked = [_run(baked_model, ids, max_new_tokens, nullcontext(), t) for ids, t in zip(inputs, texts, strict=True)]
         baked_on_last = [
             _logits(baked_model, ids + run.tokens)[len(ids) - 1 : -1] for ids, run in zip(inputs, last, strict=True)
         ]
+        if quantised is not None:
+            inner, own = (baked_model.get_base_model(), family) if is_adapter else (baked_model, _family(out, site))
+            deviations = compare(inner, own, inputs, passes, rows)
     version = f"transformers {transformers.__version__}"
-    found = ": ".join(problems[0]) if problems else "none missing or left over"
-    yield Check(f"{version} loads every tensor", not problems, found)
-    yield from _against_every(version, baked, every, plain)
+    # What the base itself leaves over is no fault of the bake.
+    new = [problem for problem in problems if problem not in left]
+    found = ": ".join(new[0]) if new else "none missing or left over" + (" that are not so in the base" if left else "")
+    yield Check(f"{version} loads every tensor", not new, found)
+    if quantised is None:
+        yield from _against_every(version, baked, every, plain)
+    else:
+        yield from _against_layers(version, deviations, quantised, site)
+        yield _beside_every(version, baked, every, quantised)
     same, total = _agreement(baked, last)
     divergence = float(np.mean([_mean_kl(run.logits, other) for run, other in zip(last, baked_on_last, strict=True)]))
     yield Check(
@@ -173,6 +194,45 @@ def _against_every(
         gap > 10 * tolerance,
         f"max |dlogit| {gap:.3g}, KL {_kl(plain, baked):.3g}, {same} of {total} greedy tokens",
     )
+
+
+def _against_layers(version: str, layers: Sequence[Deviation], method: Method, site: Site) -> Iterator[Check]:
+    """Compare each layer of a quantised model with that of its base plus the row, on the same input."""
+    # At the layer output, the residual add rounds once more.
+    bound = method.rounding + (site == "layer_output")
+    worst = max(layers, key=lambda layer: layer.roundings)
+    yield Check(
+        f"{version}: each layer equals the base's plus its row",
+        worst.roundings <= bound,
+        f"on the same input, {len(layers)} layers differ by at most {worst.roundings:.2g} roundings of a value, layer "
+        f"{worst.layer} most (at most {bound:g} count as equal: {method.reason})",
+    )
+    shares = {layer.layer: layer.share for layer in layers if layer.share is not None}
+    least, most = min(shares, key=lambda layer: shares[layer]), max(shares, key=lambda layer: shares[layer])
+    yield Check(
+        f"{version}: each layer differs from the unsteered base",
+        0.5 < shares[least] and shares[most] < 1.5,
+        f"by {shares[least]:.3f} (layer {least}) to {shares[most]:.3f} of its row (layer {most}); without a bias by 0",
+    )
+
+
+def _beside_every(version: str, baked: Sequence[_Run], every: Sequence[_Run], method: Method) -> Check:
+    same, total = _agreement(baked, every)
+    return Check(
+        f"{version}: beside the hook at every position",
+        None,
+        f"KL {_kl(every, baked):.1e}, {same} of {total} greedy tokens (no bound: with {method.label}, later layers "
+        "amplify the rounding of earlier ones)",
+    )
+
+
+def _load(folder: Path, quantised: Method | None) -> tuple[Any, list[tuple[str, str]]]:
+    """Load a checkpoint in float32 on the CPU, or a quantised one in its own dtype, where there is a GPU on that."""
+    import torch
+
+    if quantised is None:
+        return load_weights(folder, torch.float32)
+    return load_weights(folder, "auto", device_map={"": device_for("auto")})
 
 
 def _family(folder: Path, site: Site) -> Family:

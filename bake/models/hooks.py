@@ -33,13 +33,22 @@ def site_module(model: torch.nn.Module, family: Family, layer: int) -> torch.nn.
     return model.get_submodule(family.live(family.projection).format(layer=layer).rpartition(".")[0])
 
 
+def site_modules(model: torch.nn.Module, family: Family, layers: int) -> dict[int, torch.nn.Module]:
+    """Layer -> `site_module`, for those of layers ``0 .. layers - 1`` that have it; in a hybrid not all have attention."""
+    found: dict[int, torch.nn.Module] = {}
+    for layer in range(layers):
+        with contextlib.suppress(AttributeError):  # Raised by torch for a missing module.
+            found[layer] = site_module(model, family, layer)
+    return found
+
+
 @contextlib.contextmanager
 def reading(
     model: torch.nn.Module, family: Family, layers: int, see: Callable[[int, torch.Tensor], None]
 ) -> Iterator[tuple[int, ...]]:
     """Within the context, call `see` with each layer and its values at the site, ``[batch, positions, hidden]``.
 
-    Yields the layers of ``0 .. layers - 1`` that have the site; in a hybrid not all have attention.
+    Yields the layers that have the site, see `site_modules`.
     """
 
     def hook(layer: int) -> Any:
@@ -48,10 +57,7 @@ def reading(
 
         return call
 
-    modules: dict[int, torch.nn.Module] = {}
-    for layer in range(layers):
-        with contextlib.suppress(AttributeError):  # Raised by torch for a missing module.
-            modules[layer] = site_module(model, family, layer)
+    modules = site_modules(model, family, layers)
     handles = [module.register_forward_hook(hook(layer)) for layer, module in modules.items()]
     try:
         yield tuple(modules)

@@ -40,7 +40,7 @@ class SteeredModel:
 
 def batches(live: LiveModel, pairs: Sequence[Pair]) -> list[list[int]]:
     """Group indices of `pairs` of similar length whose logits fit into memory together, the longest first."""
-    vocab = int(live.model.get_output_embeddings().weight.shape[0])
+    vocab = int(live.model.config.get_text_config().vocab_size)  # A quantised head's weight does not tell.
     budget = max(1, _LOGITS // (4 * vocab))
     lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
     found: list[list[int]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.packages import require
 from ..core.record import RECORD_FILE, Record
-from ..errors import InputError, ModelError, UnsupportedModelError
+from ..errors import InputError, MissingPackageError, ModelError, UnsupportedModelError
 from ..formats.chat_template import Message, Rendered, render_chats
 from ..formats.checkpoint.families import Family
 from ..formats.checkpoint.model import config_dimension
 from ..formats.checkpoint.open import open_base
 from ..formats.checkpoint.routes import declared_classes
-from ..formats.checkpoint.wrappers import family_of, language_config, wrapper_of
+from ..formats.checkpoint.wrappers import TEXT, family_of, language_config, wrapper_of
 from ..storage.files import cached_id, read_json, reading
 from ..storage.model_name import ModelName
 
@@ -35,7 +36,7 @@ class Runtime:
     """Device, dtype and batch size of a run."""
 
     dtype: str = "auto"
-    """One of `DTYPES`; auto is float32 on a CPU and the checkpoint's own elsewhere."""
+    """One of `DTYPES`; auto is float32 on a CPU, and the checkpoint's own elsewhere and where it is quantised."""
     device: str = "auto"
     """Torch's name of the device; auto is the process's GPU if there is one."""
     device_map: str | None = None
@@ -141,13 +142,17 @@ def load(
         check(language_config(base.config))
         folder = base.fetch()
     place = device_for(runtime.device)
-    chosen = getattr(torch, runtime.dtype) if runtime.dtype != "auto" else torch.float32 if place == "cpu" else "auto"
-    loaded, problems = load_weights(folder, chosen, name=model.name, device_map=runtime.device_map)
+    quantised = is_quantised(base.config)
+    own = quantised or place != "cpu"
+    chosen = getattr(torch, runtime.dtype) if runtime.dtype != "auto" else "auto" if own else torch.float32
+    # Quantised weights are laid out for their device while they are loaded.
+    device_map = runtime.device_map or ({"": place} if quantised else None)
+    loaded, problems = load_weights(folder, chosen, name=model.name, device_map=device_map)
     missing = [name for kind, name in problems if kind == "missing_keys"]
     if missing:
         raise ModelError(f"{model.name}: lacks the tensor {missing[0]}; fetch it again")
     tokenizer = load_tokenizer(folder, model.name)
-    if runtime.device_map is None:
+    if device_map is None:
         with model_failing(model.name):
             loaded.to(place)
     repo_id, commit = cached_id(folder)
@@ -166,7 +171,7 @@ def load(
 
 
 def load_weights(
-    folder: Path, dtype: Any, *, name: str = "", device_map: str | None = None, kind: str = ""
+    folder: Path, dtype: Any, *, name: str = "", device_map: str | Mapping[str, str] | None = None, kind: str = ""
 ) -> tuple[Any, list[tuple[str, str]]]:
     """Load the model in `folder` from safetensors, in evaluation mode.
 
@@ -175,12 +180,13 @@ def load_weights(
     ``AutoModelForCausalLM``. `name` names the model in messages.
 
     Raises:
-        ModelError: it does not load.
+        ModelError: it does not load. MissingPackageError: its quantisation needs a package that is not installed.
     """
     import transformers
 
     kind = kind or _class_of(folder)
     try:
+        _refuse_unknown_quantisation(folder)
         model, info = getattr(transformers, kind).from_pretrained(
             folder,
             dtype=dtype,
@@ -190,7 +196,11 @@ def load_weights(
             use_safetensors=True,
         )
     except Exception as error:
-        raise ModelError(f"{name or folder}: does not load in transformers ({_one_line(error)})") from error
+        reason = f"{name or folder}: does not load in transformers ({_one_line(error)})"
+        # transformers also raises ImportError where a GPU is missing.
+        if isinstance(error, ModuleNotFoundError) or (isinstance(error, ImportError) and "install" in reason):
+            raise MissingPackageError(reason) from error
+        raise ModelError(reason) from error
     anew = _made_anew(folder)
     problems = [
         (kind, tensor)
@@ -283,7 +293,7 @@ def model_failing(name: str) -> Iterator[None]:
 
 
 def need_transformers() -> None:
-    """Check that torch and transformers are installed, and silence transformers' log.
+    """Check that torch and transformers are installed, and silence the logs of what loads and runs weights.
 
     Raises:
         MissingPackageError: one of them is missing.
@@ -292,6 +302,8 @@ def need_transformers() -> None:
     transformers = require("transformers", extra="chat", purpose="running a model")
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    # bitsandbytes 0.50 says in each pass of each layer that it casts to float16.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def device_for(device: str) -> str:
@@ -312,6 +324,28 @@ def device_for(device: str) -> str:
         # One process per GPU under `accelerate launch`.
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def is_quantised(config: Mapping[str, Any]) -> bool:
+    """True if transformers (5.23) takes the weights for quantised, by config.json."""
+    return any(isinstance(part, Mapping) and part.get(_QUANTISED) is not None for part in (config, config.get(TEXT)))
+
+
+_QUANTISED = "quantization_config"
+
+
+def _refuse_unknown_quantisation(folder: Path) -> None:
+    """Refuse a quantisation that transformers (5.23) does not know: it draws random weights and goes on.
+
+    Raises:
+        ValueError: it does not know it.
+    """
+    from transformers.quantizers import AutoHfQuantizer
+
+    config = read_json(folder / "config.json")
+    fields = config.get(_QUANTISED)
+    if isinstance(fields, Mapping) and not AutoHfQuantizer.supports_quant_method(dict(fields)):
+        raise ValueError(f"it knows no quantisation {fields.get('quant_method')!r:.60}")
 
 
 def _class_of(folder: Path) -> str:
@@ -348,4 +382,5 @@ def _family(config: Mapping[str, Any], name: str) -> Family:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    # A name in backticks would be taken for an argument.
+    return " ".join(str(error).replace("`", "'").split())[:200]

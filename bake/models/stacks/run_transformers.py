@@ -2,7 +2,7 @@
 
 Needs the standard library, transformers (4.57 or 5) and torch, not emobake. The package's ``__init__`` describes
 request and response. The checkpoint is loaded on the CPU in float32, the arithmetic that every other stack is compared
-with; code of a checkpoint is never run.
+with, or in its own dtype if it is quantised; code of a checkpoint is never run.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ def greedy(checkpoint: str, prompts: list[list[int]], max_new_tokens: int, eos: 
     import transformers
 
     major = int(transformers.__version__.split(".")[0])
-    dtype: dict[str, Any] = {"dtype" if major >= 5 else "torch_dtype": torch.float32}
     config = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+    quantised = any("quantization_config" in part for part in (config, config.get("text_config") or {}))
+    dtype: dict[str, Any] = {"dtype" if major >= 5 else "torch_dtype": "auto" if quantised else torch.float32}
     # A multimodal wrapper loads by the class that it declares; a plain class finds random weights in its folder.
     declared = (config.get("architectures") or [""])[0] if "text_config" in config else ""
     kind = getattr(transformers, declared, transformers.AutoModelForCausalLM)
