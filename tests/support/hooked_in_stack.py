@@ -1,8 +1,9 @@
 """A baked checkpoint beside the hook on its base, both in one stack: ``python hooked_in_stack.py REQUEST RESPONSE``.
 
 Runs in the environment of ``stack`` (transformers, vllm or mlx), all pairs in one process. A request has ``pairs``:
-``base``, ``baked`` and ``rows``, a file of float32 ``[layers, hidden]``; and ``prompts`` of token ids. The response has
-for each pair, by the folder ``baked``, either ``no base`` or ``refuses`` with the error, or numbers:
+``base``, ``baked``, ``rows``, a file of float32 ``[layers, hidden]``, and the ``dtype`` to compute in, or ``auto``; and
+``prompts`` of token ids. The response has for each pair, by the folder ``baked``, either ``no base`` or ``refuses``
+with the error, or ``wrong`` with the tensors of the base that found no place, or numbers:
 
 - ``layer``: the largest difference between the output projections of the two on the same inputs (those of the base
   under the hook), in units of the rounding of the largest output; ``dropped``: the same for a projection without bias;
@@ -33,8 +34,9 @@ Seen = dict[int, list[tuple[Any, Any]]]
 class Torch:
     """A model of torch, whose projections take hooks."""
 
-    def __init__(self, model: Any, run: Callable[[list[int]], np.ndarray]) -> None:
+    def __init__(self, model: Any, run: Callable[[list[int]], np.ndarray], left: str = "") -> None:
         self.run = run
+        self.left = left
         found = {PROJECTION.search(name): module for name, module in model.named_modules()}
         self.projections = {int(match[1]): module for match, module in found.items() if match}
 
@@ -82,6 +84,7 @@ class Mlx:
     def __init__(self, model: Any) -> None:
         self.projections = {layer: block.self_attn for layer, block in enumerate(model.layers)}
         self.model = model
+        self.left = ""
 
     def run(self, prompt: list[int]) -> np.ndarray:
         """Log-probabilities of the next token."""
@@ -124,23 +127,21 @@ class Mlx:
 
 
 @contextlib.contextmanager
-def in_transformers(folder: str) -> Iterator[Torch]:
-    """The model in the dtype that its config names, every tensor of which has found its place."""
+def in_transformers(folder: str, dtype: str) -> Iterator[Torch]:
+    """The model, and which tensors found no place. Zero biases that its class does not have may be left over."""
     import torch
     from transformers import AutoModelForCausalLM
 
     config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
     options = _without_compiler(config.get("quantization_config") or {})
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True, **options)
-    left = {key: sorted(names)[:3] for key, names in info.items() if names}
-    if left:
-        raise ValueError(f"not every tensor found its place: {left}")
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
+    left = sorted(str(name) for names in info.values() for name in names if not str(name).endswith(".bias"))
 
     def run(prompt: list[int]) -> np.ndarray:
         with torch.inference_mode():
             return model(torch.tensor([prompt])).logits[0, -1].double().log_softmax(-1).numpy()
 
-    yield Torch(model.eval(), run)
+    yield Torch(model.eval(), run, ", ".join(left[:3]))
 
 
 def _without_compiler(quantisation: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,13 +156,14 @@ def _without_compiler(quantisation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def in_vllm(folder: str) -> Iterator[Torch]:
+def in_vllm(folder: str, dtype: str) -> Iterator[Torch]:
     """The model in vLLM on a CPU, in this process."""
     from vllm import LLM, SamplingParams
     from vllm.distributed import cleanup_dist_env_and_memory
 
     llm = LLM(
         model=folder,
+        dtype=dtype,
         enforce_eager=True,
         max_model_len=64,
         max_num_seqs=4,
@@ -186,13 +188,16 @@ def in_vllm(folder: str) -> Iterator[Torch]:
 
 
 @contextlib.contextmanager
-def in_mlx(folder: str) -> Iterator[Mlx]:
+def in_mlx(folder: str, dtype: str) -> Iterator[Mlx]:
     """The model in mlx-lm on a CPU."""
     import mlx.core as mx
     from mlx_lm.utils import load_model
 
     mx.set_default_device(mx.cpu)
-    yield Mlx(load_model(Path(folder))[0])
+    model, _ = load_model(Path(folder))
+    if dtype == "float32":
+        model.set_dtype(mx.float32)
+    yield Mlx(model)
 
 
 STACKS = {"transformers": in_transformers, "vllm": in_vllm, "mlx": in_mlx}
@@ -202,7 +207,9 @@ def compared(stack: str, pair: Mapping[str, str], prompts: list[list[int]]) -> d
     """One pair's answer."""
     rows = np.load(pair["rows"])
     try:
-        with STACKS[stack](pair["base"]) as base:
+        with STACKS[stack](pair["base"], pair["dtype"]) as base:
+            if base.left:
+                return {"wrong": f"no place for {base.left}"}
             plain = np.array([base.run(prompt) for prompt in prompts])
             with base.watched(rows) as wanted:
                 hooked = np.array([base.run(prompt) for prompt in prompts])
@@ -210,7 +217,7 @@ def compared(stack: str, pair: Mapping[str, str], prompts: list[list[int]]) -> d
         traceback.print_exc()
         return {"no base": _line(error)}
     try:
-        with STACKS[stack](pair["baked"]) as baked:
+        with STACKS[stack](pair["baked"], pair["dtype"]) as baked:
             free = np.array([baked.run(prompt) for prompt in prompts])
             with baked.watched(inputs=wanted) as got:
                 for prompt in prompts:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from emobake.core.stacks import STACKS
 from emobake.formats.checkpoint.quantisation.methods import METHODS as KNOWN
@@ -24,6 +25,7 @@ from . import matrix
 from .matrix import PROMPTS, TIMES
 from .paths import ENVS, TESTS
 from .quantised import METHODS, SIZES, VARIANTS, write_quantised
+from .quantised.layout import FLOATS, NAMES
 from .tiny import LAYERS, write_vectors
 
 FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {**{name: (name, {}) for name in METHODS}, **VARIANTS}
@@ -31,8 +33,18 @@ FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {**{name: (name, {}) for na
 FAMILIES: Mapping[str, tuple[str, ...]] = {"mxfp4": ("gpt_oss",)}
 """Families of a method, where they are not `USUAL`."""
 USUAL = ("qwen2", "llama3.1")
-WITHOUT_NUMBERS = frozenset({"aqlm", "vptq", "spqr", "exl2", "exl3", "marlin", "marlin-24"})
+WITHOUT_NUMBERS = frozenset({"ct-sparse", "aqlm", "vptq", "spqr", "exl2", "exl3", "marlin", "marlin-24"})
 """Methods whose tiny weights stand for nothing: no stack runs them."""
+_OF_COMPRESSED_TENSORS = (
+    "w4a16", "w4a16-act-order", "w4a16-channel", "w4a8", "w8a8", "w8a8-tensor", "fp8-channel", "fp8-tensor",
+    "ct-fp8-block", "nvfp4", "ct-mx", "ct-mixed",
+)  # fmt: skip
+FLOAT32 = {
+    "transformers": frozenset({*_OF_COMPRESSED_TENSORS, "fp8-block", "fp8-scale-inv", "mxfp4"}),
+    "vllm": frozenset({"w8a8", "w8a8-tensor"}),
+    "mlx": frozenset(METHODS),
+}
+"""Stack -> methods that it computes in float32, where a difference of rounding does not grow from layer to layer."""
 ENVIRONMENTS = {"transformers": "quantised"}
 """Stack -> environment of `scripts/envs`, where it is another name."""
 ROUNDING = 2.0
@@ -63,7 +75,7 @@ class Pair:
     base: Path
     baked: Path
     rows: Path
-    """float32 ``[layers, hidden]``: what was baked."""
+    """File of float32 ``[layers, hidden]``: what was baked."""
     plain: Path | None = None
     """The float32 checkpoint that the base stands for."""
     read: int = 0
@@ -90,7 +102,7 @@ class Cell:
     stack: str
     found: str
     """``steered``, ``unsteered``, ``wrong``, ``refuses``; ``no base``: the stack does not run the base either;
-    ``not baked``."""
+    ``not baked``. ``wrong`` is also a base of which the stack leaves tensors out."""
     said: str = ""
     """Status by the table of methods; empty if emobake does not know the method."""
     is_run: bool = False
@@ -112,7 +124,9 @@ class Cell:
         """True if the run shows what the table says, and the bake says the same."""
         if not self.said:
             return self.found not in ("unsteered", "wrong")
-        if self.found == "not baked" or self.planned != self.said:
+        if self.found == "not baked":  # A bake that no stack would load steered is refused.
+            return self.said not in ("steered", "option")
+        if self.planned != self.said:
             return False
         if self.found == "no base":
             return self.said == "refuses" or not self.is_run
@@ -121,17 +135,32 @@ class Cell:
         return self.found == self.said
 
 
+def _write_rows(folder: Path, vectors: Path) -> None:
+    """The vectors, and what they sum to, rounded to the dtypes that a bias may have."""
+    of_emotions = write_vectors(vectors, LAYERS, SIZES["hidden_size"], scale=1.0)
+    sums = sum(np.float32(weight) * row for weight, row in zip(TIMES, of_emotions, strict=True))
+    for name, dtype in FLOATS.items():
+        np.save(folder / f"rows-{NAMES[name]}.npy", np.asarray(sums).astype(dtype).astype(np.float32))
+
+
+def _bias_dtype(folder: Path) -> str:
+    """The dtype of the bias of the first output projection."""
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "numpy") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                if name.endswith("layers.0.self_attn.o_proj.bias"):
+                    return str(opened.get_slice(name).get_dtype())
+    raise ValueError(f"{folder}: no bias of an output projection")
+
+
 def make(form: str, family: str, space: Path) -> Pair:
     """Write a base of `form` into `space`, and bake it in a process of its own."""
     method, options = FORMS[form]
     name = f"{form.replace(' ', '-')}-{family}"
-    base, baked, vectors, rows = space / name, space / f"{name}-baked", space / "ev", space / "rows.npy"
+    base, baked, vectors = space / name, space / f"{name}-baked", space / "ev"
     plain = None if method in WITHOUT_NUMBERS else space / f"{name}-plain"
-    if not rows.exists():
-        # So large that a dropped bias is many roundings of 16 bits.
-        of_emotions = write_vectors(vectors, LAYERS, SIZES["hidden_size"])
-        sums = sum(np.float32(weight) * row for weight, row in zip(TIMES, of_emotions, strict=True))
-        np.save(rows, sums)
+    if not vectors.exists():
+        _write_rows(space, vectors)
     write_quantised(base, method, family, plain=plain, options=options)
     size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
     done = subprocess.run(
@@ -142,8 +171,9 @@ def make(form: str, family: str, space: Path) -> Pair:
         timeout=120,
     )
     if done.returncode:
-        return Pair(form, family, base, baked, rows, plain, size=size, error=_last_line(done.stderr))
+        return Pair(form, family, base, baked, space, plain, size=size, error=_last_line(done.stderr))
     answer = json.loads(done.stdout)
+    rows = space / f"rows-{_bias_dtype(baked)}.npy"
     return Pair(form, family, base, baked, rows, plain, answer["read"], size, answer["said"])
 
 
@@ -171,7 +201,7 @@ def _cell(pair: Pair, stack: str, answer: Mapping[str, Any]) -> Cell:
         "read": pair.read,
         "size": pair.size,
     }
-    for kind in ("not baked", "no base", "refuses"):
+    for kind in ("not baked", "no base", "refuses", "wrong"):
         if kind in answer:
             return Cell(**common, found=kind, error=answer[kind])
     numbers = {name: answer[name] for name in ("layer", "end", "effect")}
@@ -181,14 +211,23 @@ def _cell(pair: Pair, stack: str, answer: Mapping[str, Any]) -> Cell:
 def _verdict(answer: Mapping[str, Any], rounding: float) -> str:
     """``steered`` if each projection is within the rounding, and the end nearer to the hook than to the base."""
     is_equal = answer["layer"] is None or answer["layer"] <= min(rounding, answer["dropped"] / 2)
-    if is_equal and answer["end"] <= max(answer["bound"], answer["effect"] / 4):
+    bound = max(answer["bound"], answer["effect"] / 2)
+    if is_equal and answer["end"] <= bound:
         return "steered"
-    return "unsteered" if answer["unsteered"] <= max(answer["bound"], answer["effect"] / 4) else "wrong"
+    return "unsteered" if answer["unsteered"] <= bound else "wrong"
 
 
 def _beside_hooks(stack: str, pairs: Sequence[Pair], space: Path) -> dict[Path, Mapping[str, Any]]:
     request, response = space / "request.json", space / "response.json"
-    listed = [{"base": str(pair.base), "baked": str(pair.baked), "rows": str(pair.rows)} for pair in pairs]
+    listed = [
+        {
+            "base": str(pair.base),
+            "baked": str(pair.baked),
+            "rows": str(pair.rows),
+            "dtype": "float32" if pair.method in FLOAT32[stack] else "auto",
+        }
+        for pair in pairs
+    ]
     request.write_text(json.dumps({"stack": stack, "pairs": listed, "prompts": PROMPTS}))
     response.unlink(missing_ok=True)
     python = interpreter(stack)

@@ -41,3 +41,20 @@ def awq(*, group: int = GROUP, config_file: str = "config.json") -> Layout:
         return Description(config)
 
     return Layout(store, describe, dtype="float16")
+
+
+def gemv(*, group: int = GROUP) -> Layout:
+    """``qweight`` int32 ``[outputs, inputs / 8]``, ``qzeros`` and ``scales`` by the group, padded (version gemv)."""
+
+    def store(_name: str, weight: np.ndarray) -> Stored:
+        codes, scales, zeros = asymmetric(weight, group, 4, np.float16)
+        padding = ((0, 0), (0, -scales.shape[1] % 8))
+        parts = {
+            "qweight": nibbles_in_words(codes, 1),
+            "qzeros": nibbles_in_words(np.pad(zeros, padding), 1),
+            "scales": np.pad(scales, padding),
+        }
+        return Stored(parts, restored(codes, scales, zeros))
+
+    config = {"bits": 4, "group_size": group, "quant_method": "awq", "version": "gemv", "zero_point": True}
+    return Layout(store, lambda _modules: Description(config), dtype="float16")

@@ -16,10 +16,10 @@ def _store(_name: str, weight: np.ndarray) -> Stored:
     return Stored({"weight": packed, "weight_scale": scale}, codes / scale.astype(np.float32))
 
 
-def bitnet() -> Layout:
+def bitnet(*, linear_class: str = "bitlinear") -> Layout:
     """``weight`` uint8 ``[outputs / 4, inputs]``, four codes of 2 bits in each; ``weight_scale`` bfloat16 ``[1]``."""
     config = {
-        "linear_class": "bitlinear",
+        "linear_class": linear_class,
         "modules_to_not_convert": ["lm_head"],
         "quant_method": "bitnet",
         "quantization_mode": "offline",

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .layout import Description, Layout, Stored
-from .packing import FP8_MAX, float8
-
-BLOCK = 128
+from .packing import BLOCK, FP8_MAX, float8, float8_in_blocks
 
 
 def blocks() -> Layout:
@@ -17,14 +15,7 @@ def blocks() -> Layout:
     """
 
     def store(_name: str, weight: np.ndarray) -> Stored:
-        outputs, inputs = (-(-size // BLOCK) for size in weight.shape)
-        scales = np.empty((outputs, inputs), np.float32)
-        value, codes = np.empty_like(weight), float8(np.zeros_like(weight))
-        for row, column in np.ndindex(outputs, inputs):
-            here = np.s_[row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
-            scales[row, column] = np.abs(weight[here]).max() / FP8_MAX
-            codes[here] = float8(weight[here] / scales[row, column])
-            value[here] = codes[here].astype(np.float32) * scales[row, column]
+        codes, scales, value = float8_in_blocks(weight, np.float32)
         return Stored({"weight": codes, "weight_scale_inv": scales}, value)
 
     config = {
@@ -35,6 +26,29 @@ def blocks() -> Layout:
         "weight_block_size": [BLOCK, BLOCK],
     }
     return Layout(store, lambda _modules: Description(config))
+
+
+def tensor(*, inverse: bool = False, input_scale: float = 0.1) -> Layout:
+    """``weight`` float8 ``[outputs, inputs]``, ``weight_scale`` and ``input_scale`` float32 without a dimension.
+
+    As AutoFP8 0.1 writes it; with `inverse`, ``weight_scale_inv`` and ``activation_scale``, as Mistral publishes it.
+    """
+    names = ("weight_scale_inv", "activation_scale") if inverse else ("weight_scale", "input_scale")
+
+    def store(_name: str, weight: np.ndarray) -> Stored:
+        scale = np.float32(np.abs(weight).max() / FP8_MAX)
+        codes = float8(weight / scale)
+        scales = (np.array(scale), np.array(input_scale, np.float32))
+        parts = {"weight": codes, **dict(zip(names, scales, strict=True))}
+        return Stored(parts, codes.astype(np.float32) * scale)
+
+    config = {"activation_scheme": "static", "quant_method": "fp8"}
+    said = (
+        {"modules_to_not_convert": ["lm_head"], "weight_block_size": None}
+        if inverse
+        else {"ignored_layers": ["lm_head"]}
+    )
+    return Layout(store, lambda _modules: Description(config | said))
 
 
 def fbgemm() -> Layout:

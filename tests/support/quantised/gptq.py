@@ -77,8 +77,8 @@ def gptq(
     return Layout(store, describe, dtype="float16", file=file)
 
 
-def auto_round(*, packing: str = "auto_round:auto_gptq", group: int = GROUP) -> Layout:
-    """The layout of GPTQ without ``g_idx`` (AutoRound 0.16, ``export_to_autoround``)."""
+def auto_round(*, packing: str = "auto_round:auto_gptq", group: int = GROUP, name: str = "auto-round") -> Layout:
+    """The layout of GPTQ without ``g_idx`` (AutoRound 0.16, ``export_to_autoround``); `name` was once another."""
 
     def store(_name: str, weight: np.ndarray) -> Stored:
         stored = _store(weight, group, version=1, sym=True, act_order=False)
@@ -91,7 +91,7 @@ def auto_round(*, packing: str = "auto_round:auto_gptq", group: int = GROUP) -> 
         "data_type": "int",
         "group_size": group,
         "packing_format": packing,
-        "quant_method": "auto-round",
+        "quant_method": name,
         "sym": True,
     }
     return Layout(store, lambda _modules: Description(config), dtype="float16")

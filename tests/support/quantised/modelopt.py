@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from .layout import Description, Layout, Modules, Stored
-from .packing import FP4_MAX, FP8_MAX, float4_in_float8, float8
+from .packing import FP4_MAX, FP8_MAX, float4_in_float8, float8, float8_in_blocks, in_groups
 
 _PRODUCER = {"name": "modelopt", "version": "0.37.0"}
 _GROUPS: dict[str, dict[str, Any]] = {
     "FP8": {"dynamic": False, "num_bits": 8, "type": "float"},
     "NVFP4": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16},
+    "FP8_PB_WO": {"dynamic": False, "num_bits": 8, "type": "float", "strategy": "block", "block_structure": "128x128"},
+    "MXFP8": {"dynamic": True, "num_bits": 8, "type": "float", "group_size": 32},
 }
 
 
@@ -40,7 +42,23 @@ def _nvfp4(weight: np.ndarray) -> Stored:
     return Stored(parts, value, "NVFP4")
 
 
-_STORES = {"FP8": _fp8, "NVFP4": _nvfp4}
+def _fp8_block(weight: np.ndarray) -> Stored:
+    """``weight`` float8, ``weight_scale`` float32 ``[outputs / 128, 1, inputs / 128, 1]``."""
+    codes, scales, value = float8_in_blocks(weight, np.float32)
+    return Stored({"weight": codes, "weight_scale": scales[:, None, :, None]}, value, "FP8_PB_WO")
+
+
+def _mxfp8(weight: np.ndarray) -> Stored:
+    """``weight`` float8, ``weight_scale`` uint8 ``[outputs, inputs / 32]``: exponents from -127."""
+    groups = in_groups(weight, 32)
+    exponents = np.ceil(np.log2(np.abs(groups).max(-1) / FP8_MAX))
+    steps = np.exp2(exponents)[..., None].astype(np.float32)
+    codes = float8(groups / steps)
+    parts = {"weight": codes.reshape(weight.shape), "weight_scale": (exponents + 127).astype(np.uint8)}
+    return Stored(parts, (codes.astype(np.float32) * steps).reshape(weight.shape), "MXFP8")
+
+
+_STORES = {"FP8": _fp8, "NVFP4": _nvfp4, "FP8_PB_WO": _fp8_block, "MXFP8": _mxfp8}
 
 
 def modelopt(algorithm: str = "FP8", *, legacy: bool = False) -> Layout:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .layout import Description, Layout, Stored
-from .packing import FP4_MAX, float4, nibbles_in_bytes
+from .packing import float4_by_exponents, nibbles_in_bytes
 
 BLOCK = 32
 
@@ -13,12 +13,9 @@ BLOCK = 32
 def _store(_name: str, weight: np.ndarray) -> Stored:
     # The float weight of all experts is [experts, inputs, outputs], the stored one turned.
     blocks = np.swapaxes(weight, 1, 2).reshape(len(weight), weight.shape[2], -1, BLOCK)
-    largest = np.abs(blocks).max(-1)
-    exponents = np.ceil(np.log2(np.maximum(largest, 2.0**-100) / FP4_MAX))
-    steps = np.exp2(exponents)[..., None].astype(np.float32)
-    codes, values = float4(blocks / steps)
-    parts = {"blocks": nibbles_in_bytes(codes), "scales": (exponents + 127).astype(np.uint8)}
-    value = (values * steps).reshape(len(weight), weight.shape[2], weight.shape[1])
+    codes, exponents, value = float4_by_exponents(blocks)
+    parts = {"blocks": nibbles_in_bytes(codes), "scales": exponents}
+    value = value.reshape(len(weight), weight.shape[2], weight.shape[1])
     return Stored(parts, np.ascontiguousarray(np.swapaxes(value, 1, 2)), separator="_")
 
 

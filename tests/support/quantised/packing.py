@@ -6,6 +6,8 @@ import ml_dtypes
 import numpy as np
 
 FP8_MAX, FP4_MAX = 448.0, 6.0
+BLOCK = 128
+"""Side of a block of float8."""
 FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 """Magnitudes of a 4-bit float (E2M1) by its three lower bits."""
 
@@ -78,6 +80,28 @@ def float4_in_float8(weight: np.ndarray, whole: float, size: int = 16) -> tuple[
     steps = scales.astype(np.float32)[..., None] * whole
     codes, values = float4(groups / np.where(steps == 0, 1, steps))
     return nibbles_in_bytes(codes.reshape(weight.shape)), scales, (values * steps).reshape(weight.shape)
+
+
+def float4_by_exponents(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """MXFP4 of ``[..., size]``: codes, exponents from -127 as uint8 ``[...]``, and what they stand for."""
+    largest = np.abs(groups).max(-1)
+    exponents = np.ceil(np.log2(np.maximum(largest, 2.0**-100) / FP4_MAX))
+    steps = np.exp2(exponents)[..., None].astype(np.float32)
+    codes, values = float4(groups / steps)
+    return codes, (exponents + 127).astype(np.uint8), values * steps
+
+
+def float8_in_blocks(weight: np.ndarray, dtype: np.dtype | type) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes ``[outputs, inputs]``, scales of `dtype` for each `BLOCK` by `BLOCK`, and what they stand for."""
+    outputs, inputs = (-(-size // BLOCK) for size in weight.shape)
+    scales = np.empty((outputs, inputs), dtype)
+    value, codes = np.empty_like(weight), float8(np.zeros_like(weight))
+    for row, column in np.ndindex(outputs, inputs):
+        here = np.s_[row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
+        scales[row, column] = np.abs(weight[here]).max() / FP8_MAX
+        codes[here] = float8(weight[here] / np.float32(scales[row, column]))
+        value[here] = codes[here].astype(np.float32) * np.float32(scales[row, column])
+    return codes, scales, value
 
 
 def noise(shape: tuple[int, ...], dtype: type, seed: int = 0) -> np.ndarray:
