@@ -40,7 +40,7 @@ _OF_COMPRESSED_TENSORS = (
     "ct-fp8-block", "nvfp4", "ct-mx", "ct-mixed",
 )  # fmt: skip
 FLOAT32 = {
-    "transformers": frozenset({*_OF_COMPRESSED_TENSORS, "fp8-block", "fp8-scale-inv", "mxfp4"}),
+    "transformers": frozenset({*_OF_COMPRESSED_TENSORS, "fp8-block", "fp8-scale-inv"}),
     "vllm": frozenset({"w8a8", "w8a8-tensor"}),
     "mlx": frozenset(METHODS),
 }
@@ -78,6 +78,8 @@ class Pair:
     """File of float32 ``[layers, hidden]``: what was baked."""
     plain: Path | None = None
     """The float32 checkpoint that the base stands for."""
+    readable: Path | None = None
+    """The base with its weights in model.safetensors, if they are not: stacks find no others."""
     read: int = 0
     """Bytes that the bake read."""
     size: int = 0
@@ -128,8 +130,8 @@ class Cell:
             return self.said not in ("steered", "option")
         if self.planned != self.said:
             return False
-        if self.found == "no base":
-            return self.said == "refuses" or not self.is_run
+        if self.found == "no base":  # Forms of a method have conditions of their own, which its notes tell.
+            return self.said == "refuses" or not self.is_run or self.form in VARIANTS
         if self.said in ("option", "unsteered"):
             return self.found in ("unsteered", "refuses")
         return self.found == self.said
@@ -174,7 +176,11 @@ def make(form: str, family: str, space: Path) -> Pair:
         return Pair(form, family, base, baked, space, plain, size=size, error=_last_line(done.stderr))
     answer = json.loads(done.stdout)
     rows = space / f"rows-{_bias_dtype(baked)}.npy"
-    return Pair(form, family, base, baked, rows, plain, answer["read"], size, answer["said"])
+    readable = None
+    if "file" in options:
+        usual = {name: value for name, value in options.items() if name != "file"}
+        readable = write_quantised(space / f"{name}-usual", method, family, options=usual)
+    return Pair(form, family, base, baked, rows, plain, readable, answer["read"], size, answer["said"])
 
 
 def cells(pairs: Sequence[Pair], stacks: Iterable[str], space: Path) -> Iterator[Cell]:
@@ -221,7 +227,7 @@ def _beside_hooks(stack: str, pairs: Sequence[Pair], space: Path) -> dict[Path, 
     request, response = space / "request.json", space / "response.json"
     listed = [
         {
-            "base": str(pair.base),
+            "base": str(pair.readable or pair.base),
             "baked": str(pair.baked),
             "rows": str(pair.rows),
             "dtype": "float32" if pair.method in FLOAT32[stack] else "auto",
@@ -245,10 +251,12 @@ def _beside_hooks(stack: str, pairs: Sequence[Pair], space: Path) -> dict[Path, 
 
 
 def _in_llama_cpp(_stack: str, pairs: Sequence[Pair], space: Path) -> dict[Path, Mapping[str, Any]]:
-    tables = matrix.run("llama.cpp", [folder for pair in pairs for folder in (pair.base, pair.baked)], space, {})
+    tables = matrix.run(
+        "llama.cpp", [folder for pair in pairs for folder in (pair.readable or pair.base, pair.baked)], space, {}
+    )
     found: dict[Path, Mapping[str, Any]] = {}
     for pair in pairs:
-        own, got = tables[pair.base], tables[pair.baked]
+        own, got = tables[pair.readable or pair.base], tables[pair.baked]
         if isinstance(own, str) or pair.plain is None:
             found[pair.baked] = {"no base": own if isinstance(own, str) else "its weights are noise"}
         elif isinstance(got, str):
