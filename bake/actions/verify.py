@@ -287,7 +287,9 @@ def _run(
         output = found.open()
         assert isinstance(output, FolderOutput)  # It is no GGUF file.
         rows = output.added_rows(base)
-        yield from comparison.against_hooks(base.folder, out, rows, site, is_adapter, max_new_tokens)
+        quantisation = base.quantisation if isinstance(base, Checkpoint) else None
+        method = None if quantisation is None else quantisation.method
+        yield from comparison.against_hooks(base.folder, out, rows, site, is_adapter, max_new_tokens, method)
     elif is_adapter:
         yield Check(stack, False, "does not load PEFT adapters with a bias; bake a checkpoint for it")
     else:

@@ -20,7 +20,10 @@ def write_fp8(folder: Path, name: str = "llama2") -> Path:
     import torch
 
     write_tiny(
-        name, folder, dtype="bfloat16", fields={"hidden_size": BLOCK, "intermediate_size": BLOCK, "head_dim": BLOCK // 4}
+        name,
+        folder,
+        dtype="bfloat16",
+        fields={"hidden_size": BLOCK, "intermediate_size": BLOCK, "head_dim": BLOCK // 4},
     )
 
     def quantised(weights: dict[str, Any]) -> dict[str, Any]:
