@@ -42,7 +42,7 @@ AUTO_ROUND = Method(
     shape=_shape,
     stacks={
         # transformers 5.23: quantizers/quantizer_auto_round.py:50, which leaves the module to auto-round.
-        "transformers": Support("steered", note="with the auto-round package"),
+        "transformers": Support("steered", run=True, note="with the auto-round package"),
         # vLLM 0.32: quantization/inc/inc.py:365.
         "vllm": Support("steered", run=True, note="in float16 or bfloat16"),
         # llama.cpp: conversion/base.py:580.

@@ -29,8 +29,9 @@ METHOD = Method(
         # transformers 5.23: quantizers/quantizer_torchao.py:134 keeps the Linear modules and their biases.
         "transformers": Support("steered", run=True, note="with the torchao package"),
         # vLLM 0.32: model_loader/weight_utils.py:1177 hands each file to torchao 0.18, whose
-        # prototype/safetensors/safetensors_support.py refuses a file without `tensor_names` in its metadata.
-        "vllm": Support("refuses", note="it takes no file that torchao did not write"),
+        # prototype/safetensors/safetensors_support.py refuses a file without `tensor_names` in its metadata, and drops
+        # what they do not name: a bias added to torchao's own file is read from memory that nothing has filled.
+        "vllm": Support("refuses", run=True, note="it takes no file without torchao's metadata"),
         # llama.cpp: conversion/base.py:580.
         "llama.cpp": Support("refuses", run=True),
         # mlx-lm 0.32.2: utils.py:599, tensors that no module has.
