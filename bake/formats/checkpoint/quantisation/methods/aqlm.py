@@ -28,8 +28,13 @@ METHOD = Method(
     holds=_holds,
     shape=_shape,
     stacks={
-        # transformers 5.23: integrations/aqlm.py:52; aqlm 1.1.7: inference.py:67.
-        "transformers": Support("steered", note="with the aqlm package"),
+        # transformers 5.23: integrations/aqlm.py:52; aqlm 1.1.7: inference.py:67. The loop of its kernel for CPUs
+        # (inference_kernels/numba_kernel.py:40) adds to one vector from all threads: two runs differ.
+        "transformers": Support(
+            "steered",
+            run=True,
+            note="with the aqlm package; on a CPU with NUMBA_NUM_THREADS=1, or its answers are noise",
+        ),
         # vLLM 0.32: config/model.py:1454, no such method.
         "vllm": Support("refuses", run=True),
         # llama.cpp: conversion/base.py:580.

@@ -183,7 +183,7 @@ NVFP4 = replace(
     layout=lambda fields: None,
     label="compressed-tensors, NVFP4",
     stacks={
-        "transformers": _TRANSFORMERS,
+        "transformers": Support("steered", note="with the compressed-tensors package, in bfloat16"),
         # vLLM 0.32: compressed_tensors.py:797, 804.
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:985, 1023; its graph scales the product before it adds the bias
