@@ -29,7 +29,7 @@ METHOD = Method(
     shape=_shape,
     stacks={
         # transformers 5.23: integrations/aqlm.py:52; aqlm 1.1.7: inference.py:67. The loop of its kernel for CPUs
-        # (inference_kernels/numba_kernel.py:40) adds to one vector from all threads: two runs differ.
+        # (inference_kernels/numba_kernel.py:43) adds to one vector from all threads: two runs differ.
         "transformers": Support(
             "steered",
             run=True,
