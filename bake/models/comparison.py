@@ -207,12 +207,14 @@ def _against_layers(version: str, layers: Sequence[Deviation], method: Method, s
         f"on the same input, {len(layers)} layers differ by at most {worst.roundings:.2g} roundings of a value, layer "
         f"{worst.layer} most (at most {bound:g} count as equal: {method.reason})",
     )
-    shares = {layer.layer: layer.share for layer in layers if layer.share is not None}
-    least, most = min(shares, key=lambda layer: shares[layer]), max(shares, key=lambda layer: shares[layer])
+    steered = sorted((layer.share, layer.layer) for layer in layers if layer.share is not None)
+    (least, first), (most, last) = (steered[0], steered[-1]) if steered else ((0.0, -1), (0.0, -1))
     yield Check(
         f"{version}: each layer differs from the unsteered base",
-        0.5 < shares[least] and shares[most] < 1.5,
-        f"by {shares[least]:.3f} (layer {least}) to {shares[most]:.3f} of its row (layer {most}); without a bias by 0",
+        least > 0.5 and most < 1.5,
+        f"by {least:.3f} (layer {first}) to {most:.3f} of its row (layer {last}); without a bias by 0"
+        if steered
+        else "no layer has a row",
     )
 
 

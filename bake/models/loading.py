@@ -152,9 +152,12 @@ def load(
     if missing:
         raise ModelError(f"{model.name}: lacks the tensor {missing[0]}; fetch it again")
     tokenizer = load_tokenizer(folder, model.name)
-    if device_map is None:
-        with model_failing(model.name):
+    with model_failing(model.name):
+        if device_map is None:
             loaded.to(place)
+        if quantised:
+            # compressed-tensors 0.20 unpacks weights in the first pass of the whole model, and not in one of its body.
+            _first_pass(loaded)
     repo_id, commit = cached_id(folder)
     config = loaded.config.get_text_config()
     return LiveModel(
@@ -168,6 +171,13 @@ def load(
         int(config.num_hidden_layers),
         int(config.hidden_size),
     )
+
+
+def _first_pass(model: Any) -> None:
+    import torch
+
+    with torch.inference_mode():
+        model(torch.zeros((1, 1), dtype=torch.long, device=model.get_input_embeddings().weight.device), use_cache=False)
 
 
 def load_weights(

@@ -29,6 +29,8 @@ class Passed:
     """The hidden states that the module at the site was called with, each ``[1, positions, hidden]``, in order."""
     output: torch.Tensor
     """Values at the site, ``[1, positions, hidden]``, in the model's dtype."""
+    branch: torch.Tensor | None
+    """At the layer output, what the projection adds to the residual stream there, of the same shape; else None."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +97,33 @@ def _deviation(layer: int, sums: Sequence[_Sums], row: np.ndarray | None) -> Dev
 def _record(model: Any, family: Family, ids: Sequence[int]) -> dict[int, Passed]:
     found: dict[int, Passed] = {}
     inputs: dict[int, tuple[torch.Tensor, ...]] = {}
+    branches: dict[int, torch.Tensor] = {}
     width = int(model.config.get_text_config().hidden_size)
     modules = _sites(model, family)
 
     def before(layer: int) -> Any:
         def hook(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = _hidden_states(args, kwargs, width)
-            inputs[layer] = tuple(value.detach().to("cpu", copy=True) for value in given.values())
+            inputs[layer] = tuple(_kept(value) for value in given.values())
 
         return hook
 
     def after(layer: int) -> Any:
         def hook(_module: Any, _args: Any, output: Any) -> None:
-            found[layer] = Passed(inputs[layer], _values(output).detach().to("cpu", copy=True))
+            found[layer] = Passed(inputs[layer], _kept(_values(output)), branches.get(layer))
 
         return hook
 
-    with _hooked(modules, before, after):
+    def branch(layer: int) -> Any:
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            branches[layer] = _kept(output)
+
+        return hook
+
+    with _hooked(modules, before, after), contextlib.ExitStack() as stack:
+        for layer in modules if family.site == "layer_output" else ():
+            module = model.get_submodule(family.live(family.projection).format(layer=layer))
+            stack.callback(module.register_forward_hook(branch(layer)).remove)
         _pass(model, ids)
     return found
 
@@ -141,7 +153,7 @@ def _replay(
 
     def after(layer: int) -> Any:
         def hook(_module: Any, _args: Any, output: Any) -> None:
-            found[layer] = _sums(_values(output).detach().to("cpu"), passed[layer], family, rows.get(layer))
+            found[layer] = _sums(_kept(_values(output)), passed[layer], rows.get(layer))
 
         return hook
 
@@ -150,12 +162,12 @@ def _replay(
     return found
 
 
-def _sums(output: torch.Tensor, passed: Passed, family: Family, row: np.ndarray | None) -> _Sums:
+def _sums(output: torch.Tensor, passed: Passed, row: np.ndarray | None) -> _Sums:
     """Compare the output of one layer with the recorded one plus the row.
 
-    A value is rounded in the output's dtype, relative to itself. Besides, a kernel sums in float32 at best, whose
-    rounding is relative to the largest value of the position. At the layer output, a value may be the small difference
-    of the residual stream and what the layer adds to it.
+    A value is rounded in the output's dtype, relative to itself or to what is added to the residual stream. Besides, a
+    kernel sums in float32 at best, whose rounding is relative to the largest value of the position, and may hold values
+    in float16, whose steps have a smallest one (bitsandbytes 0.50 does in its 8-bit form).
     """
     import torch
 
@@ -164,17 +176,19 @@ def _sums(output: torch.Tensor, passed: Passed, family: Family, row: np.ndarray 
         added = torch.from_numpy(row.astype(np.float64))
     after, before = output.double(), passed.output.double()
     sizes = [after.abs(), before.abs(), added.abs().expand_as(after)]
-    if family.site == "layer_output":
-        sizes += [value.double().abs() for value in passed.inputs]
+    if passed.branch is not None:
+        sizes.append(passed.branch.double().abs().reshape(after.shape))
     size = torch.stack(sizes).amax(0)
-    coarser = max((torch.finfo(one.dtype) for one in (output, passed.output)), key=lambda info: info.eps)
-    unit = coarser.eps * size.clamp(min=coarser.smallest_normal) + _SUM * size.amax(-1, keepdim=True)
+    step = max(torch.finfo(one.dtype).eps for one in (output, passed.output))
+    unit = step * size + _FLOAT32 * size.amax(-1, keepdim=True) + _LEAST_FLOAT16
     roundings = ((after - before - added).abs() / unit).nan_to_num(nan=np.inf, posinf=np.inf)
     return _Sums(float(roundings.max()), float(((after - before) @ added).sum()), after.shape[0] * after.shape[1])
 
 
-_SUM = 2.0**-23
-"""Rounding of float32."""
+_FLOAT32 = 2.0**-23
+"""Rounding of float32, relative to a value."""
+_LEAST_FLOAT16 = 2.0**-24
+"""The smallest positive float16."""
 
 
 def _sites(model: Any, family: Family) -> dict[int, torch.nn.Module]:
@@ -194,6 +208,10 @@ def _hidden_states(args: tuple[Any, ...], kwargs: Mapping[str, Any], width: int)
         and value.dim() == 3
         and value.shape[-1] == width
     }
+
+
+def _kept(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().to("cpu", copy=True)
 
 
 def _values(output: Any) -> torch.Tensor:

@@ -23,7 +23,7 @@ def write_fp8(folder: Path, name: str = "llama2") -> Path:
         name,
         folder,
         dtype="bfloat16",
-        fields={"hidden_size": BLOCK, "intermediate_size": BLOCK, "head_dim": BLOCK // 4},
+        fields={"hidden_size": BLOCK, "intermediate_size": BLOCK, "head_dim": BLOCK // 4, "num_key_value_heads": 4},
     )
 
     def quantised(weights: dict[str, Any]) -> dict[str, Any]:
