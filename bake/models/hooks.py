@@ -34,7 +34,7 @@ def site_module(model: torch.nn.Module, family: Family, layer: int) -> torch.nn.
 
 
 def site_modules(model: torch.nn.Module, family: Family, layers: int) -> dict[int, torch.nn.Module]:
-    """Layer -> `site_module`, for the layers of ``0 .. layers - 1`` that have it; in a hybrid not all have attention."""
+    """Layer -> `site_module`, for layers ``0 .. layers - 1`` that have it; in a hybrid not all have attention."""
     found: dict[int, torch.nn.Module] = {}
     for layer in range(layers):
         with contextlib.suppress(AttributeError):  # Raised by torch for a missing module.

@@ -129,7 +129,7 @@ def test_the_base_itself_is_no_bake(fp8: tuple[Path, Path, np.ndarray]):
 
 
 def test_only_what_the_base_does_not_leave_over_counts(fp8: tuple[Path, Path, np.ndarray], tmp_path: Path):
-    base, out, rows = fp8
+    base, _, rows = fp8
     odd = {"model.layers.0.self_attn.o_proj.g_idx": torch.zeros(4)}
     spare = tmp_path / "base"
     shutil.copytree(base, spare)
