@@ -35,14 +35,11 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {"mxfp4": ("gpt_oss",)}
 USUAL = ("qwen2", "llama3.1")
 WITHOUT_NUMBERS = frozenset({"ct-sparse", "aqlm", "vptq", "spqr", "exl2", "exl3", "marlin", "marlin-24"})
 """Methods whose tiny weights stand for nothing: no stack runs them."""
-_OF_COMPRESSED_TENSORS = (
-    "w4a16", "w4a16-act-order", "w4a16-channel", "w4a8", "w8a8", "w8a8-tensor", "fp8-channel", "fp8-tensor",
-    "ct-fp8-block", "nvfp4", "ct-mx", "ct-mixed",
-)  # fmt: skip
+_INTEGERS = ("w4a16", "w4a16-act-order", "w4a16-channel", "w4a8", "w8a8", "w8a8-tensor", "ct-mixed")
 FLOAT32 = {
-    "transformers": frozenset({*_OF_COMPRESSED_TENSORS, "fp8-block", "fp8-scale-inv"}),
+    "transformers": frozenset({*_INTEGERS, "fp8-channel", "fp8-tensor"}),
     "vllm": frozenset({"w8a8", "w8a8-tensor"}),
-    "mlx": frozenset(METHODS),
+    "mlx": frozenset(METHODS) - {"mxfp4"},
 }
 """Stack -> methods that it computes in float32, where a difference of rounding does not grow from layer to layer."""
 ENVIRONMENTS = {"transformers": "quantised"}
@@ -215,12 +212,15 @@ def _cell(pair: Pair, stack: str, answer: Mapping[str, Any]) -> Cell:
 
 
 def _verdict(answer: Mapping[str, Any], rounding: float) -> str:
-    """``steered`` if each projection is within the rounding, and the end nearer to the hook than to the base."""
+    """``steered`` if each projection is within the rounding, and the end nearer to the hook than to the base.
+
+    Where no projection was looked at, four times as near.
+    """
     is_equal = answer["layer"] is None or answer["layer"] <= min(rounding, answer["dropped"] / 2)
-    bound = max(answer["bound"], answer["effect"] / 2)
-    if is_equal and answer["end"] <= bound:
+    share = 4 if answer["layer"] is None else 1
+    if is_equal and answer["end"] <= max(answer["bound"], answer["unsteered"] / share):
         return "steered"
-    return "unsteered" if answer["unsteered"] <= bound else "wrong"
+    return "unsteered" if answer["unsteered"] <= max(answer["bound"], answer["effect"] / 2) else "wrong"
 
 
 def _beside_hooks(stack: str, pairs: Sequence[Pair], space: Path) -> dict[Path, Mapping[str, Any]]:
