@@ -208,10 +208,10 @@ def _cell(pair: Pair, stack: str, answer: Mapping[str, Any]) -> Cell:
         if kind in answer:
             return Cell(**common, found=kind, error=answer[kind])
     numbers = {name: answer[name] for name in ("layer", "end", "effect")}
-    return Cell(**common, **numbers, found=_verdict(answer, ROUNDING if known is None else known.rounding))
+    return Cell(**common, **numbers, found=verdict(answer, ROUNDING if known is None else known.rounding))
 
 
-def _verdict(answer: Mapping[str, Any], rounding: float) -> str:
+def verdict(answer: Mapping[str, Any], rounding: float) -> str:
     """``steered`` if each projection is within the rounding, and the end nearer to the hook than to the base.
 
     Where no projection was looked at, four times as near.
