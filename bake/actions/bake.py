@@ -15,6 +15,8 @@ from ..core.stacks import parse_targets
 from ..core.steering import Steering, steering
 from ..core.vector_set import EMOTIONS
 from ..errors import InputError
+from ..formats.adapter.open import is_adapter
+from ..storage.files import reading
 from ..storage.model_name import ModelName
 from ..vectors.find import SetOpener, Vectors, VectorSource
 from .bake_checkpoint import bake_checkpoint
@@ -36,7 +38,9 @@ def bake(
     push: str | HubTarget | None = None,
     targets: Iterable[str] = (),
     tensor_parallel: int = 1,
-    format: BakeFormat = "checkpoint",
+    format: BakeFormat | None = None,
+    base: str | os.PathLike[str] | ModelName | None = None,
+    merge: bool = False,
     text_only: bool = False,
     hash_files: bool = False,
     force: bool = False,
@@ -47,11 +51,12 @@ def bake(
     """Bake emotion vectors into a model, and write the steered one to `out`, or push it to the Hub, or both.
 
     From Hub to Hub, without `out`, no weights pass through this machine: the Hub's server copies them. A GGUF file as
-    `model` is baked into a GGUF file; a checkpoint with a ``.gguf`` as `out` is converted into one.
+    `model` is baked into a GGUF file; a checkpoint with a ``.gguf`` as `out` is converted into one. A PEFT adapter as
+    `model` is steered itself; or its base is, or both merged.
 
     Args:
-        model: a checkpoint's folder, a GGUF file (of a split set the first), or a model id on the Hub, perhaps with
-            ``@revision``; or a `ModelName`, which can name the Hub id of a local model.
+        model: the folder of a checkpoint or an adapter, a GGUF file (of a split set the first), or a model id on the
+            Hub, perhaps with ``@revision``; or a `ModelName`, which can name the Hub id of a local model.
         vectors: a folder of JSON files as published with arXiv 2502.04075, a file, the name of a published set, a Hub
             repository (``owner/name``), or an open set; or a `VectorSource`. None: the set of the model, found by its
             id or by the base that its card names.
@@ -65,7 +70,10 @@ def bake(
         targets: stacks that must load the result steered; names of `emobake.core.stacks.STACKS`.
         tensor_parallel: devices that shall be able to share the attention heads, where the route adds some.
         format: ``checkpoint``; ``peft`` for an adapter; ``peft-each`` for one adapter per emotion, each at its own
-            weight (1 without `times` and `mix`).
+            weight (1 without `times` and `mix`). None: what `model` is. Of an adapter, ``checkpoint`` bakes the base,
+            and carries the adapter beside it, to be served on top.
+        base: the base of an adapter; None: the one that its config names.
+        merge: merge an adapter into its base with PEFT (needs torch), and bake the result as a checkpoint.
         text_only: of a multimodal checkpoint, bake the language model alone, as a plain causal language model.
         hash_files: record the sha256 of every weight file (reads them all).
         force: write even if nothing would be steered in total, or so strongly that the model is destroyed, or if
@@ -80,8 +88,18 @@ def bake(
     """
     if out is None and push is None and not dry_run:
         raise InputError("give `out`, the folder to write, or `push` (or `dry_run` to see the plan)")
-    require_choice("format", format, get_args(BakeFormat))
-    name = ModelName.parse(model)
+    if format is not None:
+        require_choice("format", format, get_args(BakeFormat))
+    with reading():
+        name = ModelName.parse(model)
+        of_adapter = is_adapter(name)
+    if (base is not None or merge) and not of_adapter:
+        raise InputError(f"{name}: is no adapter; `base` and `merge` go with one as `model`")
+    if merge and format not in (None, "checkpoint"):
+        raise InputError("`merge` makes one checkpoint; leave `format` out")
+    if text_only and of_adapter:
+        raise InputError("`text_only` goes with a checkpoint: an adapter is loaded on top of the whole model")
+    format = format or ("peft" if of_adapter and not merge else "checkpoint")
     if text_only and name.kind == "gguf":
         raise InputError(f"{name}: a GGUF file holds a language model alone already; leave `text_only` out")
     if text_only and format != "checkpoint":
@@ -95,6 +113,8 @@ def bake(
         targets=parse_targets(targets),
         tensor_parallel=_devices(tensor_parallel, format),
         format=format,
+        base=None if base is None else ModelName.parse(base),
+        merge=merge,
         text_only=text_only,
         hash_files=hash_files,
         force=force,
@@ -102,6 +122,10 @@ def bake(
         progress=progress,
         notice=notice,
     )
+    if of_adapter:
+        from .bake_adapter import bake_adapter
+
+        return bake_adapter(request)
     if name.kind == "gguf" or isinstance(request.out, GgufFile):
         from .bake_gguf import bake_into_gguf
 

@@ -8,19 +8,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..core.outputs import Folder, GgufFile
-from ..core.plan import BakePlan
+from ..core.plan import BakePlan, PlannedFile
 from ..core.progress import Notice, no_notice
 from ..core.sites import SITE
 from ..core.vector_set import VectorSet
 from ..errors import EmobakeError, HubError, InputError
 from ..formats.adapter.plan import gather, make_adapter_plan
+from ..formats.adapter.served import FOLDER as SERVED_FOLDER
+from ..formats.adapter.served import is_served, with_adapter
 from ..formats.checkpoint.language_model import language_model, language_model_config
 from ..formats.checkpoint.model import Checkpoint
 from ..formats.checkpoint.open import Base, open_base, open_remote_base
 from ..formats.checkpoint.plan import make_plan
 from ..formats.checkpoint.quantisation import find_quantisation
 from ..formats.checkpoint.routes import Route, choose_route, may_have_heads
-from ..storage.files import reading
+from ..storage.files import Sources, reading
 from ..storage.local import check_folder, write_folder
 from ..storage.model_name import is_offline
 from .request import BakeRequest, BakeResult
@@ -49,6 +51,7 @@ def bake_checkpoint(request: BakeRequest) -> BakeResult:
     plan = _plan(request, opened, vectors)
     base_model = request.model.base_model or opened.checkpoint.repo_id
     result = BakeResult(plan, None if out is None or request.dry_run else out.target, str(request.model), base_model)
+    result = replace(result, adapter="" if request.adapter is None else request.adapter.name)
     if request.push is None:
         _write(request, result, opened)
         return result
@@ -72,7 +75,8 @@ def _open(request: BakeRequest, out: Folder | None) -> _Opened:
     """Open the base: at a distance if its weights need not come here."""
     model, sets = request.model, request.sets
     with reading():
-        base, snapshot = _open_base(request, here=out is not None and not request.dry_run)
+        on_base = request.adapter is None or request.format == "checkpoint"
+        base, snapshot = _open_base(request, here=on_base and out is not None and not request.dry_run)
         route = None
         if request.format == "checkpoint":
             # Before anything large is fetched. A set that is found by the model acts at the paper's site.
@@ -89,7 +93,8 @@ def _open(request: BakeRequest, out: Folder | None) -> _Opened:
                 )
         sets.open(request.emotions)
         if out is not None and not request.dry_run:
-            check_folder(out, (*([] if base.folder is None else [base.folder]), *sets.source.paths))
+            inputs = [base.folder, None if request.adapter is None else request.adapter.folder]
+            check_folder(out, (*filter(None, inputs), *sets.source.paths))
         if request.text_only:
             # Chosen again by the config that the tensors complete.
             return _Opened(language_model(base.open()), None, snapshot)
@@ -124,11 +129,15 @@ def _plan(request: BakeRequest, opened: _Opened, vectors: VectorSet) -> BakePlan
             tensor_parallel=request.tensor_parallel,
             route=opened.route,
         )
+        if request.adapter is not None:
+            plan = with_adapter(plan, checkpoint, request.adapter, merged=request.merge)
     elif request.targets:
         raise InputError("`targets` goes with `format` checkpoint: an adapter is loaded through PEFT")
     else:
         plans = {
-            folder: make_adapter_plan(checkpoint, vectors, recipe, base_model=base_model, force=request.force)
+            folder: make_adapter_plan(
+                checkpoint, vectors, recipe, adapter=request.adapter, base_model=base_model, force=request.force
+            )
             for folder, recipe in request.recipes.items()
         }
         plan = gather(plans, checkpoint) if request.format == "peft-each" else plans[""]
@@ -139,8 +148,8 @@ def _plan(request: BakeRequest, opened: _Opened, vectors: VectorSet) -> BakePlan
 
 
 def _write(request: BakeRequest, result: BakeResult, opened: _Opened) -> None:
-    folder, stamps = opened.checkpoint.folder, opened.checkpoint.stamps
-    if result.out is None or folder is None:
+    source, stamps = _sources(request, opened), opened.checkpoint.stamps
+    if result.out is None or source is None:
         return
     assert isinstance(request.out, Folder)
     patched = [file.name for file in result.plan.files if file.action == "overwrite"]
@@ -150,8 +159,20 @@ def _write(request: BakeRequest, result: BakeResult, opened: _Opened) -> None:
             f"{_counted(patched)} copied, not linked: the base's biases are in there, and loaders read every tensor of "
             "a file, so the old ones must not stay beside the new ones"
         )
+    if request.adapter is not None:
+        stamps |= request.adapter.stamps
     advance = request.progress("carrying over", 0, result.plan.bytes_carried)
-    write_folder(result.plan.files, folder, request.out, advance, stamps)
+    write_folder(result.plan.files, source, request.out, advance, stamps)
+
+
+def _sources(request: BakeRequest, opened: _Opened) -> Sources | None:
+    """The folders that the output is made of; None if the base is on the Hub."""
+    folder = opened.checkpoint.folder
+    if request.adapter is None:
+        return None if folder is None else Sources(folder)
+    if request.format != "checkpoint":
+        return Sources(request.adapter.folder)
+    return None if folder is None else Sources(folder, {SERVED_FOLDER: request.adapter.folder})
 
 
 def _counted(files: list[str]) -> str:
@@ -167,14 +188,20 @@ def _push(request: BakeRequest, result: BakeResult, opened: _Opened) -> BakeResu
     target, checkpoint, plan = request.push, opened.checkpoint, result.plan
     assert target is not None
     here = request.out is not None  # In earnest; a dry run leaves the base where it is.
-    source, problem = opened.snapshot, ""
+    source, problem = opened.snapshot if request.adapter is None or request.format == "checkpoint" else None, ""
     if source is not None and here:
         problem = no_copies(source.repo_id)
-    elif source is None and not request.model.is_local:
+    elif source is None and not request.model.is_local and plan.route != "lora":
         source, problem = find_snapshot(checkpoint.repo_id, checkpoint.revision)
     if problem and any(file.action != "write" for file in plan.files):
         request.notice(f"{problem}; its weights are sent from here")
-    items = items_of(plan.files, target.repo_id, folder=checkpoint.folder, source=source, here=here)
+    folder = checkpoint.folder if plan.route != "lora" or request.adapter is None else request.adapter.folder
+    served = [file for file in plan.files if request.adapter is not None and is_served(file)]
+    own = [file for file in plan.files if file not in served]
+    items = items_of(own, target.repo_id, folder=folder, source=source, here=here)
+    if request.adapter is not None:
+        inside = [PlannedFile.carried(file.name, file.source.partition("/")[2], file.size) for file in served]
+        items += items_of(inside, target.repo_id, folder=request.adapter.folder, source=None)
 
     def push(*, dry_run: bool, notice: Notice = no_notice) -> Pushed:
         message = f"Bake {plan.effect.recipe}"

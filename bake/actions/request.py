@@ -15,6 +15,7 @@ from ..storage.model_name import ModelName
 from ..vectors.find import SetOpener
 
 if TYPE_CHECKING:
+    from ..formats.adapter.open import Adapter
     from ..storage.hub.changes import Pushed
     from ..storage.hub.target import HubTarget
 
@@ -34,12 +35,17 @@ class BakeRequest:
     targets: tuple[str, ...]
     tensor_parallel: int
     format: BakeFormat
+    base: ModelName | None
+    """The base of an adapter, if it is not the one that the adapter names."""
+    merge: bool
     text_only: bool
     hash_files: bool
     force: bool
     dry_run: bool
     progress: Progress
     notice: Notice
+    adapter: Adapter | None = None
+    """The adapter that was given as the model; `model` is its base then."""
 
     @property
     def recipe(self) -> Steering:
@@ -65,3 +71,5 @@ class BakeResult:
     """Hub id of the base; empty if unknown."""
     pushed: Pushed | None = None
     """The push; None if there was none."""
+    adapter: str = ""
+    """The adapter as it was given, if one was; `model` is its base then."""

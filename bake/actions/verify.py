@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,16 +18,19 @@ from ..core.spelling import did_you_mean
 from ..core.stacks import STACKS
 from ..core.vector_set import VectorSet
 from ..errors import EmobakeError, InputError
+from ..formats.adapter.check import Adapted
+from ..formats.adapter.open import Adapter, fetch_adapter
+from ..formats.adapter.served import FOLDER as SERVED_FOLDER
 from ..formats.check.everything import check_bytes, run_checks
 from ..formats.check.others import check_others
 from ..formats.check.output import Output, StoredModel
 from ..formats.checkpoint.check import CheckpointOutput, FolderOutput
 from ..formats.checkpoint.language_model import language_model
 from ..formats.checkpoint.model import Checkpoint
-from ..formats.checkpoint.open import open_base, open_remote_base
+from ..formats.checkpoint.open import open_base, open_folder, open_remote_base
 from ..formats.output import open_output, read_record
 from ..storage.comparing import FolderFiles, OutputFiles
-from ..storage.files import reading
+from ..storage.files import Sources, reading
 from ..storage.model_name import ModelName, is_offline
 from ..vectors.find import Vectors, find_vectors, is_named_set
 
@@ -38,6 +42,7 @@ def verify(
     out: str | os.PathLike[str],
     *,
     base: str | os.PathLike[str] | ModelName | None = None,
+    adapter: str | os.PathLike[str] | ModelName | None = None,
     vectors: Vectors | None = None,
     stack: Iterable[str] = (),
     python: str | None = None,
@@ -55,7 +60,8 @@ def verify(
 
     Args:
         out: a folder, a GGUF file, or ``owner/name`` on the Hub, perhaps with ``@revision``.
-        base: the unsteered base.
+        base: the unsteered base; of an adapter the one that was given to the bake, or None: the one that it names.
+        adapter: the adapter that was given to the bake as the model.
         vectors: the set that was baked, as for `emobake.bake`; default: the one that the record names, if it has a
             name in the registry or on the Hub.
         stack: names of `emobake.core.stacks.STACKS`; needs `base`.
@@ -63,20 +69,73 @@ def verify(
         max_new_tokens: tokens to generate per prompt.
 
     Raises:
-        InputError: `out` is no output of emobake, or `base` or `vectors` cannot be opened.
+        InputError: `out` is no output of emobake, or `base`, `adapter` or `vectors` cannot be opened.
     """
     stacks = tuple(dict.fromkeys(as_list("stack", stack, "['transformers']")))
-    return _verify(ModelName.parse(out), base, vectors, stacks, python, max_new_tokens)
+    with reading(), _given(base, adapter) as given:
+        return _verify(ModelName.parse(out), given, vectors, stacks, python, max_new_tokens)
 
 
 def verify_alone(out: str | os.PathLike[str]) -> list[Check]:
     """Check an output as `verify` does without a base, and without looking for its vectors."""
-    return _verify(ModelName.parse(out), None, None, (), None, 0, by_record=False)
+    return _verify(ModelName.parse(out), _Given(), None, (), None, 0, by_record=False)
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """The base and the adapter that the user names."""
+
+    base: ModelName | None = None
+    adapter: Adapter | None = None
+    place: Path | None = None
+    """A folder for temporary files."""
+
+    def origin(self, found: _Found, *, whole: bool) -> _Origin | None:
+        """What the output `found` was made of; None if it was not named."""
+        use = "" if found.record.adapter is None else found.record.adapter.how
+        if self.base is None:
+            return None
+        if use and self.adapter is None and use != "beside":
+            return _Origin(None, "give `adapter`, which was baked as well")
+        if use == "merged":
+            return self._merged()
+        origin = _Origin.open(self.base, found, whole=whole)
+        if self.adapter is None or origin.model is None:
+            return origin
+        if not use:
+            raise InputError(f"{found.place}: was not made of an adapter; leave `adapter` out")
+        return replace(origin, adapter=self.adapter)
+
+    def _merged(self) -> _Origin:
+        from .bake_adapter import merged
+
+        assert self.base is not None and self.adapter is not None and self.place is not None
+        folder = self.place / "merged"
+        if not folder.exists():
+            with merged(self.adapter, self.base, folder):
+                pass
+        return _Origin(open_folder(folder), adapter=self.adapter)
+
+
+@contextlib.contextmanager
+def _given(
+    base: str | os.PathLike[str] | ModelName | None, adapter: str | os.PathLike[str] | ModelName | None
+) -> Iterator[_Given]:
+    """The base and the adapter that the user names; without a base, the one that the adapter names."""
+    name = None if base is None else ModelName.parse(base)
+    if adapter is None:
+        yield _Given(name)
+        return
+    from .bake_adapter import base_of
+
+    opened = fetch_adapter(ModelName.parse(adapter))
+    with tempfile.TemporaryDirectory(prefix="emobake-") as place:
+        yield _Given(base_of(opened, name), opened, Path(place))
 
 
 def _verify(
     out: ModelName,
-    base: str | os.PathLike[str] | ModelName | None,
+    given: _Given,
     vectors: Vectors | None,
     stacks: tuple[str, ...],
     python: str | None,
@@ -86,7 +145,7 @@ def _verify(
 ) -> list[Check]:
     with reading():
         found = _locate(out, whole=bool(stacks))
-        origin = None if base is None else _Origin.open(ModelName.parse(base), found, whole=bool(stacks))
+        origin = None if found.record.adapters else given.origin(found, whole=bool(stacks))
     if found.record.adapters:
         return _beside_adapters(found) + [
             Check(f"{name}: {check.name}", check.ok, check.detail)
@@ -95,7 +154,7 @@ def _verify(
                 *run_checks([partial(_emotion_of, Path(found.place) / name)]),
                 *_verify(
                     ModelName.parse(Path(found.place) / name),
-                    base,
+                    given,
                     vectors,
                     stacks,
                     python,
@@ -127,13 +186,14 @@ class _Found:
 
     def files(self, origin: _Origin | None, names: tuple[str, ...] | None) -> OutputFiles:
         """Its files, to be compared with those of the base; `names` are the ones that belong to it (None: all)."""
-        base = None if origin is None or origin.model is None else origin.model.folder
+        base = None if origin is None else origin.folder
         if self.snapshot is not None:
             from ..storage.hub.comparing import CommitFiles
 
             return CommitFiles(self.snapshot, None if origin is None else origin.snapshot, base)
         place = Path(self.place)
-        return FolderFiles(place.parent if names is not None else place, base, names)
+        sources = None if origin is None else origin.sources(self.record)
+        return FolderFiles(place.parent if names is not None else place, sources, names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +204,28 @@ class _Origin:
     reason: str = "give `base`"
     snapshot: Snapshot | None = None
     """Its commit on the Hub, if its weights stay there."""
+    adapter: Adapter | None = None
+    """The adapter of it that was baked."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the base; None if its weights stay on the Hub."""
+        return None if self.model is None else self.model.folder
+
+    @property
+    def whole(self) -> StoredModel | None:
+        """The base, with the adapter if there is one."""
+        if isinstance(self.model, Checkpoint) and self.adapter is not None:
+            return Adapted(self.model, self.adapter)
+        return self.model
+
+    def sources(self, record: Record) -> Sources | None:
+        """The folders of which an output with this `record` was made."""
+        if self.adapter is not None and record.route == "lora":
+            return Sources(self.adapter.folder)
+        if self.folder is None:
+            return None
+        return Sources(self.folder, {} if self.adapter is None else {SERVED_FOLDER: self.adapter.folder})
 
     @classmethod
     def open(cls, name: ModelName, found: _Found, *, whole: bool) -> _Origin:
@@ -205,6 +287,10 @@ def _locate(out: ModelName, *, whole: bool) -> _Found:
     base, snapshot = open_remote_base(out)
     checkpoint = base.open()
     record = Record.from_json(checkpoint.record or {}, f"{out.name}/{RECORD_FILE}")
+    if record.adapter is not None:
+        # Two repositories that its bytes come from are compared here.
+        with fetching(out.name, out.revision, missing):
+            return _Found(fetch_all(snapshot), record)
     return _Found(out.name, record, checkpoint, snapshot)
 
 
@@ -243,7 +329,7 @@ def _checks(
     python: str | None,
     max_new_tokens: int,
 ) -> list[Check]:
-    base = None if origin is None else origin.model
+    base = None if origin is None else origin.whole
     no_base = _Origin(None).reason if origin is None else origin.reason
 
     def by_bytes() -> Iterator[Check]:
@@ -255,19 +341,17 @@ def _checks(
     for stack in stacks:
 
         def by_run(stack: str = stack) -> Iterator[Check]:
-            yield from _run(stack, found, base, python, max_new_tokens)
+            yield from _run(stack, found, origin, python, max_new_tokens)
 
         steps.append(by_run)
     return run_checks(steps)
 
 
-def _run(
-    stack: str, found: _Found, base: StoredModel | None, python: str | None, max_new_tokens: int
-) -> Iterator[Check]:
+def _run(stack: str, found: _Found, origin: _Origin | None, python: str | None, max_new_tokens: int) -> Iterator[Check]:
     """Run the output in `stack`, and compare it with its base."""
     from ..models import comparison
 
-    record = found.record
+    record, base = found.record, None if origin is None else origin.whole
     form = "gguf" if record.form == "gguf" else "checkpoint"
     if stack not in STACKS:
         raise InputError(f"unknown stack {stack!r}: choose from {', '.join(STACKS)}{did_you_mean(stack, STACKS)}")
@@ -287,9 +371,13 @@ def _run(
         output = found.open()
         assert isinstance(output, FolderOutput)  # It is no GGUF file.
         rows = output.added_rows(base)
+        use = None if record.adapter is None else record.adapter.how
+        adapter = None if origin is None or origin.adapter is None or use == "merged" else origin.adapter.folder
         quantisation = base.quantisation if isinstance(base, Checkpoint) else None
         method = None if quantisation is None else quantisation.method
-        yield from comparison.against_hooks(base.folder, out, rows, site, is_adapter, max_new_tokens, method)
+        yield from comparison.against_hooks(
+            base.folder, out, rows, site, is_adapter, max_new_tokens, adapter=adapter, use=use, quantised=method
+        )
     elif is_adapter:
         yield Check(stack, False, "does not load PEFT adapters with a bias; bake a checkpoint for it")
     else:

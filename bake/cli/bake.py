@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@model_option("Model to steer: a checkpoint's folder, a model id on the Hub, or a GGUF file.")
+@model_option("Model to steer: a folder or Hub id of a checkpoint or a PEFT adapter, or a GGUF file.")
 @steering_options
 @output_options
 @hub_options

@@ -157,9 +157,19 @@ carrying_options = _together(
         "--format",
         "format_",
         type=click.Choice(["checkpoint", "peft"]),
-        default="checkpoint",
-        show_default=True,
-        help="A standalone checkpoint, or a PEFT adapter (any Linear projection; cannot be merged by PEFT).",
+        help="A standalone checkpoint, or a PEFT adapter (any Linear projection; cannot be merged by PEFT). Default: "
+        "what the model is. Of an adapter, checkpoint bakes the base and carries the adapter, to be served on top.",
+    ),
+    click.option(
+        "--base",
+        metavar="PATH|ID",
+        shell_complete=completion.models,
+        help="Base of the adapter in --model. Default: the one that the adapter names.",
+    ),
+    click.option(
+        "--merge",
+        is_flag=True,
+        help="Merge the adapter in --model into its base first, with PEFT (needs torch), and bake one checkpoint.",
     ),
     click.option(
         "--text-only",

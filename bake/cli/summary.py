@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from ..core.plan import BACKEND
+from ..core.plan import BACKEND, REPO_PLACEHOLDER
 from ..core.stacks import STACKS, Stack
 from .hub_summary import push_as_dict, show_push
 from .terminal import list_names, show_command, show_indented, spelled, styled
@@ -35,8 +35,16 @@ _ROUTES = {
     "gear": "saved as the mlx-lm model gear that it exactly is, with attention_bias",
     "tensor": "the file gains the biases, which its architecture reads where they are",
     "adapter": "a PEFT adapter: rank 1, zero matrices, lora_bias",
+    "lora": "the adapter gains a bias behind its lora_B (lora_bias); its own tensors are carried",
     "head": "one more key/value head with a constant output; a column of the output projection makes the row of it",
     "value": "a bias of the values, solved so that the output projection makes the row of it",
+}
+_ADAPTERS = {
+    "": "merged into the base before it is baked",
+    "steered": "steered itself",
+    "beside": "not changed; the output is a second adapter, to be active together with it",
+    "served": "carried in adapter/, to be served on the baked base",
+    "merged": "merged into the base before it was baked",
 }
 _BY_BACKEND = "; vLLM runs the class of transformers"
 _STYLES = {"steered": "green", "option": "yellow", "unsteered": "bold red", "wrong": "bold red", "refuses": "dim"}
@@ -48,6 +56,7 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
     return {
         "out": None if result.out is None else out_name,
         "base_model": result.base_model or None,
+        **({"adapter": result.adapter, "adapter_use": _use(plan)} if result.adapter else {}),
         "route": plan.route,
         "model_type": plan.model_type,
         "architecture": plan.architecture,
@@ -138,11 +147,18 @@ def next_commands(result: BakeResult, out_name: str) -> list[str]:
         return _gguf_commands(result, out_name)
     out, base, pushed = shlex.quote(out_name), shlex.quote(result.model), _commit(result)
     commands, served = [], out
+    if result.adapter:
+        base += f" --adapter {shlex.quote(result.adapter)}"
     if result.out is not None:
         commands.append(f"emobake verify {out} --base {base} --stack transformers")
     if pushed is not None:
         on_main = pushed.branch == "main" and not pushed.pr_url
         commands.append(f"emobake verify {pushed.repo_id}{'' if on_main else '@' + pushed.commit} --base {base}")
+    if result.adapter and _use(result.plan) in ("beside", "served"):
+        commands += _with_adapter(result, out_name) if result.out is not None else []
+        if result.out is not None and pushed is None:
+            commands.append(f"emobake push {out} YOUR_NAME/REPO")
+        return commands
         served = pushed.repo_id if on_main else f"{pushed.repo_id} --revision {pushed.commit}"
     if commands and result.plan.form == "checkpoint":
         for name, stack in STACKS.items():
@@ -150,6 +166,21 @@ def next_commands(result: BakeResult, out_name: str) -> list[str]:
     if result.out is not None and pushed is None:
         commands.append(f"emobake push {out} YOUR_NAME/REPO")
     return commands
+
+
+def _with_adapter(result: BakeResult, out_name: str) -> list[str]:
+    """Commands that serve a baked base with the adapter in it; Python that loads an adapter and the one beside it."""
+    plan = result.plan
+    if _use(plan) == "served":
+        return [line.replace(REPO_PLACEHOLDER, shlex.quote(out_name)) for line in plan.serving]
+    from ..formats.adapter.card import beside_lines
+
+    return beside_lines(plan, result.adapter, out_name)
+
+
+def _use(plan: BakePlan) -> str:
+    """What became of the adapter that was given; empty if none was."""
+    return "" if plan.record.adapter is None else plan.record.adapter.how
 
 
 def _serve_commands(stack: Stack, support: Support, served: str, folder: str) -> list[str]:
@@ -189,6 +220,8 @@ def _facts(result: BakeResult) -> Table:
     plan = result.plan
     table = Table.grid(padding=(0, 2))
     table.add_row("model", styled(f"{result.model} ({plan.model_type})"))
+    if result.adapter:
+        table.add_row("adapter", styled(f"{result.adapter} ({_ADAPTERS[_use(plan)]})"))
     for number, earlier in enumerate(plan.record.history):
         table.add_row("" if number else "before", styled(earlier.steering.recipe))
     if plan.record.history:
@@ -202,7 +235,7 @@ def _facts(result: BakeResult) -> Table:
         table.add_row("weights", styled(f"quantised: {plan.quantised}"))
     if not plan.record.cost.is_free:
         table.add_row("cost", cost_in_words(plan.record.cost))
-    if plan.route != "adapter":
+    if plan.route not in ("adapter", "lora"):
         counts = f"{len(plan.added)} added, {len(plan.overwritten)} overwritten"
         if plan.rewritten:
             counts += f", {len(plan.rewritten)} made of the base's rows or renamed"

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 )
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub base.")
 @click.option(
+    "--adapter",
+    metavar="PATH|ID",
+    shell_complete=completion.models,
+    help="The adapter that was baked, for an output that was made of one. Without --base, the base that it names.",
+)
+@click.option(
     "--vectors",
     metavar="SET",
     multiple=True,

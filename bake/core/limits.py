@@ -28,6 +28,10 @@ MAX_DEVICES = 1024
 """Devices that share the heads of a model."""
 MAX_WIDTH = 2**20
 """Outputs of a projection; the widest known, of an MLP, has 53,248."""
+MAX_RANK = 65_536
+"""Rank of a LoRA; it cannot be more than the width of a projection."""
+MAX_PATTERNS = 2**18
+"""Characters of the patterns in an adapter's config; one that names all experts of a model takes 100,000."""
 MAX_HEADER = 32 * 2**20
 """Bytes of a safetensors header; those of the largest models have some hundred thousand in each file."""
 MAX_GGUF_HEADER = 96 * 2**20

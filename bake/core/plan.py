@@ -31,12 +31,14 @@ RouteName = Literal[
     "granitemoe+backend",
     "tensor",
     "adapter",
+    "lora",
     "head",
     "value",
 ]
 """Mechanism that makes the bias act. `OtherClass`: the checkpoint is saved as one of that class; ``+backend``: vLLM is
 told to run transformers' class; ``tensor``: a GGUF file gains a tensor that its architecture reads if present;
-``adapter``: PEFT adds it as ``lora_bias``; ``head``: a key/value head is added whose output is constant; ``value``: the
+``adapter``: PEFT adds it as ``lora_bias`` of an adapter of its own; ``lora``: as that of the adapter that
+was baked; ``head``: a key/value head is added whose output is constant; ``value``: the
 bias is solved for, and acts on the values."""
 BACKEND = "+backend"
 """End of the name of a route by which vLLM runs transformers' class."""
@@ -295,6 +297,8 @@ class BakePlan:
     """Stack that this route does not serve -> the way that would."""
     multimodal: bool = False
     """True if the result sees more than text."""
+    serving: tuple[str, ...] = ()
+    """Commands and Python that serve the result with the adapter that it carries; `REPO_PLACEHOLDER` stands for it."""
 
     @property
     def has_unit_rows(self) -> bool:

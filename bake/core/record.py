@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from .._version import __version__
 from ..errors import InputError
@@ -25,6 +25,10 @@ from .vector_set import VectorSet
 
 RECORD_FILE = "emobake.json"
 _FORMS = ("checkpoint", "peft", "gguf")
+AdapterUse = Literal["steered", "beside", "served", "merged"]
+"""What became of an adapter. ``steered``: the output is the adapter with the biases; ``beside``: the output is a second
+one, to be used with it; ``served``: the output is its base with the biases, and carries it; ``merged``: it was merged
+into the base first."""
 
 _DIGESTS = ("computed", "advertised")
 """Origin of a digest: the bytes of the file, or the word of the Hub."""
@@ -41,6 +45,28 @@ class RecordedBase:
     revision: str = ""
     """Commit on the Hub; empty if the base was a folder."""
     weights: tuple[WeightFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class RecordedAdapter:
+    """The adapter that was baked, or on whose base a bake was made."""
+
+    how: AdapterUse
+    model: str = ""
+    """Hub id; empty if unknown."""
+    revision: str = ""
+    """Commit on the Hub; empty if the adapter was a folder."""
+    kind: str = "LORA"
+    """``peft_type``."""
+    sha256: str = ""
+    """Digest of the tensors that it was given with, see `emobake.formats.adapter.open.Adapter.digest_of`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The adapter as JSON data."""
+        return {"use": self.how, "model": self.model or None, "revision": self.revision or None} | {
+            "peft_type": self.kind,
+            "sha256": self.sha256,
+        }
 
 
 @dataclass(frozen=True)
@@ -151,6 +177,8 @@ class Record:
     """Weight files that are made of parts of the base's."""
     text_only: bool = False
     """True if the output is the language model of a multimodal base alone."""
+    adapter: RecordedAdapter | None = None
+    """The adapter that was given as the model; None if a checkpoint or a GGUF file was."""
     added: tuple[str, ...] = ()
     """Tensors that the base does not have."""
     biases: tuple[RecordedBias, ...] = ()
@@ -206,6 +234,7 @@ class Record:
             **({} if self.tensor_parallel == 1 else {"tensor_parallel": self.tensor_parallel}),
             "model_type": self.model_type,
             **({"text_only": True} if self.text_only else {}),
+            **({} if self.adapter is None else {"adapter": self.adapter.to_json()}),
             "files": dict(self.files),
             **({"assembled_files": list(self.assembled)} if self.assembled else {}),
             "added_tensors": list(self.added),
@@ -280,6 +309,7 @@ def difference(found: Record, planned: Record) -> str:
         "tensor_parallel": (found.tensor_parallel, planned.tensor_parallel),
         "model_type": (found.model_type, planned.model_type),
         "text_only": (found.text_only, planned.text_only),
+        "adapter": (_kept(found.adapter), _kept(planned.adapter)),
         "files": (dict(found.files), dict(planned.files)),
         "assembled_files": (sorted(found.assembled), sorted(planned.assembled)),
         "added_tensors": (sorted(found.added), sorted(planned.added)),
@@ -313,6 +343,7 @@ def _parse(data: Mapping[str, Any]) -> Record:
         files={_file(name): _file(source) for name, source in dict(data["files"]).items()},
         assembled=_each(data.get("assembled_files", []), _file),
         text_only=_flag(data.get("text_only", False)),
+        adapter=None if data.get("adapter") is None else _adapter(data["adapter"]),
         added=_each(data["added_tensors"], _text),
         biases=_each(data["biases"], _bias),
         digests=_texts(data.get("digests") or {}),
@@ -332,6 +363,21 @@ def _vectors(data: Mapping[str, Any]) -> RecordedVectors:
         sha256=_texts(data["sha256"]),
         rows=_texts(data.get("rows_sha256") or {}),
         sets=_each(data.get("sets", []), _vectors),
+    )
+
+
+def _kept(adapter: RecordedAdapter | None) -> tuple[str, str]:
+    """What must be the same of the adapter of two bakes; its name may be another one."""
+    return ("", "") if adapter is None else (adapter.how, adapter.sha256)
+
+
+def _adapter(data: Mapping[str, Any]) -> RecordedAdapter:
+    return RecordedAdapter(
+        next(use for use in get_args(AdapterUse) if use == data["use"]),
+        _text(data["model"] or ""),
+        _text(data["revision"] or ""),
+        _text(data["peft_type"]),
+        _text(data["sha256"]),
     )
 
 

@@ -56,12 +56,17 @@ def open_output(out: Path, record: Record) -> Output:
 
         return GgufOutput(open_gguf(out), record)
     if record.form == "peft":
-        from .adapter.check import AdapterOutput, open_adapter
+        from .adapter.check import AdapterOutput, LoraOutput
+        from .adapter.open import open_adapter
 
-        return AdapterOutput(open_adapter(out), record)
+        return (LoraOutput if record.route == "lora" else AdapterOutput)(open_adapter(out), record)
     from .checkpoint.check import CheckpointOutput
     from .checkpoint.open import open_folder
 
+    if record.adapter is not None:
+        from .adapter.check import AdaptedOutput
+
+        return AdaptedOutput(open_folder(out), record)
     return CheckpointOutput(open_folder(out), record)
 
 

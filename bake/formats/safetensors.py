@@ -86,9 +86,13 @@ def serialize(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> 
 
 
 def excerpt(
-    tensors: Iterable[TensorHeader], edits: Mapping[int, bytes], rewritten: Mapping[str, NewTensor]
+    tensors: Iterable[TensorHeader],
+    edits: Mapping[int, bytes],
+    rewritten: Mapping[str, NewTensor],
+    added: Mapping[str, NewTensor] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> tuple[Piece, ...]:
-    """Lay out a file of some `tensors` of one file, under the names that they have here.
+    """Lay out a file of some `tensors` of one file, under the names that they have here, and of those `added`.
 
     `edits` maps offsets in that file to the new bytes of whole tensors; `rewritten` maps names to tensors that are made
     of others. The tensors keep their order, but wider elements come first, as the library writes them, so that each
@@ -103,7 +107,9 @@ def excerpt(
         )
         for tensor in ordered
     }
-    return _lay_out(new, {"format": "pt"})
+    if added:
+        new = dict(sorted((new | dict(added)).items(), key=lambda item: -_BITS[item[1].dtype]))
+    return _lay_out(new, {"format": "pt"} if metadata is None else metadata)
 
 
 def _lay_out(tensors: Mapping[str, NewTensor], metadata: Mapping[str, str]) -> tuple[Piece, ...]:

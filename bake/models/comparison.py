@@ -12,9 +12,12 @@ import numpy as np
 
 from ..core.check import Check
 from ..core.packages import require
+from ..core.record import AdapterUse
 from ..core.sites import Site
 from ..core.stacks import Support
-from ..errors import VerifyError
+from ..errors import ModelError, VerifyError
+from ..formats.adapter.open import CONFIG_FILE
+from ..formats.adapter.served import FOLDER as SERVED_FOLDER
 from ..formats.checkpoint.families import Family
 from ..formats.checkpoint.quantisation.method import Method
 from ..formats.checkpoint.wrappers import family_of, language_config
@@ -55,13 +58,17 @@ def against_hooks(
     site: Site,
     is_adapter: bool,
     max_new_tokens: int,
+    *,
+    adapter: Path | None = None,
+    use: AdapterUse | None = None,
     quantised: Method | None = None,
 ) -> Iterator[Check]:
     """Compare `out` with `base` under hooks that add `rows` at `site`.
 
     Hooks act at every position, as a bias does, and for information at the last position of each forward pass. Models
     run in float32, and are compared by their logits; a base that is `quantised` by a method in its own dtype, layer by
-    layer, each on the input that it has in the base. One model is in memory at a time.
+    layer, each on the input that it has in the base. With an `adapter` the base has that, too; `use` says how `out`
+    goes with it.
 
     Raises:
         MissingPackageError: torch, transformers or the package of the quantisation is not installed.
@@ -75,17 +82,23 @@ def against_hooks(
     family = _family(base, site)
     inputs = prompts(base, None if is_adapter else out)
     model, left = _load(base, quantised)
+    if adapter is not None:
+        _with_adapter(model, adapter)
     with torch.inference_mode():
         every = [_run(model, ids, max_new_tokens, adding(model, family, rows)) for ids in inputs]
         last = [_steps(model, ids, max_new_tokens, adding(model, family, rows, "last")) for ids in inputs]
         texts = [ids + run.tokens for ids, run in zip(inputs, every, strict=True)]
         plain = [_run(model, ids, max_new_tokens, nullcontext(), t) for ids, t in zip(inputs, texts, strict=True)]
         passes = [] if quantised is None else record(model, family, inputs)
-        if is_adapter:
-            baked_model, problems = _with_adapter(model, out), list[tuple[str, str]]()
+        problems: list[tuple[str, str]] = []
+        if is_adapter and adapter is None:
+            baked_model = _with_adapter(model, out)
         else:
             del model
-            baked_model, problems = _load(out, quantised)
+            baked_model, problems = _load(base if is_adapter else out, quantised)
+            if adapter is not None:
+                own = out if is_adapter else out / SERVED_FOLDER
+                baked_model = _with_adapter(baked_model, own, adapter if use == "beside" else None)
         baked = [_run(baked_model, ids, max_new_tokens, nullcontext(), t) for ids, t in zip(inputs, texts, strict=True)]
         baked_on_last = [
             _logits(baked_model, ids + run.tokens)[len(ids) - 1 : -1] for ids, run in zip(inputs, last, strict=True)
@@ -249,9 +262,18 @@ def _tokenize(folder: Path) -> list[list[int]]:
     return encode_chats(load_tokenizer(folder), [[{"role": "user", "content": q}] for q in QUESTIONS], str(folder))
 
 
-def _with_adapter(model: Any, out: Path) -> Any:
+def _with_adapter(model: Any, adapter: Path, beside: Path | None = None) -> Any:
+    """The `model` with an adapter, which PEFT puts into it in place; and with the one `beside`, both active."""
     peft = require("peft", extra="peft", purpose="loading an adapter")
-    return peft.PeftModel.from_pretrained(model, out).eval()
+    mixed = any(read_json(each / CONFIG_FILE).get("peft_type") != "LORA" for each in (adapter, beside) if each)
+    try:
+        loaded = (peft.PeftMixedModel if mixed else peft.PeftModel).from_pretrained(model, adapter)
+        if beside is not None:
+            loaded.load_adapter(beside, adapter_name="beside")
+            (loaded if mixed else loaded.base_model).set_adapter(["default", "beside"])
+    except Exception as error:
+        raise ModelError(f"{adapter}: does not load in PEFT ({' '.join(str(error).split())[:200]})") from error
+    return loaded.eval()
 
 
 def _run(

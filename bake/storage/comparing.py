@@ -13,7 +13,7 @@ from ..core.plan import Fill, Piece, PlannedFile
 from ..core.side_files import is_housekeeping
 from ..errors import InputError
 from .copying import new_chunks, read_piece
-from .files import read_small, sha256_of
+from .files import Sources, read_small, sha256_of
 
 _MAX_FILES = 20_000
 
@@ -54,10 +54,10 @@ class OutputFiles(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class FolderFiles:
-    """Files in a folder, and the folder of the base that their bytes are compared with."""
+    """Files in a folder, and the folders that their bytes are compared with."""
 
     folder: Path
-    base: Path | None = None
+    base: Sources | None = None
     names: tuple[str, ...] | None = None
     """The files that belong to the output; None: all in the folder and below it."""
     means: str = ""
@@ -99,8 +99,7 @@ class FolderFiles:
         if not path.is_file():
             return Comparison(False)
         assert self.base is not None or file.action == "write"  # The caller has looked.
-        locate = (self.base or self.folder).joinpath
-        if file.action == "carry" and path.samefile(locate(file.source)):
+        if file.action == "carry" and path.samefile(self._locate(file.source)):
             return Comparison(True)
         position = 0
         with path.open("rb") as reader:
@@ -116,8 +115,11 @@ class FolderFiles:
         if isinstance(piece, bytes | Fill):
             yield from new_chunks(piece)
             return
-        with (self.base or self.folder).joinpath(piece.source).open("rb") as source:
+        with self._locate(piece.source).open("rb") as source:
             yield from read_piece(source, piece)
+
+    def _locate(self, source: str) -> Path:
+        return (self.base or Sources(self.folder)).locate(source)
 
 
 def _first_difference(found: bytes, wanted: bytes) -> int:

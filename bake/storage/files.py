@@ -63,6 +63,20 @@ class Files:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """The folders from which planned files are made: that of the base, and those of others by their names."""
+
+    folder: Path
+    others: Mapping[str, Path] = field(default_factory=dict)
+    """First part of a source's name -> folder to which the rest is relative."""
+
+    def locate(self, source: str) -> Path:
+        """Path of the file `source`."""
+        first, _, rest = source.partition("/")
+        return self.others[first] / rest if rest and first in self.others else self.folder / source
+
+
+@dataclass(frozen=True)
 class Stamps:
     """Device, inode, bytes and time of change of files, by which a later look finds that one has changed."""
 

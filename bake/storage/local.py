@@ -14,7 +14,7 @@ from ..core.plan import PlannedFile, piece_size, sources_of
 from ..core.progress import Advance, no_advance
 from ..errors import InputError, OutputError
 from .copying import carry, overwrite, reads_back, write_pieces
-from .files import UNSTAMPED, Stamps
+from .files import UNSTAMPED, Sources, Stamps
 from .publish import explain, parents, recover, staging
 
 
@@ -64,7 +64,11 @@ def check_files(out: GgufFile, targets: Mapping[Path, Callable[[Path], bool]], i
 
 
 def write_folder(
-    files: Sequence[PlannedFile], source: Path, out: Folder, advance: Advance = no_advance, base: Stamps = UNSTAMPED
+    files: Sequence[PlannedFile],
+    source: Path | Sources,
+    out: Folder,
+    advance: Advance = no_advance,
+    base: Stamps = UNSTAMPED,
 ) -> None:
     """Write planned files into the folder `out`, which `check_folder` has accepted.
 
@@ -73,7 +77,7 @@ def write_folder(
 
     Args:
         files: names are paths in the folder.
-        source: the base's folder, to which the sources of pieces are relative.
+        source: the base's folder, to which the sources of pieces are relative; or that and others.
         out: the folder.
         advance: called with bytes of the base as they are carried over.
         base: stamps of the base's files from before their headers were read.
@@ -127,18 +131,21 @@ def _names(files: Sequence[PlannedFile]) -> Iterator[str]:
         yield from sources_of(file.pieces)
 
 
-def _write(files: Sequence[PlannedFile], source: Path, folder: Path, link_mode: LinkMode, advance: Advance) -> None:
+def _write(
+    files: Sequence[PlannedFile], source: Path | Sources, folder: Path, link_mode: LinkMode, advance: Advance
+) -> None:
+    locate = (source if isinstance(source, Sources) else Sources(source)).locate
     for file in files:
         target = folder / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if file.action == "carry":
-            carry(source / file.source, target, link_mode if file.weights else "auto", advance)
+            carry(locate(file.source), target, link_mode if file.weights else "auto", advance)
         elif file.action == "overwrite":
             # Never by a link: the base's bytes must stay.
-            carry(source / file.source, target, link_mode if link_mode in ("copy", "reflink") else "auto", advance)
+            carry(locate(file.source), target, link_mode if link_mode in ("copy", "reflink") else "auto", advance)
             overwrite(file.pieces, target)
         else:
-            write_pieces(file.pieces, target, source.joinpath, advance)
+            write_pieces(file.pieces, target, locate, advance)
         if target.stat().st_size != file.size:
             raise OutputError(f"{file.source or file.name}: changed while it was copied; run again")
         _read_back(file, target)

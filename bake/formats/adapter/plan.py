@@ -31,15 +31,15 @@ from ..checkpoint.routes import declared_classes
 from ..checkpoint.wrappers import family_of
 from ..safetensors import NewTensor, serialize
 from .card import adapter_card, adapters_card
+from .lora import Lora, check_base, read_lora, why_beside
+from .open import CONFIG_FILE, IN_PEFT, WEIGHTS_FILE, Adapter
+from .steered_lora import divided, lay_out_lora, lora_homes, lora_scalings
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
 _STAYS = "an adapter must stay one: PEFT cannot merge it into a projection that has no bias"
 _NAMELESS = (
     "the adapter names no base model, so PEFT cannot find one by itself: load the base yourself, or give its Hub id as "
     "`base_model`"
 )
-_PEFT = Support("option", run=True, option="PEFT (PeftModel.from_pretrained)")
 
 
 def make_adapter_plan(
@@ -47,28 +47,59 @@ def make_adapter_plan(
     vectors: VectorSet,
     steering: Steering,
     *,
+    adapter: Adapter | None = None,
     base_model: str = "",
     force: bool = False,
 ) -> BakePlan:
     """Plan an adapter that adds w_l to every projection that acts at the set's site, on top of a bias it may have.
 
+    With an `adapter` of the same base, the vectors are written into it where PEFT can carry them there, and else into a
+    second one to be used beside it.
+
     Raises:
-        UnsupportedModelError: no such projection can be found.
-        InputError: as `emobake.make_plan`.
+        UnsupportedModelError: no such projection can be found; or `adapter` can be used with no bias.
+        InputError: as `emobake.make_plan`; BrokenFileError: `adapter` is malformed.
     """
     family = find_adapted_family(checkpoint, vectors.site)
     check_quantisation(checkpoint)
+    lora = None if adapter is None else open_lora(adapter, checkpoint, family)
     scale = branch_scale(checkpoint, family)
     rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
-    homes = adapter_homes(checkpoint, family)
+    homes = adapter_homes(checkpoint, family) if lora is None else lora_homes(lora, checkpoint, family)
     projection = family.projection.rpartition(".")[2]
     steering = landing(checkpoint.name, projection, homes, rows, steering, force=force)
-    biases = plan_biases(checkpoint.name, homes, rows)
+    layers = [home.layer for home in homes]
+    values = None if lora is None else divided(rows, lora_scalings(lora, family, layers))
+    biases = plan_biases(checkpoint.name, homes, rows, values)
     ingredients = Ingredients(RecordedVectors.of(vectors, steering), steering, base_model, scale)
-    plan = lay_out_adapter(checkpoint, family, biases, ingredients)
+    if lora is None:
+        plan = lay_out_adapter(checkpoint, family, biases, ingredients, adapter)
+    else:
+        plan = lay_out_lora(lora, checkpoint, family, biases, ingredients)
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
     warnings = hybrid_warnings(projection, homes, len(rows))
     return complete_adapter(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
+
+
+def open_lora(adapter: Adapter, checkpoint: Checkpoint, family: Family) -> Lora | None:
+    """Read an adapter as a LoRA into which the steering can be written; None if it goes beside it.
+
+    Raises:
+        UnsupportedModelError: neither is known to be exact. BrokenFileError: it is malformed.
+        InputError: it is the adapter of another base.
+    """
+    if why_beside(adapter):
+        if adapter.record is not None:
+            raise UnsupportedModelError(f"{adapter.name}: was baked before, but has no biases; start from its original")
+        return None
+    lora = read_lora(adapter)
+    check_base(lora, checkpoint, family)
+    return None if lora.excludes(_modules(checkpoint, family)) else lora
+
+
+def _modules(checkpoint: Checkpoint, family: Family) -> list[str]:
+    """The projections in the model that transformers builds."""
+    return [family.live(family.projection).format(layer=layer) for layer in find_projections(checkpoint, family)]
 
 
 def adapter_homes(checkpoint: Checkpoint, family: Family) -> tuple[Home, ...]:
@@ -84,9 +115,15 @@ def adapter_homes(checkpoint: Checkpoint, family: Family) -> tuple[Home, ...]:
 
 
 def lay_out_adapter(
-    checkpoint: Checkpoint, family: Family, biases: tuple[PlannedBias, ...], ingredients: Ingredients
+    checkpoint: Checkpoint,
+    family: Family,
+    biases: tuple[PlannedBias, ...],
+    ingredients: Ingredients,
+    beside: Adapter | None = None,
 ) -> BakePlan:
     """Plan the files and the record of an adapter whose biases are known, without card and warnings.
+
+    It is used together with the adapter `beside`, if there is one.
 
     Raises:
         BrokenFileError: the base's headers or config are broken.
@@ -105,6 +142,8 @@ def lay_out_adapter(
         model_type=str(checkpoint.config.get("model_type")),
         added=tuple(tensors),
     )
+    if beside is not None:
+        record = replace(record, adapter=beside.recorded("beside"))
     return BakePlan(
         form="peft",
         route="adapter",
@@ -113,7 +152,7 @@ def lay_out_adapter(
         steering=record.steering,
         biases=biases,
         record=record,
-        stacks={name: _PEFT if name == "transformers" else Support("refuses") for name in STACKS},
+        stacks={name: IN_PEFT if name == "transformers" else Support("refuses") for name in STACKS},
         files=files,
         left_out=(LeftOut("the weights", "an adapter is loaded on top of the base"),),
         added=record.added,
@@ -122,7 +161,7 @@ def lay_out_adapter(
 
 def complete_adapter(plan: BakePlan, effect: Effect, checkpoint: Checkpoint, warnings: Iterable[str] = ()) -> BakePlan:
     """Add the effect, the warnings, the record's file and the card to a plan of `lay_out_adapter`."""
-    nameless = () if plan.record.base.model else (_NAMELESS,)
+    nameless = () if plan.record.base.model or plan.route == "lora" else (_NAMELESS,)
     plan = replace(plan, effect=effect, warnings=(*effect.warnings, *warnings, *nameless, _STAYS))
     return with_documents(plan, adapter_card(plan, checkpoint))
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from ..._version import __version__
 from ...core.plan import BACKEND, PLACEHOLDER_NOTE, REPO_PLACEHOLDER, BakePlan
-from ...core.record import RecordedVectors
+from ...core.record import Record, RecordedVectors
 from ...core.side_files import is_licence
 from ...core.sites import SITE, Site
 from ...core.stacks import STACKS
@@ -63,14 +63,15 @@ _UNIT = (
 )
 
 
-def model_card(plan: BakePlan, checkpoint: Checkpoint) -> str:
-    """Write the card of a steered checkpoint."""
+def model_card(plan: BakePlan, checkpoint: Checkpoint, *, serving: str = "") -> str:
+    """Write the card of a steered checkpoint; `serving` says how it is served with the adapter that it carries."""
     metadata = card_header(plan, checkpoint, library="transformers", relation="finetune")
     text = (
         f"A steered copy of {base_link(plan)}: {what_was_added(plan)}, weighted **{recipe(plan)}**, are part of "
-        "the weights. No hooks and no code are needed to use it."
+        f"the weights. No hooks and no code are needed to use it.{_adapter(plan.record)}"
     )
-    return card_text(plan, checkpoint, metadata=metadata, text=text, how=_how(plan), loading=_loading(plan, checkpoint))
+    loading = "\n\n".join(filter(None, (_loading(plan, checkpoint), serving)))
+    return card_text(plan, checkpoint, metadata=metadata, text=text, how=_how(plan), loading=loading)
 
 
 def _how(plan: BakePlan) -> str:
@@ -217,6 +218,21 @@ def with_report(card: str, report: str, folder: str) -> str:
     at = card.find("\n## Citation\n") + 1 or len(card)
     before, after = card[:at].rstrip("\n"), card[at:]
     return f"{before}\n\n{report.rstrip()}\n" + (f"\n{after}" if after else "")
+
+
+def _adapter(record: Record) -> str:
+    """A sentence on the adapter that goes with a checkpoint; empty without one."""
+    if record.adapter is None:
+        return ""
+    if record.adapter.how == "merged":
+        return f" The adapter {adapter_link(record)} was merged into the base first."
+    return f" The adapter {adapter_link(record)} was trained on the same base; it lies in `adapter`, unchanged."
+
+
+def adapter_link(record: Record) -> str:
+    """A link to the adapter that was given as the model."""
+    model = "" if record.adapter is None else record.adapter.model
+    return f"[{markdown(model)}](https://huggingface.co/{quote(model)})" if model else "(a local one)"
 
 
 def _method(vectors: RecordedVectors) -> str:

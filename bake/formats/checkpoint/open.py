@@ -180,7 +180,7 @@ def _open_folder(
     `listed` names all files of the Hub repository that it is a part of.
     """
     repo_id, revision = cached_id(folder)
-    sizes, unfollowed = _list_files(folder)
+    sizes, unfollowed = list_files(folder)
     for name in sizes:
         if is_carried(name) or name.lower() in REPLACED:
             check_content(folder / name, advertised(folder / name), f"{folder}/{name}")
@@ -256,8 +256,9 @@ def _folder_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         _refuse_gguf(str(folder), (path.name for path in folder.iterdir()))
-        raise InputError(f"{folder}: holds no config.json; it is not a Hugging Face checkpoint")
-    _refuse_link(file, folder)
+        adapter = "; an adapter is baked, and everything else takes its base" if _holds_adapter(folder) else ""
+        raise InputError(f"{folder}: holds no config.json; it is not a Hugging Face checkpoint{adapter}")
+    refuse_link(file, folder)
     return read_json(file)
 
 
@@ -267,7 +268,8 @@ def _quant_configs(folder: Path) -> dict[str, Mapping[str, Any]]:
     return {file.name: read_json(file) for file in files if file.is_file() and not leads_out(file, folder)}
 
 
-def _refuse_link(path: Path, folder: Path) -> None:
+def refuse_link(path: Path, folder: Path) -> None:
+    """Refuse a link out of the model's `folder`; raises InputError."""
     if leads_out(path, folder):
         raise InputError(
             f"{path}: is a link out of the model's folder, to {path.resolve()}, and is not followed; put a copy of the "
@@ -279,6 +281,10 @@ def _refuse_gguf(name: str, files: Iterable[str]) -> None:
     names = list(files)
     if any(file.endswith(".gguf") for file in names) and not any(file.endswith(".safetensors") for file in names):
         raise InputError(f"{name}: has GGUF files only; fetch one (`hf download`) and give it as `model`")
+
+
+def _holds_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
 
 
 def _at_once(function: Callable[[str], T], names: Iterable[str]) -> Iterable[T]:
@@ -318,7 +324,7 @@ def _headers(files: Files, name: str) -> Headers:
     return tuple(replace(header, file=name) for header in headers)
 
 
-def _list_files(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+def list_files(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
     """Sizes of the files by their paths, and the links out of the folder that are not followed.
 
     Shards are often linked to another disk, so links of theirs are followed: only what parses as safetensors, and as
@@ -338,7 +344,7 @@ def _list_files(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
         for file in names:
             path, name = Path(root, file), str(place / file)
             if name == INDEX or (is_carried(name) and not is_licence(name)):
-                _refuse_link(path, folder)
+                refuse_link(path, folder)
             if not name.endswith(".safetensors") and leads_out(path, folder):
                 unfollowed.append(name)
             elif path.is_file():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -16,10 +16,12 @@ from ...core.limits import MAX_SMALL, MAX_VECTORS
 from ...core.names import is_inside
 from ...core.side_files import INDEX, REPLACED, is_carried, single_file
 from ...core.strict_json import parse_json_object
-from ...errors import BrokenFileError
+from ...errors import BrokenFileError, InputError
 from ..files import advertised, check_content, read_small
 from ..http import bounded
 from .errors import fetching
+
+_ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def download_config(repo_id: str, revision: str | None) -> Path:
@@ -49,7 +51,8 @@ def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
         except OfflineModeIsEnabled:
             return ()
         except Exception:  # From the HTTP library, whichever it is. The cache is as good as ever.
-            if not (snapshot / INDEX).exists() and not single_file([path.name for path in snapshot.iterdir()]):
+            weights = (snapshot / INDEX).exists() or (snapshot / _ADAPTER_WEIGHTS).exists()
+            if not weights and not single_file([path.name for path in snapshot.iterdir()]):
                 raise
             return ()
         if outside := [name for name in names if not is_inside(name)]:
@@ -63,6 +66,33 @@ def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
         for name in new:
             check_content(snapshot / name, advertised(snapshot / name), f"{repo_id}/{name}")
     return names
+
+
+def holds_adapter(repo_id: str, revision: str | None) -> bool:
+    """True if a repository is an adapter's, and no whole model's; False if it cannot be looked at."""
+    try:
+        with bounded(f"{repo_id}: its list of files", bytes=MAX_SMALL):
+            there = [HfApi().file_exists(repo_id, _ADAPTER, revision=revision)]
+            there += [HfApi().file_exists(repo_id, name, revision=revision) for name in (SINGLE, INDEX) if there[0]]
+            return there[0] and not any(there[1:])
+    except OfflineModeIsEnabled:
+        return isinstance(try_to_load_from_cache(repo_id, _ADAPTER, revision=revision), str)
+    except Exception:  # From the HTTP library. Whoever opens the repository next says what is wrong.
+        return False
+
+
+def download_adapter(repo_id: str, revision: str | None) -> Path:
+    """Fetch an adapter; returns the folder of its commit.
+
+    Raises:
+        InputError, HubError: as `download_config`.
+    """
+    with fetching(repo_id, revision, f"has no {_ADAPTER}; it is not an adapter"):
+        snapshot = _download_small(repo_id, _ADAPTER, revision).parent
+    listed = download_checkpoint(repo_id, snapshot)
+    if "adapter_model.bin" in listed and _ADAPTER_WEIGHTS not in listed:
+        raise InputError(f"{repo_id}/adapter_model.bin: is a pickle, which is never loaded; save it as safetensors")
+    return snapshot
 
 
 def download_file(repo_id: str, name: str, revision: str | None, *, kind: str) -> Path:
@@ -108,6 +138,8 @@ def _needed(repo_id: str, commit: str, names: tuple[str, ...]) -> list[str]:
     wanted = [name for name in names if is_carried(name) or name.lower() in REPLACED]
     if single := single_file(names):
         return [*wanted, single]
+    if _ADAPTER in names and _ADAPTER_WEIGHTS in names:
+        return [*wanted, _ADAPTER, _ADAPTER_WEIGHTS]
     if INDEX not in names:
         return wanted
     name = f"{repo_id}/{INDEX}"
