@@ -265,12 +265,13 @@ def _tokenize(folder: Path) -> list[list[int]]:
 def _with_adapter(model: Any, adapter: Path, beside: Path | None = None) -> Any:
     """The `model` with an adapter, which PEFT puts into it in place; and with the one `beside`, both active."""
     peft = require("peft", extra="peft", purpose="loading an adapter")
-    mixed = any(read_json(each / CONFIG_FILE).get("peft_type") != "LORA" for each in (adapter, beside) if each)
+    mixed = beside is not None and read_json(beside / CONFIG_FILE).get("peft_type") != "LORA"
     try:
         loaded = (peft.PeftMixedModel if mixed else peft.PeftModel).from_pretrained(model, adapter)
         if beside is not None:
             loaded.load_adapter(beside, adapter_name="beside")
-            (loaded if mixed else loaded.base_model).set_adapter(["default", "beside"])
+            # In this order: DoRA scales what the adapters before it have made.
+            (loaded if mixed else loaded.base_model).set_adapter(["beside", "default"])
     except Exception as error:
         raise ModelError(f"{adapter}: does not load in PEFT ({' '.join(str(error).split())[:200]})") from error
     return loaded.eval()

@@ -63,7 +63,8 @@ def beside_lines(plan: BakePlan, adapter: str, out: str) -> list[str]:
         f'model = {_peft_class(plan)}.from_pretrained(base, {quoted(out)}, adapter_name="steering")',
         f'model.load_adapter({quoted(adapter)}, adapter_name="other")',
     ]
-    both = 'set_adapter(["steering", "other"])'
+    # In this order: DoRA scales what the adapters before it have made.
+    both = 'set_adapter(["other", "steering"])'
     return [*lines, f"model.{both}" if _is_mixed(plan) else f"model.base_model.{both}"]
 
 

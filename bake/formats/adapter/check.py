@@ -94,6 +94,13 @@ class AdapterOutput(FolderOutput):
         loud = [tensor.name for tensor in matrices if any(self.model.read(tensor))]
         yield Check("zero matrices", not loud, f"{loud[0]} is not zero" if loud else f"{len(matrices)} are zero")
 
+    def plan_again(self, base: StoredModel) -> BakePlan:
+        """Plan the same adapter; the one that it is used beside, if it is given, must be the one of the record."""
+        if not isinstance(base, Adapted):
+            return super().plan_again(base)
+        plan = self.plan_of(base.base)
+        return replace(plan, record=replace(plan.record, adapter=base.adapter.recorded("beside")))
+
     def plan_of(self, base: Checkpoint) -> BakePlan:
         """Plan the same adapter."""
         record = self.record
@@ -101,7 +108,6 @@ class AdapterOutput(FolderOutput):
         biases = stored_biases(self, adapter_homes(base, family))
         plan = lay_out_adapter(base, family, biases, Ingredients.of(record, branch_scale(base, family)))
         if record.adapter is not None:
-            # What it is used beside is not part of it.
             plan = replace(plan, record=replace(plan.record, adapter=record.adapter))
         return complete_adapter(plan, Effect.of(plan.record, biases), base)
 
