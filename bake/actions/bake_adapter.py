@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from ..core.outputs import Folder, GgufFile
-from ..errors import BrokenFileError, InputError, UnsupportedModelError
-from ..formats.adapter.open import CONFIG_FILE, Adapter, fetch_adapter
+from ..errors import InputError, UnsupportedModelError
+from ..formats.adapter.open import Adapter, base_of, fetch_adapter
 from ..formats.checkpoint.open import open_base
 from ..storage.files import reading
 from ..storage.local import check_folder
@@ -41,34 +40,6 @@ def bake_adapter(request: BakeRequest) -> BakeResult:
             "serve the adapter on it (convert_lora_to_gguf.py)"
         )
     return bake_checkpoint(request)
-
-
-def base_of(adapter: Adapter, given: ModelName | None) -> ModelName:
-    """The base of an adapter: the one that is `given`, or else the one that its config names.
-
-    Raises:
-        InputError: neither is there.
-    """
-    file = f"{adapter.name}/{CONFIG_FILE}"
-    if given is not None:
-        if given.kind == "gguf":
-            raise InputError(f"`base` {given}: a GGUF file is baked by itself; the adapter is served on the result")
-        return given
-    named, revision = adapter.config.get("base_model_name_or_path"), adapter.config.get("revision")
-    if not isinstance(named, str | None) or not isinstance(revision, str | None):
-        raise BrokenFileError(f"{file}: base_model_name_or_path and revision are no names; give `base`")
-    if not named:
-        raise InputError(f"{file}: names no base; give `base`, its folder or Hub id")
-    if Path(named).is_absolute() and not adapter.repo_id:
-        if not Path(named).is_dir():
-            raise InputError(f"{file}: names the base {named[:200]}, which is not here; give `base`")
-        return ModelName.parse(named)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", named, re.ASCII) or named.startswith("."):
-        # A path is relative to a folder that nobody knows, or of a stranger's machine.
-        raise InputError(
-            f"{file}: names the base {named[:200]!r}, which is no Hub id; give `base`, its folder or Hub id"
-        )
-    return ModelName(named, "hub", revision or None)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.heads import Cost
@@ -17,6 +17,8 @@ from ..core.sites import SITE, Site
 from ..core.spelling import did_you_mean
 from ..core.stacks import STACKS, Support
 from ..errors import InputError, UnsupportedModelError
+from ..formats.adapter.lora import why_beside
+from ..formats.adapter.open import IN_PEFT, base_of, fetch_adapter, is_adapter
 from ..formats.checkpoint.families import Family, families
 from ..formats.checkpoint.language_model import language_model_config
 from ..formats.checkpoint.open import open_base
@@ -91,8 +93,8 @@ def overview(model: str | os.PathLike[str] | ModelName | None = None, *, site: S
     """Tell how models can be baked.
 
     Args:
-        model: a ``model_type`` of the table; or a checkpoint's folder, a GGUF file or a Hub id, whose own fields then
-            decide which ways are open. None: all families.
+        model: a ``model_type`` of the table; or the folder of a checkpoint or an adapter, a GGUF file or a Hub id,
+            whose own fields then decide which ways are open. None: all families.
         site: where the vectors act.
 
     Raises:
@@ -110,6 +112,8 @@ def overview(model: str | os.PathLike[str] | ModelName | None = None, *, site: S
         like = did_you_mean(str(name), [f.model_type for f in known.values()])
         raise InputError(f"{name}: is no folder, no Hub id (owner/name), and no model_type of the table{like}")
     with reading():
+        if is_adapter(name):
+            return (_of_adapter(name, site),)
         return (_of_gguf(name, site) if name.kind == "gguf" else _of_checkpoint(name, site),)
 
 
@@ -148,6 +152,14 @@ def _of_family(name: str, family: Family) -> Overview:
     ways = _with_gguf(family, [Way(r.name, r.stacks, r.cost) for r in routes])
     refusal = "" if ways else refusal
     return Overview(name, family.label, family.classes[0], ways, refusal)
+
+
+def _of_adapter(name: ModelName, site: Site) -> Overview:
+    """The way to steer an adapter itself, and those of its base, on which it is served."""
+    adapter = fetch_adapter(name)
+    base = _of_checkpoint(base_of(adapter, None), site)
+    way = Way("adapter" if why_beside(adapter) else "lora", _REFUSED | {"transformers": IN_PEFT})
+    return replace(base, name=str(name), ways=(way, *base.ways), refusal="")
 
 
 def _of_checkpoint(name: ModelName, site: Site) -> Overview:

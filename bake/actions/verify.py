@@ -19,7 +19,7 @@ from ..core.stacks import STACKS
 from ..core.vector_set import VectorSet
 from ..errors import EmobakeError, InputError
 from ..formats.adapter.check import Adapted
-from ..formats.adapter.open import Adapter, fetch_adapter
+from ..formats.adapter.open import Adapter, base_of, fetch_adapter
 from ..formats.adapter.served import FOLDER as SERVED_FOLDER
 from ..formats.check.everything import check_bytes, run_checks
 from ..formats.check.others import check_others
@@ -95,6 +95,8 @@ class _Given:
         use = "" if found.record.adapter is None else found.record.adapter.how
         if self.base is None:
             return None
+        if use and found.record.form == "gguf":
+            return _Origin(None, "the base is not a GGUF file")
         if use and self.adapter is None and use != "beside":
             return _Origin(None, "give `adapter`, which was baked as well")
         if use == "merged":
@@ -126,8 +128,6 @@ def _given(
     if adapter is None:
         yield _Given(name)
         return
-    from .bake_adapter import base_of
-
     opened = fetch_adapter(ModelName.parse(adapter))
     with tempfile.TemporaryDirectory(prefix="emobake-") as place:
         yield _Given(base_of(opened, name), opened, Path(place))

@@ -127,6 +127,8 @@ def _show_record(console: Console, record: Record) -> None:
     table = Table.grid(padding=(0, 2))
     at = f"@{base.revision}" if base.revision else ""
     table.add_row("base", styled(f"{base.model or 'not known'}{at} ({', '.join(w.name for w in base.weights)})"))
+    if record.adapter is not None:
+        table.add_row("adapter", styled(f"{record.adapter.model or 'a local one'} ({record.adapter.how})"))
     count = len(vectors.sha256)
     digests = f", {count} digest{'s' * (count != 1)}" if count else ""
     table.add_row("vectors", styled(f"{vectors.name}, of the {vectors.site.replace('_', ' ')}{digests}"))
