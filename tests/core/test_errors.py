@@ -100,7 +100,7 @@ def test_nor_do_logs_and_addresses(monkeypatch, capsys):
         ({"mix": None, "times": "joy"}, "`times` takes a list"),
         ({"model": 5}, "a model is a path"),
         ({"format": "pefft"}, r"`format` takes one of checkpoint, .* did you mean peft\?"),
-        ({"format": None}, "`format` takes one of"),
+        ({"format": 5}, "`format` takes one of"),
         ({"out": emobake.Folder("x", link_mode="hard")}, r"`link_mode` takes one of .*; did you mean hardlink\?"),
     ],
     ids=str,
