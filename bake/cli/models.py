@@ -35,8 +35,8 @@ def models(model: str | None, revision: str | None, site: Site, quantised: bool,
     """Show how a model can be baked: the routes, the stacks that each one serves, and what it costs.
 
     MODEL is a folder, a GGUF file or a Hub id, of which only the config or header is read (of an adapter that of its
-    base, too); or a model_type such as qwen3. Without it, all families are listed. "*" marks what was seen in a run; the
-    rest was read from sources.
+    base, too); or a model_type such as qwen3. Without it, all families are listed. "*" marks what was seen in a run;
+    the rest was read from sources.
     """
     from ..actions.overview import methods, overview
 

@@ -97,15 +97,15 @@ def against_hooks(
             del model
             baked_model, problems = _load(base if is_adapter else out, quantised)
             if adapter is not None:
-                own = out if is_adapter else out / SERVED_FOLDER
-                baked_model = _with_adapter(baked_model, own, adapter if use == "beside" else None)
+                steered = out if is_adapter else out / SERVED_FOLDER
+                baked_model = _with_adapter(baked_model, steered, adapter if use == "beside" else None)
         baked = [_run(baked_model, ids, max_new_tokens, nullcontext(), t) for ids, t in zip(inputs, texts, strict=True)]
         baked_on_last = [
             _logits(baked_model, ids + run.tokens)[len(ids) - 1 : -1] for ids, run in zip(inputs, last, strict=True)
         ]
         if quantised is not None:
-            inner, own = (baked_model.get_base_model(), family) if is_adapter else (baked_model, _family(out, site))
-            deviations = compare(inner, own, inputs, passes, rows)
+            inner = baked_model.get_base_model() if is_adapter or adapter is not None else baked_model
+            deviations = compare(inner, family if is_adapter else _family(out, site), inputs, passes, rows)
     version = f"transformers {transformers.__version__}"
     # What the base itself leaves over is no fault of the bake.
     new = [problem for problem in problems if problem not in left]

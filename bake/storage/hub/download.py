@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 
 from ...core.limits import MAX_SMALL, MAX_VECTORS
 from ...core.names import is_inside
-from ...core.side_files import INDEX, REPLACED, is_carried, single_file
+from ...core.side_files import INDEX, REPLACED, SINGLE, is_carried, single_file
 from ...core.strict_json import parse_json_object
 from ...errors import BrokenFileError, InputError
 from ..files import advertised, check_content, read_small
