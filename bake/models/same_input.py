@@ -30,7 +30,8 @@ class Passed:
     output: torch.Tensor
     """Values at the site, ``[1, positions, hidden]``, in the model's dtype."""
     branch: torch.Tensor | None
-    """At the layer output, what the projection adds to the residual stream there, of the same shape; else None."""
+    """What the projection gave, of as many values. The site may lie behind a residual add: at the layer output, and in
+    Bloom's attention. None if the module computes it by itself."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _record(model: Any, family: Family, ids: Sequence[int]) -> dict[int, Passed]
         return hook
 
     with _hooked(modules, before, after), contextlib.ExitStack() as stack:
-        for layer in modules if family.site == "layer_output" else ():
+        for layer in modules:
             module = model.get_submodule(family.live(family.projection).format(layer=layer))
             stack.callback(module.register_forward_hook(branch(layer)).remove)
         _pass(model, ids)
@@ -165,7 +166,7 @@ def _replay(
 def _sums(output: torch.Tensor, passed: Passed, row: np.ndarray | None) -> _Sums:
     """Compare the output of one layer with the recorded one plus the row.
 
-    A value is rounded in the output's dtype, relative to itself or to what is added to the residual stream. Besides, a
+    A value is rounded in the output's dtype, relative to itself or to what is added to a residual. Besides, a
     kernel sums in float32 at best, whose rounding is relative to the largest value of the position, and may hold values
     in float16, whose steps have a smallest one (bitsandbytes 0.50 does in its 8-bit form).
     """

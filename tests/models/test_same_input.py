@@ -51,8 +51,8 @@ def test_a_bake_is_the_base_plus_its_rows(name: str, dtype: str, tmp_path: Path)
     assert {one.layer for one in before} == steered
     assert max(one.roundings for one in before) == 0
     after = compare(*opened(tmp_path / "out"), TEXTS, passes, {layer: rows[layer] for layer in steered})
-    # An old bias and the row are one sum in bfloat16, which rounds once more.
-    assert max(one.roundings for one in after) <= (3 if dtype == "bfloat16" and name in ("gpt2", "bloom") else 2)
+    # Bloom's attention adds the residual, which rounds once more.
+    assert max(one.roundings for one in after) <= (3 if name == "bloom" else 2)
     assert [one.share for one in after] == pytest.approx([1] * len(after), abs=0.02)
     without = compare(model, family, TEXTS, passes, {layer: rows[layer] for layer in steered})
     assert [one.share for one in without] == [0] * len(without)
