@@ -52,10 +52,10 @@ def recast(checkpoint: Checkpoint, form: Form) -> Checkpoint:
 def remade(checkpoint: Checkpoint, left: Mapping[str, TensorHeader], new: Mapping[str, NewTensor]) -> Checkpoint:
     """The checkpoint with the tensors `left` as they are and `new` ones that are made of its others.
 
-    Each new tensor goes to the file of its first piece, which is one of the base's.
+    Each new tensor goes to the file of its first piece of the base; one without such a piece to the first file.
     """
     gone = {header.file for name, header in checkpoint.tensors.items() if name not in left}
-    tensors = {**left, **{name: _header(name, tensor) for name, tensor in new.items()}}
+    tensors = {**left, **{name: _header(name, tensor, checkpoint.weights[0].name) for name, tensor in new.items()}}
     files = {tensor.file for tensor in tensors.values()}
 
     def read(header: TensorHeader) -> bytes:
@@ -172,10 +172,9 @@ def _stacked(checkpoint: Checkpoint, name: str, experts: list[list[TensorHeader]
     return NewTensor(first[0].dtype, (len(experts), rows, columns), pieces)
 
 
-def _header(name: str, tensor: NewTensor) -> TensorHeader:
-    """The place of a new tensor: in the file of its first piece, and of its size."""
-    first = tensor.pieces[0]
-    assert not isinstance(first, bytes | Fill)
+def _header(name: str, tensor: NewTensor, file: str) -> TensorHeader:
+    """The place of a new tensor: in the file of its first piece of the base, else in `file`; and its size."""
+    first = next((piece for piece in tensor.pieces if not isinstance(piece, bytes | Fill)), Span(file, 0, 0))
     return TensorHeader(name, tensor.dtype, tensor.shape, first.source, first.offset, first.offset + tensor.size)
 
 

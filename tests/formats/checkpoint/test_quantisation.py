@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -166,3 +167,16 @@ def test_tensors_that_do_not_fit_the_config():
 def test_a_quantisation_config_that_is_no_object(value):
     with pytest.raises(BrokenFileError, match=r"quantization_config is .*not an object"):
         plan_of(SIZES | {"quantization_config": value})
+
+
+def test_a_config_in_a_file_of_its_own_is_written_into_config_json():
+    """transformers reads config.json alone, and vLLM the file only when it is told to."""
+    plan = plan_of(SIZES, files={"quantize_config.json": {"bits": 4, "group_size": 8}})
+    config = json.loads(next(file for file in plan.files if file.name == "config.json").data)
+    assert config["quantization_config"] == {"bits": 4, "group_size": 8, "quant_method": "gptq"}
+    assert any(change.field == "quantization_config" for change in plan.config_changes)
+    found = find_quantisation({}, {"quant_config.json": {"w_bit": 4, "q_group_size": 64, "version": "GEMM"}}, "m")
+    assert found is not None
+    assert found.in_config == {"bits": 4, "group_size": 64, "version": "GEMM", "quant_method": "awq"}
+    both = find_quantisation({"quantization_config": found.in_config}, {"quant_config.json": found.fields}, "m")
+    assert both is not None and both.in_config == {}, "the two agree"

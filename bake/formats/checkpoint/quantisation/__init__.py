@@ -62,6 +62,11 @@ class Quantisation:
         return name[:40] if isinstance(name, str) and is_plain(name) else "an unknown method"
 
     @property
+    def in_config(self) -> Fields:
+        """The ``quantization_config`` that config.json must gain; empty if it has it, or if stacks read the file."""
+        return {} if self.quantiser is None or self.file == _CONFIG else self.quantiser.in_config(self.fields)
+
+    @property
     def problem(self) -> str:
         """The reason why the method is not known, as a clause; empty if it is."""
         if self.method is not None:

@@ -63,5 +63,7 @@ class Quantiser:
     """The method that a quantisation config says; or the reason why it is none of these, as a clause."""
     files: tuple[str, ...] = ()
     """Files beside config.json that hold the quantisation config of this tool where they name none."""
+    in_config: Callable[[Fields], Fields] = lambda fields: {}
+    """The ``quantization_config`` of config.json for what a file of its own says; empty where stacks read that file."""
     is_unnamed: Callable[[Fields], bool] = lambda fields: False
     """True if a quantisation config without ``quant_method`` is this tool's."""

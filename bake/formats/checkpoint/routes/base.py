@@ -97,6 +97,8 @@ class Route(ABC):
         else:
             config = self._changed(config)
         config.pop("auto_map", None)
+        if self.quantisation is not None and self.quantisation.in_config:
+            config["quantization_config"] = dict(self.quantisation.in_config)
         return config
 
     def change(self, config: dict[str, Any]) -> dict[str, Any]:

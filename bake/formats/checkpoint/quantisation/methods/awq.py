@@ -88,4 +88,12 @@ def _pick(fields: Fields) -> Method | str:
     return GEMV if version == "gemv" else f"its version is {short(version)}, which only GPU kernels read"
 
 
-QUANTISER = Quantiser(("awq",), (AWQ, GEMV), _pick, files=("quant_config.json", "quantize_config.json"))
+def _in_config(fields: Fields) -> Fields:
+    """As AutoAWQ writes it into config.json, which its first releases left to the file."""
+    names = {"w_bit": "bits", "q_group_size": "group_size"}
+    return {names.get(name, name): value for name, value in fields.items()} | {"quant_method": "awq"}
+
+
+QUANTISER = Quantiser(
+    ("awq",), (AWQ, GEMV), _pick, files=("quant_config.json", "quantize_config.json"), in_config=_in_config
+)

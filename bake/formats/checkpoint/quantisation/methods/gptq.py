@@ -99,4 +99,11 @@ def _pick(fields: Fields) -> Method | str:
     return ACT_ORDER if ordered else GPTQ
 
 
-QUANTISER = Quantiser(("gptq",), (GPTQ, ACT_ORDER), _pick, files=("quantize_config.json",))
+QUANTISER = Quantiser(
+    ("gptq",),
+    (GPTQ, ACT_ORDER),
+    _pick,
+    files=("quantize_config.json",),
+    # transformers 5.23 reads config.json alone, and vLLM 0.32 the file only with --quantization.
+    in_config=lambda fields: {**fields, "quant_method": "gptq"},
+)
