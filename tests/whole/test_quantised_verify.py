@@ -164,7 +164,7 @@ def test_mxfp4(tmp_path: Path):
     assert verdicts(run(base, out, np.stack([added[layer] for layer in range(LAYERS)]))) == GOOD
 
 
-@pytest.mark.filterwarnings("ignore:`lora_bias=True`")
+@pytest.mark.filterwarnings("ignore:.*merging LoRA weights", "ignore:.*is_gradient_checkpointing")
 def test_an_adapter_of_a_quantised_base(fp8: tuple[Path, Path, np.ndarray], tmp_path: Path):
     pytest.importorskip("peft")
     base, _, rows = fp8
