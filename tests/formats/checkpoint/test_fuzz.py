@@ -262,6 +262,9 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> Victim:
     for file in made.model.glob("model*"):
         file.unlink()
     write_safetensors(made.model / "model.safetensors", tensors)
+    config = made.model / "config.json"
+    said = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    config.write_text(json.dumps(json.loads(config.read_bytes()) | {"quantization_config": said}), encoding="utf-8")
     return made
 
 

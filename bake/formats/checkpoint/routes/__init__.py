@@ -95,7 +95,8 @@ def choose_route(
     if serving:
         return min(serving, key=lambda r: (r.cost.cache, r.cost.attention, -_served(r)))
     if demanded and candidates:
-        raise UnsupportedModelError(f"{name}: {_unserved(family, candidates, wanted)}")
+        in_floats = _candidates(family, config, demanded, tensor_parallel, columns or {}, None) if quantisation else []
+        raise UnsupportedModelError(f"{name}: {_unserved(family, candidates, wanted, in_floats)}")
     raise UnsupportedModelError(f"{name}: {_unbakeable(family, fields, candidates, quantisation)}")
 
 
@@ -271,13 +272,16 @@ def _unknown_wrapper(config: Mapping[str, Any]) -> str:
     return f"{model_type} with the language model {inner!r:.40} is not in emobake's table ({', '.join(known.texts)} is)"
 
 
-def _unserved(family: Family, candidates: list[Route], wanted: tuple[str, ...]) -> str:
+def _unserved(family: Family, candidates: list[Route], wanted: tuple[str, ...], in_floats: list[Route]) -> str:
     best = max(candidates, key=lambda r: sum(r.stacks[s].status == "steered" for s in wanted))
     lacking = [s for s in wanted if best.stacks[s].status != "steered"]
     what = "; ".join(f"{s} {best.stacks[s].clause}" for s in lacking)
     advice = ", or bake its language model with `text_only`" if _has_plain_form(family) else ""
     if family.in_gguf and lacking == ["llama.cpp"]:
         advice += f", or {_IN_GGUF}"
+    served = [route for route in in_floats if all(route.stacks[s].status == "steered" for s in wanted)]
+    if served:
+        advice += f", or bake the model from before it was quantised, which the route {served[0].name} serves there"
     return f"no route for {family.label} serves every stack of `targets`: {what}. Leave it out of `targets`{advice}"
 
 
