@@ -34,7 +34,8 @@ pytestmark = [pytest.mark.real, pytest.mark.usefixtures("quiet"), pytest.mark.fi
 HIDDEN, LAYERS = 32, 3
 PAIRS = [((5, 6, 7), (8, 9)), ((11,), (12, 13, 14, 15))]
 ROWS = np.random.default_rng(3).normal(0, 0.5, (LAYERS, HIDDEN)).astype(np.float32)
-METHOD = Method("stand-in", "a stand-in", lambda parts: True, lambda parts, fields: None, {})
+# bitsandbytes 0.50 in 8 bits: 27 roundings were seen in one of 30 layers of SmolLM2-135M-Instruct, at most 1 in most.
+METHOD = Method("stand-in", "a stand-in", lambda parts: True, lambda parts, fields: None, {}, rounding=64)
 
 
 def bitsandbytes(source: Path, folder: Path, bits: int) -> None:
