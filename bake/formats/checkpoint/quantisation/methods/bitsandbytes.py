@@ -68,7 +68,9 @@ EIGHT_BITS = Method(
     shape=_shape_8bit,
     layout=_layout_8bit,
     stacks=_STACKS,
-    reason="the module rounds its input to int8, the same in both runs, and adds the bias in the output's dtype",
+    rounding=64.0,
+    # Of SmolLM2's 30 layers 27 were within 1, and 3 between 16 and 27 (bitsandbytes 0.50).
+    reason="its int8 part and its outlier columns are rounded apart, and may cancel each other",
 )
 
 
