@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing"),
     pytest.mark.filterwarnings("ignore:.*fan_in_fan_out"),
     pytest.mark.filterwarnings("ignore:PiSSA changes the base weights"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),
     pytest.mark.filterwarnings("ignore:.*LoRA tensor.* have invalid shape"),
 ]
 
@@ -153,6 +154,8 @@ BESIDE = {
     "dora": {"r": 4, "use_dora": True, "target_modules": ["q_proj", "o_proj"]},
     "pissa": {"r": 4, "init_lora_weights": "pissa", "target_modules": ["q_proj", "o_proj"]},
     "excluded": {"target_modules": "all-linear", "exclude_modules": ["o_proj"]},
+    "parameters": {"r": 2, "target_modules": ["o_proj"], "target_parameters": ["mlp.experts.gate_up_proj"]},
+    "embedding": {"r": 2, "target_modules": ["q_proj", "embed_tokens"]},
     "loha": {"kind": "LoHaConfig", "target_modules": ["q_proj", "o_proj"]},
     "lokr": {"kind": "LoKrConfig", "target_modules": ["q_proj", "o_proj"]},
     "oft": {"kind": "OFTConfig", "oft_block_size": 4, "use_cayley_neumann": False, "target_modules": ["o_proj"]},
@@ -161,7 +164,7 @@ BESIDE = {
 
 @pytest.mark.parametrize("kind", BESIDE)
 def test_a_second_adapter_beside_one_that_takes_no_bias(kind: str, tmp_path: Path):
-    case = Case(tmp_path, "qwen3", **BESIDE[kind])
+    case = Case(tmp_path, "qwen3_moe" if kind == "parameters" else "qwen3", **BESIDE[kind])
     result = case.bake()
     assert result.plan.route == "adapter" and result.plan.record.adapter.how == "beside"
     expected, plain = case.expected()

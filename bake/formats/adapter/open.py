@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ...storage.files import (
     sha256_of,
 )
 from ...storage.model_name import ModelName
+from ..checkpoint.model import Checkpoint
 from ..checkpoint.open import list_files, refuse_link
 from ..front_matter import FrontMatter, read_front_matter, read_start
 from ..safetensors import parse_header, parse_metadata
@@ -166,6 +167,15 @@ def base_of(adapter: Adapter, given: ModelName | None) -> ModelName:
             f"{file}: names the base {named[:200]!r}, which is no Hub id; give `base`, its folder or Hub id"
         )
     return ModelName(named, "hub", revision or None)
+
+
+def other_base(adapter: Adapter, base: Checkpoint) -> Iterator[str]:
+    """Warn of a base on the Hub that is not the one that the adapter names, or another commit of it."""
+    named, revision = adapter.config.get("base_model_name_or_path"), adapter.config.get("revision")
+    if isinstance(named, str) and named and base.repo_id not in ("", named):
+        yield f"the adapter was trained on {named[:120]!r}, not on {base.repo_id}"
+    elif isinstance(revision, str) and re.fullmatch(r"[0-9a-f]{40}", revision) and base.revision not in ("", revision):
+        yield f"the adapter was trained on the commit {revision[:12]} of its base, not on {base.revision[:12]}"
 
 
 def open_adapter(folder: Path) -> Adapter:

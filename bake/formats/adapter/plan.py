@@ -32,7 +32,7 @@ from ..checkpoint.wrappers import family_of
 from ..safetensors import NewTensor, serialize
 from .card import adapter_card, adapters_card
 from .lora import Lora, check_base, read_lora, why_beside
-from .open import CONFIG_FILE, IN_PEFT, WEIGHTS_FILE, Adapter
+from .open import CONFIG_FILE, IN_PEFT, WEIGHTS_FILE, Adapter, other_base
 from .steered_lora import divided, lay_out_lora, lora_homes, lora_scalings
 
 _STAYS = "an adapter must stay one: PEFT cannot merge it into a projection that has no bias"
@@ -77,7 +77,8 @@ def make_adapter_plan(
     else:
         plan = lay_out_lora(lora, checkpoint, family, biases, ingredients)
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
-    warnings = hybrid_warnings(projection, homes, len(rows))
+    others = () if adapter is None else other_base(adapter, checkpoint)
+    warnings = (*hybrid_warnings(projection, homes, len(rows)), *others)
     return complete_adapter(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
 
 

@@ -21,7 +21,7 @@ from ..checkpoint.recording import with_documents
 from ..checkpoint.routes import find_family, route_by_name
 from .card import serving_lines, serving_section
 from .lora import Lora, check_base, module_of, read_lora, replaces, why_beside
-from .open import CONFIG_FILE, WEIGHTS_FILE, Adapter
+from .open import CONFIG_FILE, WEIGHTS_FILE, Adapter, other_base
 
 FOLDER = "adapter"
 """Folder of the adapter in the output."""
@@ -91,6 +91,7 @@ def with_lora(plan: BakePlan, base: Checkpoint, lora: Lora) -> BakePlan:
     digests[written.name] = hashlib.sha256(written.data).hexdigest()
     warnings = [f"{stack} does not load this adapter: {why}" for stack, why in served_by(lora).items() if why]
     shell = _commands(lora)
+    warnings += other_base(adapter, base)
     plan = replace(plan, warnings=(*plan.warnings, *warnings), serving=(*shell, *serving_lines()))
     return _with_adapter(plan, base, adapter.recorded("served"), [*carried, written], digests, serving_section(shell))
 

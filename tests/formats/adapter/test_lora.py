@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from support.checkpoints import read_tensors, tree, vector_rows, write_checkpoin
 
 import emobake
 from emobake.errors import InputError
-from emobake.formats.adapter.open import open_adapter
+from emobake.formats.adapter.open import open_adapter, other_base
 
 O_PROJ = {"self_attn.o_proj": (8, 8)}
 PREFIX = "base_model.model.model.layers.0.self_attn"
@@ -236,6 +237,22 @@ def test_the_weights_of_the_base_are_not_read(base, vectors, tmp_path):
 def test_a_whole_model_with_the_config_of_an_adapter_is_a_checkpoint(base, vectors):
     (base / "adapter_config.json").write_text("{}")
     assert emobake.bake(base, vectors, mix={"joy": 1.0}, dry_run=True).plan.form == "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("named", "revision", "said"),
+    [
+        ("a/b", "0" * 40, []),
+        ("a/b", None, []),
+        ("a/b", "main", []),
+        ("a/c", "0" * 40, ["the adapter was trained on 'a/c', not on a/b"]),
+        ("a/b", "1" * 40, ["the adapter was trained on the commit 111111111111 of its base, not on 000000000000"]),
+    ],
+)
+def test_another_base_than_the_one_of_the_training(named, revision, said, base, tmp_path):
+    adapter = open_adapter(write_adapter(tmp_path / "lora", named, revision=revision))
+    there = replace(emobake.open_folder(base), repo_id="a/b", revision="0" * 40)
+    assert list(other_base(adapter, there)) == said
 
 
 def test_an_adapter_is_opened_with_its_digest(base, tmp_path):

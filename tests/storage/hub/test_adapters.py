@@ -40,10 +40,7 @@ def test_a_steered_lora_is_pushed(online, hub, lora, vectors, tmp_path):
     wanted = {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "emobake.json", "README.md"}
     assert set(hub.repos[TARGET].files()) - {".gitattributes"} == wanted
     online("--model", LORA, "--vectors", vectors, *JOY, "--out", tmp_path / "out").ok()
-    online("push", tmp_path / "out", "owner/other").ok()
-    assert hub.repos["owner/other"].files() == {
-        name: data.replace(TARGET.encode(), b"owner/other") for name, data in hub.repos[TARGET].files().items()
-    }
+    assert "Already the same" in online("push", tmp_path / "out", TARGET).ok().out
     ran = online("verify", TARGET, "--adapter", LORA, "--vectors", vectors).ok()
     assert "byte-identical to the plan" in ran.out
 
