@@ -226,7 +226,7 @@ def _adapter(record: Record) -> str:
         return ""
     if record.adapter.how == "merged":
         return f" The adapter {adapter_link(record)} was merged into the base first."
-    return f" The adapter {adapter_link(record)} was trained on the same base; it lies in `adapter`, unchanged."
+    return f" The adapter {adapter_link(record)} was trained on the same base; its weights lie in `adapter`, unchanged."
 
 
 def adapter_link(record: Record) -> str:
