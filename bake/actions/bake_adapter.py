@@ -53,7 +53,7 @@ def merged(adapter: Adapter, base: ModelName, folder: Path) -> Iterator[ModelNam
     from ..models.merging import merge
 
     opened = open_base(base)
-    if opened.config.get("quantization_config") is not None:
+    if opened.quantisation is not None:
         raise UnsupportedModelError(
             f"{base}: is quantised, so a merge would round every weight anew; leave `merge` out"
         )

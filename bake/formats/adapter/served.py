@@ -136,6 +136,7 @@ def _check_modules(plan: BakePlan, base: Checkpoint, lora: Lora) -> None:
         plan.record.vectors.site,
         tensor_parallel=plan.record.tensor_parallel,
         columns=base.columns,
+        quantisation=base.quantisation,
     ).again(plan.record)
     result = route.recast(base)
     made = {*plan.rewritten, *plan.extended}
