@@ -18,6 +18,9 @@ LIBRARY = [path for path in MODULES if "cli" not in path.relative_to(ROOT / "bak
 # Commands of other programs, and of ours on a card or in its docstring.
 ALLOWED = (
     "hf download",
+    "vllm serve",
+    "llama-server",
+    "--max-lora-rank",
     "convert_hf_to_gguf.py",
     "mlx_lm.generate",
     "--model-impl",
