@@ -57,6 +57,7 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
         "out": None if result.out is None else out_name,
         "base_model": result.base_model or None,
         **({"adapter": result.adapter, "adapter_use": _use(plan)} if result.adapter else {}),
+        **({"serving": [line.replace(REPO_PLACEHOLDER, out_name) for line in plan.serving]} if plan.serving else {}),
         "route": plan.route,
         "model_type": plan.model_type,
         "architecture": plan.architecture,

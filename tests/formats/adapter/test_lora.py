@@ -114,6 +114,9 @@ def test_the_summary_is_one_of_the_command_line(cli, base, vectors, tmp_path):
     assert ran.code == 0, ran
     for said in ("vllm serve", "--lora-modules lora=", "convert_lora_to_gguf.py", "PeftModel.from_pretrained"):
         assert said in ran.out, ran.out
+    some = ("--model", adapter, "--vectors", vectors, "--mix", "joy=1", "--format", "checkpoint", "--dry-run", "--json")
+    shown = json.loads(cli(*some).out)
+    assert shown["adapter_use"] == "served" and any("--enable-lora" in line for line in shown["serving"])
 
 
 def nan(tensors):
