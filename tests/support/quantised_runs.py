@@ -38,7 +38,7 @@ WITHOUT_NUMBERS = frozenset({"ct-sparse", "aqlm", "vptq", "spqr", "exl2", "exl3"
 _INTEGERS = ("w4a16", "w4a16-act-order", "w4a16-channel", "w4a8", "w8a8", "w8a8-tensor", "ct-mixed")
 FLOAT32 = {
     "transformers": frozenset({*_INTEGERS, "fp8-channel", "fp8-tensor"}),
-    "vllm": frozenset({"w8a8", "w8a8-tensor"}),
+    "vllm": frozenset(),
     "mlx": frozenset(METHODS) - {"mxfp4"},
 }
 """Stack -> methods that it computes in float32, where a difference of rounding does not grow from layer to layer."""
