@@ -262,16 +262,19 @@ def _in_llama_cpp(_stack: str, pairs: Sequence[Pair], space: Path) -> dict[Path,
         elif isinstance(got, str):
             found[pair.baked] = {"refuses": got}
         else:
-            rows = dict(enumerate(np.load(pair.rows)))
-            hooked, plain = matrix.reference(pair.plain, pair.family, rows)
-            found[pair.baked] = {
-                "layer": None,
-                "end": float(np.abs(got - hooked).max()),
-                "effect": float(np.abs(hooked - plain).max()),
-                "unsteered": float(np.abs(got - plain).max()),
-                "bound": float(np.abs(own - plain).max()),
-            }
+            hooked, plain = matrix.reference(pair.plain, pair.family, dict(enumerate(np.load(pair.rows))))
+            found[pair.baked] = _beside_floats(own, got, hooked, plain)
     return found
+
+
+def _beside_floats(own: np.ndarray, got: np.ndarray, hooked: np.ndarray, plain: np.ndarray) -> Mapping[str, Any]:
+    """Distances of the stack's base, `own`, and of the baked form, `got`, from transformers' two tables."""
+    bound, effect = (float(np.abs(each.astype(np.float64) - plain).max()) for each in (own, hooked))
+    if not bound <= effect / 4:  # Nor is it a number where the stack's own is none.
+        return {"no base": "its own base is another function"}
+    got = got.astype(np.float64)
+    ends = {"end": float(np.abs(got - hooked).max()), "unsteered": float(np.abs(got - plain).max())}
+    return {"layer": None, "effect": effect, "bound": bound, **ends}
 
 
 def interpreter(stack: str) -> Path:
