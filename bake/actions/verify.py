@@ -366,6 +366,8 @@ def _run(stack: str, found: _Found, origin: _Origin | None, python: str | None, 
     if form == "gguf":
         yield from comparison.gguf_against_base(stack, Path(base.name), out, python, max_new_tokens)
         return
+    quantisation = base.quantisation if isinstance(base, Checkpoint) else None
+    method = None if quantisation is None else quantisation.method
     site, is_adapter = record.vectors.site, record.form == "peft"
     if stack == "transformers":
         output = found.open()
@@ -373,8 +375,6 @@ def _run(stack: str, found: _Found, origin: _Origin | None, python: str | None, 
         rows = output.added_rows(base)
         use = None if record.adapter is None else record.adapter.how
         adapter = None if origin is None or origin.adapter is None or use == "merged" else origin.adapter.folder
-        quantisation = base.quantisation if isinstance(base, Checkpoint) else None
-        method = None if quantisation is None else quantisation.method
         yield from comparison.against_hooks(
             base.folder, out, rows, site, is_adapter, max_new_tokens, adapter=adapter, use=use, quantised=method
         )
@@ -382,4 +382,7 @@ def _run(stack: str, found: _Found, origin: _Origin | None, python: str | None, 
         yield Check(stack, False, "does not load PEFT adapters with a bias; bake a checkpoint for it")
     else:
         support = found.open().plan_again(base).stacks[stack]
+        if method is not None:
+            yield from comparison.quantised_in_stack(stack, base.folder, out, support, python, max_new_tokens, method)
+            return
         yield from comparison.against_transformers(stack, base.folder, out, support, python, max_new_tokens)

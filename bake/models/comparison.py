@@ -14,8 +14,8 @@ from ..core.check import Check
 from ..core.packages import require
 from ..core.record import AdapterUse
 from ..core.sites import Site
-from ..core.stacks import Support
-from ..errors import ModelError, VerifyError
+from ..core.stacks import STACKS, Support
+from ..errors import MissingPackageError, ModelError, VerifyError
 from ..formats.adapter.open import CONFIG_FILE
 from ..formats.adapter.served import FOLDER as SERVED_FOLDER
 from ..formats.checkpoint.families import Family
@@ -139,9 +139,8 @@ def against_transformers(
     inputs = prompts(base, out)
     wanted = run_stack("transformers", out, inputs, max_new_tokens=max_new_tokens)
     plain = run_stack("transformers", base, inputs, max_new_tokens=max_new_tokens)
-    options = {"model_impl": "transformers"} if "--model-impl transformers" in support.option else {}
     interpreter = None if python is None else Path(python)
-    run = run_stack(stack, out, inputs, max_new_tokens=max_new_tokens, python=interpreter, options=options)
+    run = run_stack(stack, out, inputs, max_new_tokens=max_new_tokens, python=interpreter, options=_options(support))
     name = f"{stack} {run.version}"
     if support.option:
         yield Check(name, None, f"started with {support.option}; without it the model would be UNSTEERED")
@@ -152,6 +151,50 @@ def against_transformers(
         yield Check(f"{name}: steered", False, "cannot tell: steered and unsteered greedy tokens are the same here")
         return
     yield Check(f"{name}: steered", same == total, f"{detail}; {unsteered} as the unsteered base")
+
+
+def quantised_in_stack(
+    stack: str, base: Path, out: Path, support: Support, python: str | None, max_new_tokens: int, method: Method
+) -> Iterator[Check]:
+    """Compare greedy tokens of a quantised `out` in `stack` with those of its `base` there, and with transformers'.
+
+    Kernels round in different ways, so tokens of two stacks soon differ. The output must differ from its base, and where
+    transformers runs the `method`, agree with the steered model there for no shorter than with the unsteered one.
+
+    Raises:
+        MissingPackageError: the stack is not installed. ModelError: it failed.
+    """
+    inputs, interpreter = prompts(base, out), None if python is None else Path(python)
+    options = _options(support) | ({"dtype": "auto"} if "dtype" in STACKS[stack].options else {})
+    run, own = (
+        run_stack(stack, model, inputs, max_new_tokens=max_new_tokens, python=interpreter, options=options)
+        for model in (out, base)
+    )
+    name = f"{stack} {run.version}"
+    same, total = _count(run.tokens, own.tokens)
+    yield Check(
+        f"{name}: differs from the unsteered base", same < total, f"{same} of {total} greedy tokens as the base"
+    )
+    try:
+        need_transformers()
+        wanted, plain = (
+            run_stack("transformers", model, inputs, max_new_tokens=max_new_tokens) for model in (out, base)
+        )
+    except (ModelError, MissingPackageError) as error:
+        yield Check(f"{name}: beside transformers", None, f"which does not run {method.label} here ({error})")
+        return
+    (steered, total), (unsteered, _) = (_count(run.tokens, other.tokens) for other in (wanted, plain))
+    yield Check(
+        f"{name}: agrees with the steered model in transformers",
+        None if steered == unsteered else steered > unsteered,
+        f"{steered} of {total} greedy tokens as there, {unsteered} as the unsteered base there (no bound: kernels round "
+        "in different ways)",
+    )
+
+
+def _options(support: Support) -> dict[str, str]:
+    """Fields of a request that start the stack so that it adds the bias."""
+    return {"model_impl": "transformers"} if "--model-impl transformers" in support.option else {}
 
 
 def gguf_against_base(stack: str, base: Path, out: Path, python: str | None, max_new_tokens: int) -> Iterator[Check]:

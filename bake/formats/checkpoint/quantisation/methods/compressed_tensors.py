@@ -188,7 +188,9 @@ NVFP4 = replace(
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:985, 1023; its graph scales the product before it adds the bias
         # (src/llama-graph.cpp, build_attn), and asserts that an NVFP4 MLP has none (build_ffn).
-        "llama.cpp": Support("steered", run=True, note="it stops at a bias of an MLP"),
+        "llama.cpp": Support(
+            "steered", run=True, note="it stops at a bias of an MLP, and a Qwen2 is another function there"
+        ),
         "mlx": _MLX_RAN,
     },
     reason="where the module rounds its input to 4 bits, it does so alike in both runs; the bias is added afterwards",
