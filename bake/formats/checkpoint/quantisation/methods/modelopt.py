@@ -67,7 +67,7 @@ NVFP4 = replace(
         "vllm": Support("steered", note="on a GPU"),
         # llama.cpp: conversion/base.py:1000, 860; its graph scales the product before it adds the bias
         # (src/llama-graph.cpp, build_attn), and asserts that an NVFP4 MLP has none (build_ffn).
-        "llama.cpp": Support("steered", run=True, note="it stops at a bias of an MLP"),
+        "llama.cpp": Support("steered", run=True, note="it stops at a bias of an MLP, and a Qwen2 is another function"),
         # mlx-lm 0.32.2: utils.py:503 looks for `scales`, and 599 refuses the rest.
         "mlx": Support("refuses", run=True),
     },
