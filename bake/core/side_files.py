@@ -50,11 +50,12 @@ def single_file(paths: Collection[str]) -> str:
     """The file of a checkpoint that holds all of its weights; empty if an index names several, or there is none.
 
     Without ``model.safetensors`` and an index it is the only other file: GPTQ's first tools named theirs like
-    ``gptq_model-4bit-128g.safetensors``, and vLLM loads whatever there is.
+    ``gptq_model-4bit-128g.safetensors``, and vLLM loads whatever there is. Adapters and Mistral's own form are none.
     """
     if SINGLE in paths:
         return SINGLE
-    others = [path for path in paths if path.endswith(".safetensors") and not path.startswith("adapter_")]
+    none = ("adapter_", "consolidated")
+    others = [path for path in paths if path.endswith(".safetensors") and not path.startswith(none)]
     return others[0] if INDEX not in paths and len(others) == 1 and "/" not in others[0] else ""
 
 

@@ -119,7 +119,8 @@ def test_a_bake_is_verified_layer_by_layer(base: Path, tmp_path: Path):
 
     def verdicts(added: np.ndarray) -> list[bool | None]:
         rows = dict(enumerate(added))
-        return [c.ok for c in against_hooks(base, tmp_path / "out", rows, "attention_output", False, 2, METHOD)]
+        checks = against_hooks(base, tmp_path / "out", rows, "attention_output", False, 2, quantised=METHOD)
+        return [check.ok for check in checks]
 
     assert verdicts(rows) == [True, True, True, None, None]
     assert verdicts(-rows) == [True, False, False, None, None]

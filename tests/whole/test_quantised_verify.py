@@ -49,7 +49,7 @@ def bake(base: Path, out: Path, rows: np.ndarray, site: Any = "attention_output"
 
 def run(base: Path, out: Path, rows: np.ndarray, site: Any = "attention_output", **options: Any) -> list[Check]:
     found = dict(enumerate(rows)) if isinstance(rows, np.ndarray) else rows
-    return list(against_hooks(base, out, found, site, options.pop("is_adapter", False), 3, METHOD))
+    return list(against_hooks(base, out, found, site, options.pop("is_adapter", False), 3, quantised=METHOD))
 
 
 def verdicts(checks: list[Check]) -> dict[str, bool | None]:

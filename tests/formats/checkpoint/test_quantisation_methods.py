@@ -23,8 +23,8 @@ def parts(**shapes: tuple[str, tuple[int, ...]]) -> Parts:
 
 
 def pick(fields: dict[str, Any]) -> Method | str:
-    """The method that a config says, by its ``quant_method``."""
-    (one,) = (q for q in QUANTISERS if fields.get("quant_method", "") in q.names)
+    """The method that a config says, by its ``quant_method``; without one, as MLX's."""
+    (one,) = (q for q in QUANTISERS if fields.get("quant_method", "mlx") in q.names)
     return one.pick(fields)
 
 
