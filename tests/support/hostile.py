@@ -378,10 +378,10 @@ HOSTILE: Mapping[str, Hostile] = {
         tensors(lambda t: t.update({OUT: ("BF16", (6, 8), t[OUT][2][:96])})), "6 outputs"
     ),
     "weights: an output projection of integers": Hostile(
-        tensors(lambda t: t.update({OUT: ("I16", (8, 8), t[OUT][2])})), bakes=BOTH
+        tensors(lambda t: t.update({OUT: ("I16", (8, 8), t[OUT][2])})), "no matrix of floats"
     ),
     "weights: an output projection of no rank": Hostile(
-        tensors(lambda t: t.update({OUT: ("BF16", (), t[OUT][2][:2])})), bakes=BOTH
+        tensors(lambda t: t.update({OUT: ("BF16", (), t[OUT][2][:2])})), "no matrix of floats"
     ),
     "weights: a bias of another shape": Hostile(
         tensors(lambda t: t.update({OUT.replace("weight", "bias"): ("BF16", (4,), bytes(8))})), "shape", "peft"
