@@ -142,6 +142,12 @@ def _other(other: Other, stacks: list[str]) -> str:
     return f"For {' and '.join(stacks)}: {target} takes the route {other.route}{cost}"
 
 
+def _in_a_stack(plan: BakePlan) -> str:
+    """The option that runs an output where it is served: in transformers, or else in the first stack that steers it."""
+    served = [name for name, support in plan.stacks.items() if support.status in ("steered", "option")]
+    return f" --stack {served[0]}" if served else ""
+
+
 def next_commands(result: BakeResult, out_name: str) -> list[str]:
     """Commands that check, serve and share the output; empty after a dry run."""
     if result.plan.form == "gguf":
@@ -151,7 +157,7 @@ def next_commands(result: BakeResult, out_name: str) -> list[str]:
     if result.adapter:
         base += f" --adapter {shlex.quote(result.adapter)}"
     if result.out is not None:
-        commands.append(f"emobake verify {out} --base {base} --stack transformers")
+        commands.append(f"emobake verify {out} --base {base}{_in_a_stack(result.plan)}")
     if pushed is not None:
         on_main = pushed.branch == "main" and not pushed.pr_url
         commands.append(f"emobake verify {pushed.repo_id}{'' if on_main else '@' + pushed.commit} --base {base}")
