@@ -109,7 +109,8 @@ def _run(stack: Stack, python: Path, request: dict[str, Any], folder: Path, time
     program = str(Path(os.path.abspath(python.expanduser())) if len(python.parts) > 1 else python)  # noqa: PTH100
     call = [program, str(Path(__file__).parent / stack.runner), str(request_file), str(response_file)]
     code = _wait(stack.name, call, python, folder, log, timeout, verbose)
-    reason = _reason(log.read_text(encoding="utf-8", errors="replace")) or "its output is above"
+    # Backticks of others are none of our arguments.
+    reason = _reason(log.read_text(encoding="utf-8", errors="replace")).replace("`", "'") or "its output is above"
     if code == NOT_INSTALLED:
         raise MissingPackageError(
             f"{stack.name} is not installed for {python} ({reason}): pip install {stack.packages} there, "
