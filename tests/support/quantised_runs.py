@@ -62,6 +62,10 @@ print(json.dumps({"read": read() - before, "said": {name: each.status for name, 
 """
 
 
+NOTED = {(form, "qwen2", "llama.cpp") for form in ("nvfp4", "modelopt-nvfp4", "modelopt-mixed")}
+"""Form, family and stack whose base does not run there, as the note of the method tells."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """A quantised base and its baked form."""
@@ -128,7 +132,8 @@ class Cell:
         if self.planned != self.said:
             return False
         if self.found == "no base":  # Forms of a method have conditions of their own, which its notes tell.
-            return self.said == "refuses" or not self.is_run or self.form in VARIANTS
+            noted = (self.form, self.family, self.stack) in NOTED
+            return self.said == "refuses" or not self.is_run or self.form in VARIANTS or noted
         if self.said in ("option", "unsteered"):
             return self.found in ("unsteered", "refuses")
         return self.found == self.said
@@ -174,8 +179,8 @@ def make(form: str, family: str, space: Path) -> Pair:
     answer = json.loads(done.stdout)
     rows = space / f"rows-{_bias_dtype(baked)}.npy"
     readable = None
-    if "file" in options:
-        usual = {name: value for name, value in options.items() if name != "file"}
+    usual = {name: value for name, value in options.items() if name not in ("file", "config_file")}
+    if usual != options:
         readable = write_quantised(space / f"{name}-usual", method, family, options=usual)
     return Pair(form, family, base, baked, rows, plain, readable, answer["read"], size, answer["said"])
 

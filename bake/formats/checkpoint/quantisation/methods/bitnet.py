@@ -33,8 +33,8 @@ BITNET = Method(
         "transformers": Support("steered", run=True),
         # vLLM 0.32: config/model.py:1454, no such method.
         "vllm": Support("refuses", run=True),
-        # llama.cpp: conversion/base.py:442.
-        "llama.cpp": Support("steered", run=True, note="converted with --no-lazy; it does not round the inputs"),
+        # llama.cpp: conversion/base.py:442, which fails on tensors that are not there yet.
+        "llama.cpp": Support("refuses", run=True, note="but for its converter with --no-lazy"),
         # mlx-lm 0.32.2: models/bitlinear_layers.py:21, 155, with a kernel for Metal.
         "mlx": Support("steered", note="on a Mac"),
     },
