@@ -42,7 +42,7 @@ def without_secrets(text: str) -> str:
         value = os.environ.get(name, "")
         if len(value) > 3:  # A shorter one is none, and may occur in any word.
             text = text.replace(value, word)
-    return re.sub(r"\bsk-[\w-]{8,}", "(key)", re.sub(r"\bhf_\w{8,}", "(token)", text))
+    return re.sub(r"\bsk-[\w-]{8,}", "(key)", re.sub(r"\bhf_[A-Za-z0-9]{8,}", "(token)", text))
 
 
 class EmobakeError(Exception):

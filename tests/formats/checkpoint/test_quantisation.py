@@ -127,6 +127,14 @@ def test_two_configs_that_disagree(other):
         plan_of(config, files={"quantize_config.json": {"bits": 4, **other}})
 
 
+def test_a_nameless_file_is_of_the_tool_that_config_json_names():
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemm"}
+    found = find_quantisation({"quantization_config": awq}, {"quantize_config.json": {"bits": 4}}, "m")
+    assert found is not None and found.label == "AWQ"
+    with pytest.raises(BrokenFileError, match=r"hf_quant_config.json: says quant_method 'modelopt', and config.json"):
+        find_quantisation({"quantization_config": awq}, {"hf_quant_config.json": {"quantization": {}}}, "m")
+
+
 def test_two_configs_that_agree():
     plan_of(QUANTISED, files={"quantize_config.json": {"bits": 4, "group_size": 8, "sym": True}})
 

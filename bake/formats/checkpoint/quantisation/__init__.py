@@ -109,15 +109,19 @@ def is_float(parts: Parts) -> bool:
 
 
 def _found(config: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[Quantisation]:
-    inner = language_config(config)
+    inner, first = language_config(config), None
     for place in (config,) if inner is config else (config, inner):
         for key in ("quantization_config", "compression_config", "quantization"):
             if place.get(key) is not None:
                 if not isinstance(place[key], Mapping):
                     raise BrokenFileError(f"{name}/{_CONFIG}: {key} is {place[key]!r:.60}, not an object")
-                yield Quantisation(place[key], _CONFIG, _quantiser(place[key]))
+                found = Quantisation(place[key], _CONFIG, _quantiser(place[key]))
+                first = first or found.quantiser
+                yield found
     for file, fields in files.items():
-        yield Quantisation(fields, file, _quantiser(fields, file))
+        # Several tools write a file of this name, and config.json tells which one did.
+        is_unnamed = fields.get("quant_method") is None and first is not None and file in first.files
+        yield Quantisation(fields, file, first if is_unnamed else _quantiser(fields, file))
 
 
 def _quantiser(fields: Fields, file: str = _CONFIG) -> Quantiser | None:
