@@ -161,12 +161,12 @@ def next_commands(result: BakeResult, out_name: str) -> list[str]:
     if pushed is not None:
         on_main = pushed.branch == "main" and not pushed.pr_url
         commands.append(f"emobake verify {pushed.repo_id}{'' if on_main else '@' + pushed.commit} --base {base}")
+        served = pushed.repo_id if on_main else f"{pushed.repo_id} --revision {pushed.commit}"
     if result.adapter and _use(result.plan) in ("beside", "served"):
         commands += _with_adapter(result, out_name) if result.out is not None else []
         if result.out is not None and pushed is None:
             commands.append(f"emobake push {out} YOUR_NAME/REPO")
         return commands
-        served = pushed.repo_id if on_main else f"{pushed.repo_id} --revision {pushed.commit}"
     if commands and result.plan.form == "checkpoint":
         for name, stack in STACKS.items():
             commands += _serve_commands(stack, result.plan.stacks[name], served, out if result.out else "")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -38,15 +37,10 @@ ROWS = np.random.default_rng(3).normal(0, 0.5, (LAYERS, HIDDEN)).astype(np.float
 METHOD = Method("stand-in", "a stand-in", lambda parts: True, lambda parts, fields: None, {}, rounding=64)
 
 
-def bitsandbytes(source: Path, folder: Path, bits: int) -> None:
-    """Write `source` in bitsandbytes' 4 or 8 bits."""
+def bitsandbytes(source: Path, folder: Path) -> None:
+    """Write `source` in bitsandbytes' 8 bits."""
     pytest.importorskip("bitsandbytes")
-    four: dict[str, Any] = {
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_compute_dtype": torch.bfloat16,
-    }
-    config = transformers.BitsAndBytesConfig(**(four if bits == 4 else {"load_in_8bit": True}))
+    config = transformers.BitsAndBytesConfig(load_in_8bit=True)
     transformers.AutoModelForCausalLM.from_pretrained(
         source, quantization_config=config, dtype=torch.bfloat16, device_map={"": "cpu"}
     ).save_pretrained(folder)
@@ -78,7 +72,8 @@ def w8a8(source: Path, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-@pytest.fixture(params=["bitsandbytes-4bit", "bitsandbytes-8bit", "w8a8"])
+# With 4 bits, bitsandbytes 0.50 wants modules of 64 inputs on a CPU: test_quantised_stacks.py has such ones.
+@pytest.fixture(params=["bitsandbytes-8bit", "w8a8"])
 def base(request: pytest.FixtureRequest, tiny_chat: Path, tmp_path: Path) -> Path:
     """The tiny chat model, quantised."""
     folder = tmp_path / "base"
@@ -88,7 +83,7 @@ def base(request: pytest.FixtureRequest, tiny_chat: Path, tmp_path: Path) -> Pat
     if request.param == "w8a8":
         w8a8(tiny_chat, folder)
     else:
-        bitsandbytes(tiny_chat, folder, 4 if "4bit" in request.param else 8)
+        bitsandbytes(tiny_chat, folder)
     return folder
 
 

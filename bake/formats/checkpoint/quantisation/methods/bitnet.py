@@ -34,7 +34,7 @@ BITNET = Method(
         # vLLM 0.32: config/model.py:1454, no such method.
         "vllm": Support("refuses", run=True),
         # llama.cpp: conversion/base.py:442, which fails on tensors that are not there yet.
-        "llama.cpp": Support("refuses", run=True, note="but for its converter with --no-lazy"),
+        "llama.cpp": Support("refuses", run=True, note="but for its converter with the option no-lazy"),
         # mlx-lm 0.32.2: models/bitlinear_layers.py:21, 155, with a kernel for Metal.
         "mlx": Support("steered", note="on a Mac"),
     },

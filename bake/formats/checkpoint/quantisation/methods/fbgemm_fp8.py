@@ -31,7 +31,7 @@ METHOD = Method(
         ),
         # vLLM 0.32: config/model.py:1459.
         "vllm": Support(
-            "steered", note="started with --allow-deprecated-quantization, without which it does not start"
+            "steered", note="started with the option allow-deprecated-quantization, without which it does not start"
         ),
         # llama.cpp: conversion/base.py:580.
         "llama.cpp": Support("refuses", run=True),
