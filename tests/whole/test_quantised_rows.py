@@ -129,3 +129,20 @@ def test_a_config_that_names_the_fused_projection(tmp_path: Path):
     (base / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"config.json names qkv_proj, which a Llama does not have"):
         bake(base, tmp_path / "out", rows_of(0))
+
+
+@pytest.mark.parametrize("mode", ["hardlink", "copy"])
+def test_old_biases_are_overwritten_in_a_copy_and_a_line_says_so(tmp_path: Path, mode: str):
+    """Loaders read every tensor of a file, so the old biases must not stay in one."""
+    base, said = write("gptq with zero biases", tmp_path / "base", "qwen2"), list[str]()
+    out = emobake.Folder(tmp_path / "out", link_mode=mode)  # type: ignore[arg-type]
+    vectors = emobake.VectorSet(("joy",), rows_of(0)[None], "tiny")
+    emobake.bake(base, vectors, mix={"joy": 1}, out=out, notice=said.append)
+    assert len(said) == (mode == "hardlink")
+    assert all("model.safetensors was copied, not linked" in line for line in said)
+    old, new = tensors_of(base), tensors_of(tmp_path / "out")
+    assert old.keys() == new.keys()
+    for layer in range(LAYERS):
+        name = f"model.layers.{layer}.self_attn.o_proj.bias"
+        assert not old[name].any()
+        np.testing.assert_array_equal(new[name].astype(np.float32), rows_of(0)[layer])

@@ -188,3 +188,25 @@ def test_a_config_in_a_file_of_its_own_is_written_into_config_json():
     assert found.in_config == {"bits": 4, "group_size": 64, "version": "GEMM", "quant_method": "awq"}
     both = find_quantisation({"quantization_config": found.in_config}, {"quant_config.json": found.fields}, "m")
     assert both is not None and both.in_config == {}, "the two agree"
+
+
+MLX = {
+    part: (dtype, shape)
+    for part, dtype, shape in (
+        ("weight", "U32", (4, 8)),
+        ("scales", "BF16", (4, 1)),
+        ("biases", "BF16", (4, 1)),
+    )
+}
+
+
+def test_mlx_may_run_its_base_with_another_base_frequency():
+    """A bias of MLX has the dtype of the scales, whatever the config says."""
+    config = {**CONFIG, "quantization": {"bits": 4, "group_size": 64}, "torch_dtype": "float16"}
+    modules = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), MLX)
+    nested = config | {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}
+    plan = plan_of(nested, modules)
+    assert {bias.dtype for bias in plan.biases} == {"BF16"}
+    (said,) = (warning for warning in plan.warnings if "rope_theta" in warning)
+    assert "the output names 500000.0" in said and "by more than the steering" in said
+    assert not any("rope_theta" in w for w in plan_of(nested | {"rope_theta": 500000.0}, modules).warnings)
