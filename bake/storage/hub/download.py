@@ -18,7 +18,7 @@ from ...core.side_files import INDEX, REPLACED, SINGLE, is_carried, single_file
 from ...core.strict_json import parse_json_object
 from ...errors import BrokenFileError, InputError
 from ..files import advertised, check_content, read_small
-from ..http import bounded
+from ..http import bounded, quiet_library
 from .errors import fetching
 
 _ADAPTER, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -70,6 +70,7 @@ def download_checkpoint(repo_id: str, snapshot: Path) -> tuple[str, ...]:
 
 def holds_adapter(repo_id: str, revision: str | None) -> bool:
     """True if a repository is an adapter's, and no whole model's; False if it cannot be looked at."""
+    quiet_library()
     try:
         with bounded(f"{repo_id}: its list of files", bytes=MAX_SMALL):
             there = [HfApi().file_exists(repo_id, _ADAPTER, revision=revision)]
