@@ -119,7 +119,7 @@ def overview(model: str | os.PathLike[str] | ModelName | None = None, *, site: S
 
 @dataclass(frozen=True)
 class MethodOverview:
-    """What the stacks do with a quantisation method."""
+    """A quantisation method, and its treatment by the stacks."""
 
     name: str
     label: str

@@ -91,7 +91,7 @@ class _Given:
     """A folder for temporary files."""
 
     def origin(self, found: _Found, *, whole: bool) -> _Origin | None:
-        """What the output `found` was made of; None if it was not named."""
+        """The base of the output `found`; None if it was not named."""
         use = "" if found.record.adapter is None else found.record.adapter.how
         if self.base is None:
             return None

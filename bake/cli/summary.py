@@ -186,7 +186,7 @@ def _with_adapter(result: BakeResult, out_name: str) -> list[str]:
 
 
 def _use(plan: BakePlan) -> str:
-    """What became of the adapter that was given; empty if none was."""
+    """The use of the adapter that was given; empty if none was."""
     return "" if plan.record.adapter is None else plan.record.adapter.how
 
 

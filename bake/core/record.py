@@ -26,7 +26,7 @@ from .vector_set import VectorSet
 RECORD_FILE = "emobake.json"
 _FORMS = ("checkpoint", "peft", "gguf")
 AdapterUse = Literal["steered", "beside", "served", "merged"]
-"""What became of an adapter. ``steered``: the output is the adapter with the biases; ``beside``: the output is a second
+"""Use of an adapter. ``steered``: the output is the adapter with the biases; ``beside``: the output is a second
 one, to be used with it; ``served``: the output is its base with the biases, and carries it; ``merged``: it was merged
 into the base first."""
 
@@ -367,7 +367,7 @@ def _vectors(data: Mapping[str, Any]) -> RecordedVectors:
 
 
 def _kept(adapter: RecordedAdapter | None) -> tuple[str, str]:
-    """What must be the same of the adapter of two bakes; its name may be another one."""
+    """The facts that two bakes of one adapter share; its name may be another one."""
     return ("", "") if adapter is None else (adapter.how, adapter.sha256)
 
 

@@ -25,7 +25,7 @@ from .open import CONFIG_FILE, WEIGHTS_FILE, Adapter
 from .patterns import are_named, pick
 
 PREFIX = "base_model.model."
-"""What PEFT writes in front of the name of a module."""
+"""Prefix that PEFT writes in front of the name of a module."""
 _PART = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_B\.bias)")
 _EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 """Ends of names of tensors that PEFT saves besides when the vocabulary has grown."""

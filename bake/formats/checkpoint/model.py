@@ -46,7 +46,7 @@ class Checkpoint:
     index_metadata: Mapping[str, Any] = field(default_factory=dict)
     """``metadata`` of ``model.safetensors.index.json``; empty without an index."""
     quant_configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Those of `emobake.core.side_files.QUANT_CONFIGS` that there are, as JSON data."""
+    """File beside config.json, one of `emobake.core.side_files.QUANT_CONFIGS` -> its quantisation config."""
     repo_id: str = ""
     revision: str = ""
     """Commit on the Hub, if the checkpoint came from there."""
@@ -80,7 +80,7 @@ class Checkpoint:
 
     @cached_property
     def quantisation(self) -> Quantisation | None:
-        """What the checkpoint says of its quantisation; None if nothing.
+        """The quantisation that the checkpoint declares; None if it declares none.
 
         Raises:
             BrokenFileError: it says two things.

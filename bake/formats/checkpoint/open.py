@@ -63,11 +63,11 @@ class Base:
     open: Callable[[], Checkpoint]
     """Reads what planning needs besides the config."""
     quant_configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """As `Checkpoint.quant_configs`; empty for a model whose files must be downloaded first."""
+    """The same as `Checkpoint.quant_configs`; empty for a model whose files must be downloaded first."""
 
     @property
     def quantisation(self) -> Quantisation | None:
-        """What the configs say of the quantisation; None if nothing.
+        """The quantisation that the configs declare; None if they declare none.
 
         Raises:
             BrokenFileError: they say two things.

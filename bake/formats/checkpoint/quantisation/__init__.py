@@ -29,7 +29,7 @@ _SPELLINGS = {
 
 @dataclass(frozen=True, eq=False)
 class Quantisation:
-    """What a checkpoint says of its quantisation."""
+    """The quantisation that a checkpoint declares."""
 
     fields: Fields
     file: str

@@ -1,4 +1,4 @@
-"""How the tensors of a linear module are laid out, where its rows can be moved as bytes."""
+"""Layouts of the tensors of a linear module, where its rows can be moved as bytes."""
 
 from __future__ import annotations
 
