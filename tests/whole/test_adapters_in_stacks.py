@@ -1,12 +1,8 @@
-"""A baked base with a LoRA on top of it, in vLLM and llama.cpp: the tokens of transformers with hooks and PEFT.
-
-llama.cpp's ``convert_lora_to_gguf.py`` is the file that $EMOBAKE_CONVERT_LORA names, beside ``convert_hf_to_gguf.py``.
-"""
+"""A baked base with a LoRA on top of it, in vLLM and llama.cpp: the tokens of transformers with hooks and PEFT."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +50,8 @@ def case(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Case:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+            if "lora_" in name:
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
     adapted.save_pretrained(folder / "adapter")
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     prompts = [
@@ -97,10 +93,8 @@ def test_in_vllm(case: Case, tmp_path: Path):
 
 
 def test_in_llama_cpp(case: Case, tmp_path: Path):
-    script = Path(os.environ.get("EMOBAKE_CONVERT_LORA", ""))
-    if not script.is_file():
-        pytest.fail("set EMOBAKE_CONVERT_LORA to llama.cpp's convert_lora_to_gguf.py", pytrace=False)
     python, gguf, lora = interpreter("llama.cpp"), tmp_path / "model.gguf", tmp_path / "lora.gguf"
+    script = python.parents[1] / "llama.cpp" / "convert_lora_to_gguf.py"
     for command in (
         [python, script.with_name("convert_hf_to_gguf.py"), case.out, "--outfile", gguf, "--outtype", "f32"],
         [python, script, case.out / "adapter", "--base", case.out, "--outfile", lora, "--outtype", "f32"],
