@@ -62,8 +62,11 @@ print(json.dumps({"read": read() - before, "said": {name: each.status for name, 
 """
 
 
-NOTED = {(form, "qwen2", "llama.cpp") for form in ("nvfp4", "modelopt-nvfp4", "modelopt-mixed")}
-"""Form, family and stack whose base does not run there, as the note of the method tells."""
+NOTED = {
+    *((form, "qwen2", "llama.cpp") for form in ("nvfp4", "modelopt-nvfp4", "modelopt-mixed")),
+    *((form, "llama3.1", "vllm") for form in ("ct-fp8-block", "fp8-block", "modelopt-fp8-block")),
+}
+"""Form, family and stack where the base or the baked model does not run, as the note of the method tells."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,10 @@ class Cell:
             return self.said not in ("steered", "option")
         if self.planned != self.said:
             return False
+        noted = (self.form, self.family, self.stack) in NOTED
+        if self.found == "refuses" and noted:
+            return True
         if self.found == "no base":  # Forms of a method have conditions of their own, which its notes tell.
-            noted = (self.form, self.family, self.stack) in NOTED
             return self.said == "refuses" or not self.is_run or self.form in VARIANTS or noted
         if self.said in ("option", "unsteered"):
             return self.found in ("unsteered", "refuses")

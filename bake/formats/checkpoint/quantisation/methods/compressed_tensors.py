@@ -123,8 +123,7 @@ W4A8 = replace(
     label="compressed-tensors, packed integers with rounded inputs",
     stacks={
         "transformers": _TRANSFORMERS,
-        # vLLM 0.32: compressed_tensors.py:842, 855.
-        "vllm": Support("steered", note="on a GPU"),
+        "vllm": Support("steered", run=True),
         "llama.cpp": Support("steered", note="it does not round the inputs"),
         "mlx": _MLX,
     },
@@ -172,7 +171,7 @@ FP8_BLOCK = replace(
     label="compressed-tensors, FP8 by block",
     stacks={
         "transformers": _RAN,
-        "vllm": Support("steered", note="on a GPU"),
+        "vllm": Support("steered", note="on a GPU; on a CPU it stops at a bias of 16 bits"),
         "llama.cpp": Support("steered", run=True, note="it does not round the inputs"),
         "mlx": _MLX_RAN,
     },
@@ -215,7 +214,7 @@ MIXED = replace(
     label="compressed-tensors, mixed",
     stacks={
         "transformers": _TRANSFORMERS,
-        "vllm": Support("steered", note="where it takes each of the groups"),
+        "vllm": Support("steered", run=True, note="where it takes each of the groups"),
         # llama.cpp: conversion/base.py:508.
         "llama.cpp": Support("refuses"),
         "mlx": _MLX,

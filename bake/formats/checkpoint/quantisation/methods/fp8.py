@@ -50,7 +50,7 @@ BLOCK = Method(
         # (quantizers/quantizer_finegrained_fp8.py:41).
         "transformers": Support("steered", run=True),
         # vLLM 0.32: quantization/fp8.py:339.
-        "vllm": Support("steered", note="on a GPU"),
+        "vllm": Support("steered", note="on a GPU; on a CPU it stops at a bias of 16 bits"),
         # llama.cpp: conversion/base.py:450.
         "llama.cpp": Support("steered", run=True, note="it does not round the inputs"),
         # mlx-lm 0.32.2: utils.py:538 and 599; the classes of DeepSeek, MiniMax and Mistral make plain weights of them.

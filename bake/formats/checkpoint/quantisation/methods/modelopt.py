@@ -49,7 +49,11 @@ BLOCKS = replace(
     name="modelopt-fp8-block",
     label="ModelOpt FP8 by block",
     # llama.cpp: conversion/base.py:573 multiplies by the scales without their block size, and stops at their shape.
-    stacks={**FLOAT8.stacks, "llama.cpp": Support("refuses", run=True)},
+    stacks={
+        **FLOAT8.stacks,
+        "vllm": Support("steered", note="on a GPU; on a CPU it stops at a bias of 16 bits"),
+        "llama.cpp": Support("refuses", run=True),
+    },
 )
 MXFP8 = replace(
     BLOCKS,
