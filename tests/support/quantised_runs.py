@@ -138,7 +138,9 @@ class Cell:
         if self.found == "refuses" and noted:
             return True
         if self.found == "no base":  # Forms of a method have conditions of their own, which its notes tell.
-            return self.said == "refuses" or not self.is_run or self.form in VARIANTS or noted
+            # A package that the environment leaves out, because of what it brings along.
+            is_missing = "pip install" in self.error
+            return self.said == "refuses" or not self.is_run or self.form in VARIANTS or noted or is_missing
         if self.said in ("option", "unsteered"):
             return self.found in ("unsteered", "refuses")
         return self.found == self.said
