@@ -16,9 +16,10 @@ from pathlib import Path
 
 import click
 
+from emobake.actions.overview import stack_overview
 from emobake.cli.app import cli
 from emobake.core.sites import SITES, Site
-from emobake.core.stacks import STACKS, Support
+from emobake.core.stacks import STACKS, USUAL, Support
 from emobake.formats.checkpoint.families import Family, families
 from emobake.formats.checkpoint.wrappers import wrapped, wrappers
 
@@ -71,6 +72,46 @@ Made from [wrappers.toml](../bake/formats/checkpoint/wrappers.toml): what each s
 wrapper, for vectors of the attention output; **bold** and `UNSTEERED` as above. *alone*: the class as which
 `--text-only` saves the language model; the rows above hold for that.
 """
+STACKS_PAGE = """\
+# Stacks
+
+Made by `scripts/make_docs.py` from [stacks.toml](../bake/core/stacks.toml).
+
+```sh
+emobake models --stack mistral.rs        # all of one stack: versions, commands, every family
+emobake --model M --mix joy=1 --out OUT --targets openvino,sglang      # refuse what one of them would not steer
+emobake verify OUT --base M --stack openvino --python openvino-env/bin/python
+```
+
+The usual four have a column in [families.md](families.md). What another stack does with an output follows from two
+things: which biases of the output act, and which biases the stack adds in models of that type. The second was **read**
+in its source, type by type: [stacks.tsv](stacks.tsv) names version, file and line. **Run** means that a baked SmolLM2
+and its base were run in it, on three questions with the chat template, and gave the greedy tokens that are told here.
+`scripts/test-stacks --all` does it again, in environments that `scripts/envs further` makes.
+
+The summary of a bake and the card name the stacks of `--targets`, else the usual four. One more line names every other
+stack that would run this output unsteered, or as another function, without an error. Such a stack has no place for the
+bias: give it the `.gguf`, if it reads that one better, or serve the model elsewhere.
+
+`unknown`: nobody has looked, as with quantised weights, heads that were added, and types that are not in the list.
+`--targets` refuses what is unknown.
+"""
+RUNS = """\
+## Runs
+
+Greedy tokens of SmolLM2-135M-Instruct, three questions, at most 40 tokens each, that are those of transformers 5.23 in
+float32, from the first token on. Joy is baked at 1.2; none of the base's tokens are joy's.
+
+| stack | base | joyful | joyful as its base |
+| --- | --- | --- | --- |
+| CTranslate2 4.8.5, float32 | 120 of 120 | 120 of 120 | 0 |
+| ONNX Runtime GenAI 0.18.0, fp32 | 120 of 120 | 120 of 120 | 0 |
+| optimum-onnx 0.1.0, onnxruntime 1.32.0 | 120 of 120 | 120 of 120 | 0 |
+| OpenVINO 2026.4.1, optimum-intel 2.2.0, fp32 | 120 of 120 | 120 of 120 | 0 |
+| transformers.js 4.3.1 in Node.js 20, the graph of optimum-onnx | 120 of 120 | 120 of 120 | 0 |
+| node-llama-cpp 3.22.1 in Node.js 20, float32 GGUF | 120 of 120 | 120 of 120 | 0 |
+| mistral.rs 0.9.5, the folder | 120 of 120 | **0 of 120** | **120 of 120** |
+"""
 TITLES: dict[Site, str] = {
     "attention_output": "Vectors of the attention output",
     "layer_output": "Vectors of the layer output (control vectors)",
@@ -78,14 +119,26 @@ TITLES: dict[Site, str] = {
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
     context = click.Context(cli, info_name="emobake", **cli.context_settings)
     (folder / "cli.md").write_text("\n".join([CLI, *_command(context)]).rstrip() + "\n", encoding="utf-8")
-    versions = {key: list_of(getattr(stack, key) for stack in STACKS.values()) for key in ("ran", "read")}
+    versions = {key: list_of(getattr(stack, key) for stack in USUAL.values()) for key in ("ran", "read")}
     evidence = textwrap.fill(" ".join(EVIDENCE.format(**versions).split()), 120)
     families_text = "\n".join([FAMILIES, evidence, "", *_families(), *_wrappers()]).rstrip() + "\n"
     (folder / "families.md").write_text(families_text, encoding="utf-8")
+    stacks_text = "\n".join([STACKS_PAGE, *_stacks(), "", RUNS]).rstrip() + "\n"
+    (folder / "stacks.md").write_text(stacks_text, encoding="utf-8")
+
+
+def _stacks() -> Iterator[str]:
+    """Yield the lines of the table of stacks."""
+    folders = {known: each["flag"] for known in STACKS if (each := stack_overview(known).families.get("llama"))}
+    yield from ("| stack | in `targets` | run | read | a baked Llama | its GGUF file |", "| --- " * 6 + "|")
+    for name, stack in STACKS.items():
+        file = stack_overview(name).architectures.get("llama")
+        cells = (_support(support) if support else "" for support in (folders.get(name), file))
+        yield f"| {stack.label} | `{name}` | {stack.ran or 'not run'} | {stack.read} | {' | '.join(cells)} |"
 
 
 def list_of(names: Iterable[str]) -> str:
@@ -124,11 +177,11 @@ def _cell(text: str) -> str:
 
 def _families() -> Iterator[str]:
     """Yield the lines of both tables, and of the families without a route."""
-    in_gguf = {stack: Support("steered" if stack == "llama.cpp" else "refuses") for stack in STACKS}
+    in_gguf = {stack: Support("steered" if stack == "llama.cpp" else "refuses") for stack in USUAL}
     for site in SITES:
         bakeable = {name: f for name, f in families(site).items() if not f.refusal or f.in_gguf}
         yield from (f"## {TITLES[site]}", "")
-        yield from (f"| model_type | bias of | by | {' | '.join(STACKS)} |", "| --- " * (3 + len(STACKS)) + "|")
+        yield from (f"| model_type | bias of | by | {' | '.join(USUAL)} |", "| --- " * (3 + len(USUAL)) + "|")
         for name, family in bakeable.items():
             if family.has_bias:
                 yield _row(name, family, "existing bias" if family.always else f"`{family.flag}`", family.stacks)
@@ -169,8 +222,8 @@ def _wrappers() -> Iterator[str]:
         "",
     )
     yield from (
-        f"| model_type | text_config | by | {' | '.join(STACKS)} | alone |",
-        "| --- " * (4 + len(STACKS)) + "|",
+        f"| model_type | text_config | by | {' | '.join(USUAL)} | alone |",
+        "| --- " * (4 + len(USUAL)) + "|",
     )
     for wrapper in wrappers().values():
         for text in wrapper.texts.values():
@@ -181,20 +234,20 @@ def _wrappers() -> Iterator[str]:
             head = f"| {wrapper.model_type} | {text.model_type} |"
             steered = any(support.status == "steered" for support in family.stacks.values())
             if family.refusal:
-                yield f"{head} refused: {_cell(family.refusal)} | {'| ' * len(STACKS)}| {plain} |"
+                yield f"{head} refused: {_cell(family.refusal)} | {'| ' * len(USUAL)}| {plain} |"
                 continue
             if steered:
-                cells = " | ".join(_support(family.stacks[stack]) for stack in STACKS)
+                cells = " | ".join(_support(family.stacks[stack]) for stack in USUAL)
                 yield f"{head} `{family.flag}` | {cells} | {plain} |"
             if form := family.forms.get("llama"):
                 inside = wrapped(wrapper, wrapper.texts["llama"]).stacks
                 stacks = {s: replace(x, run=x.run and s in form.ran) for s, x in inside.items()}
-                yield f"{head} as Llama | {' | '.join(_support(stacks[stack]) for stack in STACKS)} | {plain} |"
+                yield f"{head} as Llama | {' | '.join(_support(stacks[stack]) for stack in USUAL)} | {plain} |"
 
 
 def _row(name: str, family: Family, by: str, stacks: dict[str, Support]) -> str:
     module = family.projection.partition("{layer}.")[2]
-    return f"| {name} | `{module}` | {by} | {' | '.join(_support(stacks[stack]) for stack in STACKS)} |"
+    return f"| {name} | `{module}` | {by} | {' | '.join(_support(stacks[stack]) for stack in USUAL)} |"
 
 
 def _support(support: Support) -> str:

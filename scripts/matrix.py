@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.matrix import NAMES, Cell, cells, known_stacks, quiet
 
-from emobake.core.stacks import STACKS
+from emobake.core.stacks import USUAL
 
 ROOT = Path(__file__).parents[1]
 DATA, PAGE = ROOT / "docs" / "matrix.json", ROOT / "docs" / "models.md"
@@ -36,7 +36,7 @@ def _part(_context: click.Context, _option: click.Parameter, value: str | None) 
 
 @click.command()
 @click.option("--family", "names", multiple=True, type=click.Choice(list(NAMES)), help="Only this; default: all.")
-@click.option("--stack", "stacks", multiple=True, type=click.Choice(list(STACKS)), help="Only this; default: all.")
+@click.option("--stack", "stacks", multiple=True, type=click.Choice(list(USUAL)), help="Only this; default: all.")
 @click.option(
     "--part", callback=_part, metavar="K/N", help="Of those the K-th of N parts, counted from 0; CI takes turns."
 )
@@ -83,7 +83,7 @@ def _keep(found: Iterable[Cell]) -> None:
     kept = {_key(entry): entry for entry in (json.loads(DATA.read_text()) if DATA.exists() else [])}
     for cell in found:
         entry = {key: value for key, value in asdict(cell).items() if key not in ("error", "said")}
-        kept[_key(entry)] = entry | {"version": STACKS[cell.stack].ran}
+        kept[_key(entry)] = entry | {"version": USUAL[cell.stack].ran}
     DATA.write_text(json.dumps(sorted(kept.values(), key=_key), indent=1) + "\n")
     page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
@@ -99,11 +99,11 @@ def table(entries: list[dict[str, object]]) -> str:
     rows: dict[tuple[str, str], dict[str, dict[str, object]]] = {}
     for entry in sorted(entries, key=_key):
         rows.setdefault((str(entry["family"]), str(entry["route"])), {})[str(entry["stack"])] = entry
-    lines = [f"| model | form | {' | '.join(STACKS)} | cache |", "| --- " * (3 + len(STACKS)) + "|"]
+    lines = [f"| model | form | {' | '.join(USUAL)} | cache |", "| --- " * (3 + len(USUAL)) + "|"]
     for (family, route), row in rows.items():
         one = next(iter(row.values()))
         cost = f"x {one['cache']:.4g}" if one["cache"] != 1 else ""
-        shown = " | ".join(_shown(row.get(stack)) for stack in STACKS)
+        shown = " | ".join(_shown(row.get(stack)) for stack in USUAL)
         lines.append(f"| {family} | {route} | {shown} | {cost} |")
     return "\n".join(lines) + "\n"
 

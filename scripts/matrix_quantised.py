@@ -18,9 +18,9 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.matrix import quiet
-from support.quantised_runs import FAMILIES, FORMS, USUAL, Cell, Pair, cells, known_stacks, make
+from support.quantised_runs import FAMILIES, FORMS, USUAL_FAMILIES, Cell, Pair, cells, known_stacks, make
 
-from emobake.core.stacks import STACKS
+from emobake.core.stacks import USUAL
 
 ROOT = Path(__file__).parents[1]
 DATA, PAGE = ROOT / "docs" / "quantised.json", ROOT / "docs" / "quantised.md"
@@ -29,7 +29,7 @@ BEGIN, END = "<!-- made by scripts/matrix --quantised -->", "<!-- end -->"
 
 @click.command()
 @click.option("--form", "forms", multiple=True, type=click.Choice(list(FORMS)), help="Only this; default: all.")
-@click.option("--stack", "stacks", multiple=True, type=click.Choice(list(STACKS)), help="Only this; default: all.")
+@click.option("--stack", "stacks", multiple=True, type=click.Choice(list(USUAL)), help="Only this; default: all.")
 @click.option("--write", is_flag=True, help="Write docs/quantised.json and the table of docs/quantised.md.")
 def main(forms: tuple[str, ...], stacks: tuple[str, ...], write: bool) -> None:
     """Bake every quantisation method, and run it in every stack that is installed (scripts/envs all quantised).
@@ -59,7 +59,7 @@ def main(forms: tuple[str, ...], stacks: tuple[str, ...], write: bool) -> None:
 
 def _pairs(forms: Iterable[str], space: Path, failed: list[str]) -> Iterable[Pair]:
     for form in forms:
-        for family in FAMILIES.get(FORMS[form][0], USUAL):
+        for family in FAMILIES.get(FORMS[form][0], USUAL_FAMILIES):
             try:
                 yield make(form, family, space)
             except Exception:  # The others are worth the hour.
@@ -87,7 +87,7 @@ def _keep(found: Iterable[Cell]) -> None:
                 for name, value in asdict(cell).items()
                 if name not in ("error", "said", "planned", "is_run")
             },
-            "version": STACKS[cell.stack].ran,
+            "version": USUAL[cell.stack].ran,
         }
     entries = sorted(kept.values(), key=_key)
     DATA.write_text(json.dumps(entries, indent=1) + "\n")
@@ -106,11 +106,11 @@ def table(entries: list[dict[str, object]]) -> str:
     rows: dict[tuple[str, str], dict[str, dict[str, object]]] = {}
     for entry in entries:
         rows.setdefault((str(entry["form"]), str(entry["family"])), {})[str(entry["stack"])] = entry
-    lines = [f"| method | model | {' | '.join(STACKS)} | bytes read of |", "| --- " * (3 + len(STACKS)) + "|"]
+    lines = [f"| method | model | {' | '.join(USUAL)} | bytes read of |", "| --- " * (3 + len(USUAL)) + "|"]
     for (form, family), row in rows.items():
         one = next(iter(row.values()))
         read = f"{one['read']:,} of {one['size']:,}" if one["read"] else ""
-        shown = " | ".join(_shown(row.get(stack)) for stack in STACKS)
+        shown = " | ".join(_shown(row.get(stack)) for stack in USUAL)
         lines.append(f"| {form} | {family} | {shown} | {read} |")
     return "\n".join(lines) + "\n"
 

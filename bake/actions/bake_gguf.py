@@ -13,6 +13,7 @@ from ..core.progress import no_progress
 from ..core.record import RecordedBase
 from ..core.side_files import is_carried
 from ..core.sites import SITE
+from ..core.stacks import Support
 from ..core.strict_json import json_bytes
 from ..core.vector_set import fitted
 from ..errors import EmobakeError, InputError, OutputError, UnsupportedModelError
@@ -63,8 +64,6 @@ def _check(request: BakeRequest) -> GgufFile | None:
     out, is_source = request.out, request.model.kind == "gguf"
     if request.push is not None:
         raise InputError("`push` does not go with a GGUF file; `hf upload` puts the file on the Hub")
-    if request.targets:
-        raise InputError("`targets` does not go with a GGUF file")
     if request.format != "checkpoint":
         raise InputError(f"`format` {request.format} does not go with a GGUF file")
     if isinstance(out, Folder):
@@ -100,10 +99,24 @@ def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
         force=request.force,
         tensor_parallel=request.tensor_parallel,
     )
-    plan = _with_modelfile(replace(plan, left_out=tuple(_projectors(model))), model.header, out)
+    plan = _for_targets(request, replace(plan, left_out=tuple(_projectors(model))))
+    plan = _with_modelfile(plan, model.header, out)
     if out is not None and not request.dry_run:
         _write(request, plan, model, out)
     return _result(request, plan, out, request.model.base_model)
+
+
+def _for_targets(request: BakeRequest, plan: BakePlan) -> BakePlan:
+    """The plan with the targets of the request.
+
+    Raises:
+        UnsupportedModelError: one of them does not load the file steered.
+    """
+    for stack in request.targets:
+        support = plan.stacks.get(stack, Support("refuses", note="it loads folders"))
+        if support.status != "steered":
+            raise UnsupportedModelError(f"{request.model.name}: {stack}, of `targets`, {support.clause}")
+    return replace(plan, targets=request.targets)
 
 
 def _projectors(model: GgufModel) -> Iterator[LeftOut]:
@@ -183,7 +196,7 @@ def _baked_first(request: BakeRequest, out: GgufFile, command: list[str]) -> Bak
         plan = make_converted_plan(
             model, _with_vision_warning(baked.plan), request.sets.open(request.emotions), name=target.name
         )
-        plan = _with_modelfile(plan, model.header, out)
+        plan = _with_modelfile(_for_targets(request, plan), model.header, out)
         _write(request, plan, model, out)
     return _result(request, plan, out, baked.base_model)
 
@@ -219,7 +232,7 @@ def _converted_first(request: BakeRequest, out: GgufFile, command: list[str], ba
         )
         if wrapper_of(checkpoint.config) is not None:
             plan = replace(plan, warnings=(*plan.warnings, _NO_VISION))
-        plan = _with_modelfile(plan, model.header, out)
+        plan = _with_modelfile(_for_targets(request, plan), model.header, out)
         _write(request, plan, model, out)
     return _result(request, plan, out, base_model)
 

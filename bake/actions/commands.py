@@ -109,13 +109,14 @@ def describe_bake(conversation: Conversation, result: BakeResult, out: str) -> l
     """Lines on a finished bake: the recipe first, then layers and stacks."""
     plan = result.plan
     steered = sum(bias.norm > 0 for bias in plan.biases)
-    loads = [name for name, support in plan.stacks.items() if support.status == "steered" and plan.effect.steers]
+    loads = [name for name, support in plan.shown.items() if support.status == "steered" and plan.effect.steers]
     return [
         f"Baked {recipe(conversation.weights)} into {out}"
         + (f" (all bakes together: {plan.effect.recipe})" if plan.record.history else ""),
         f"{steered} of {len(plan.biases)} layers steered, route {plan.route}",
         f"loads steered: {', '.join(loads) or 'nowhere'}",
-        *(f"{name}: {support.clause}" for name, support in plan.stacks.items() if name not in loads),
+        *(f"{name}: {support.clause}" for name, support in plan.shown.items() if name not in loads),
+        *plan.beware,
     ]
 
 

@@ -15,7 +15,7 @@ from ..core.heads import Cost
 from ..core.plan import RouteName
 from ..core.sites import SITE, Site
 from ..core.spelling import did_you_mean
-from ..core.stacks import STACKS, Support
+from ..core.stacks import STACKS, USUAL, Stack, Support, parse_targets
 from ..errors import InputError, UnsupportedModelError
 from ..formats.adapter.lora import why_beside
 from ..formats.adapter.open import IN_PEFT, base_of, fetch_adapter, is_adapter
@@ -28,7 +28,7 @@ from ..formats.checkpoint.wrappers import language_config, wrapped, wrappers
 from ..storage.files import reading
 from ..storage.model_name import ModelName
 
-_REFUSED = {stack: Support("refuses") for stack in STACKS}
+_REFUSED = {stack: Support("refuses") for stack in USUAL}
 """Stacks of a GGUF file, but for llama.cpp."""
 
 
@@ -115,6 +115,69 @@ def overview(model: str | os.PathLike[str] | ModelName | None = None, *, site: S
         if is_adapter(name):
             return (_of_adapter(name, site),)
         return (_of_gguf(name, site) if name.kind == "gguf" else _of_checkpoint(name, site),)
+
+
+@dataclass(frozen=True)
+class StackOverview:
+    """A stack, and its treatment of what is baked of each family."""
+
+    stack: Stack
+    families: Mapping[str, Mapping[str, Support]]
+    """Family -> name of the route -> treatment of the result; empty for a stack that loads GGUF files only."""
+    architectures: Mapping[str, Support]
+    """GGUF architecture -> treatment of a file with the bias; empty for a stack that loads no such files."""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON data."""
+        stack = self.stack
+        return {
+            "name": stack.name,
+            "title": stack.label,
+            "loads": sorted(stack.loads),
+            "ran": stack.ran or None,
+            "read": stack.read or None,
+            "install": stack.install or None,
+            "convert": stack.convert or None,
+            "serve": stack.serve or stack.serve_folder or None,
+            "verify": stack.is_run,
+            "families": {
+                family: {route: {"status": s.status, "run": s.run, "said": s.clause} for route, s in supports.items()}
+                for family, supports in self.families.items()
+            },
+            "architectures": {
+                name: {"status": s.status, "run": s.run, "said": s.clause} for name, s in self.architectures.items()
+            },
+        }
+
+
+def stack_overview(name: str, *, site: Site = SITE) -> StackOverview:
+    """Tell what a stack does with what is baked of each family.
+
+    Args:
+        name: a name of `emobake.core.stacks.STACKS`.
+        site: where the vectors act.
+
+    Raises:
+        InputError: an unknown stack.
+    """
+    from ..formats.gguf.architectures import gguf_architectures, treatment
+
+    (known,) = parse_targets([name])
+    stack = STACKS[known]
+    families = {
+        each.name: {_said(way): way.stacks[known] for way in each.ways if known in way.stacks}
+        for each in (overview(site=site) if "checkpoint" in stack.loads else ())
+    }
+    files = gguf_architectures() if "gguf" in stack.loads else ()
+    return StackOverview(
+        stack,
+        {family: ways for family, ways in families.items() if ways},
+        {architecture: treatment(architecture, site)[known] for architecture in files},
+    )
+
+
+def _said(way: Way) -> str:
+    return f"{way.route}, as .gguf" if way.in_gguf else str(way.route)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +47,8 @@ def verify(
     stack: Iterable[str] = (),
     python: str | None = None,
     max_new_tokens: int = 60,
+    node_modules: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
 ) -> list[Check]:
     """Check the output of a bake: a checkpoint or adapter in a folder or a Hub repository, or a GGUF file.
 
@@ -67,18 +69,35 @@ def verify(
         stack: names of `emobake.core.stacks.STACKS`; needs `base`.
         python: interpreter of the environment that has the stack; default: this one. Not for transformers.
         max_new_tokens: tokens to generate per prompt.
+        node_modules: folder of the npm packages of a stack in Node.js; default: that of `python`'s environment.
+        weights: type to which the converter of a stack quantises weights, such as ``int8``; the result is compared with
+            the float form as well.
 
     Raises:
         InputError: `out` is no output of emobake, or `base`, `adapter` or `vectors` cannot be opened.
     """
     stacks = tuple(dict.fromkeys(as_list("stack", stack, "['transformers']")))
     with reading(), _given(base, adapter) as given:
-        return _verify(ModelName.parse(out), given, vectors, stacks, python, max_new_tokens)
+        options = {"node_modules": None if node_modules is None else os.path.abspath(node_modules)}  # noqa: PTH100
+        runs = _Runs(stacks, python, max_new_tokens, {k: v for k, v in options.items() if v}, weights)
+        return _verify(ModelName.parse(out), given, vectors, runs)
 
 
 def verify_alone(out: str | os.PathLike[str]) -> list[Check]:
     """Check an output as `verify` does without a base, and without looking for its vectors."""
-    return _verify(ModelName.parse(out), _Given(), None, (), None, 0, by_record=False)
+    return _verify(ModelName.parse(out), _Given(), None, _Runs(), by_record=False)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The stacks to run an output in, and how."""
+
+    stacks: tuple[str, ...] = ()
+    python: str | None = None
+    max_new_tokens: int = 0
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Fields of a request, for the stacks that know them."""
+    weights: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,15 +156,13 @@ def _verify(
     out: ModelName,
     given: _Given,
     vectors: Vectors | None,
-    stacks: tuple[str, ...],
-    python: str | None,
-    max_new_tokens: int,
+    runs: _Runs,
     *,
     by_record: bool = True,
 ) -> list[Check]:
     with reading():
-        found = _locate(out, whole=bool(stacks))
-        origin = None if found.record.adapters else given.origin(found, whole=bool(stacks))
+        found = _locate(out, whole=bool(runs.stacks))
+        origin = None if found.record.adapters else given.origin(found, whole=bool(runs.stacks))
     if found.record.adapters:
         return _beside_adapters(found) + [
             Check(f"{name}: {check.name}", check.ok, check.detail)
@@ -156,15 +173,13 @@ def _verify(
                     ModelName.parse(Path(found.place) / name),
                     given,
                     vectors,
-                    stacks,
-                    python,
-                    max_new_tokens,
+                    runs,
                     by_record=by_record,
                 ),
             )
         ]
     named = _named(vectors, found) if by_record or vectors is not None else _Named(None)
-    return _checks(found, origin, named, stacks, python, max_new_tokens)
+    return _checks(found, origin, named, runs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,9 +340,7 @@ def _checks(
     found: _Found,
     origin: _Origin | None,
     named: _Named,
-    stacks: tuple[str, ...],
-    python: str | None,
-    max_new_tokens: int,
+    runs: _Runs,
 ) -> list[Check]:
     base = None if origin is None else origin.whole
     no_base = _Origin(None).reason if origin is None else origin.reason
@@ -338,33 +351,42 @@ def _checks(
         yield from check_bytes(output, files, base, named.vectors, no_base=no_base, no_vectors=named.reason)
 
     steps: list[Callable[[], Iterator[Check]]] = [by_bytes]
-    for stack in stacks:
+    for stack in runs.stacks:
 
         def by_run(stack: str = stack) -> Iterator[Check]:
-            yield from _run(stack, found, origin, python, max_new_tokens)
+            yield from _run(stack, found, origin, runs)
 
         steps.append(by_run)
     return run_checks(steps)
 
 
-def _run(stack: str, found: _Found, origin: _Origin | None, python: str | None, max_new_tokens: int) -> Iterator[Check]:
+def _run(stack: str, found: _Found, origin: _Origin | None, runs: _Runs) -> Iterator[Check]:
     """Run the output in `stack`, and compare it with its base."""
     from ..models import comparison
 
     record, base = found.record, None if origin is None else origin.whole
     form = "gguf" if record.form == "gguf" else "checkpoint"
-    if stack not in STACKS:
-        raise InputError(f"unknown stack {stack!r}: choose from {', '.join(STACKS)}{did_you_mean(stack, STACKS)}")
-    if form not in STACKS[stack].loads:
-        loading = next(name for name, known in STACKS.items() if form in known.loads)
+    known, runnable = STACKS.get(stack), [name for name, each in STACKS.items() if each.is_run]
+    if known is None or not known.is_run:
+        like = did_you_mean(stack, runnable)
+        raise InputError(f"no stack {stack!r} can be run: choose from {', '.join(runnable)}{like}")
+    if form not in known.loads:
+        loading = next(name for name, each in STACKS.items() if form in each.loads)
         yield Check(stack, False, f"is not for GGUF files; `stack` {loading} is")
         return
+    if runs.weights is not None and "weights" not in known.options:
+        able = [name for name in runnable if "weights" in STACKS[name].options]
+        raise InputError(
+            f"`weights` goes with the stacks that convert and quantise: {', '.join(able)}; not with {stack}"
+        )
+    python, max_new_tokens = runs.python, runs.max_new_tokens
+    options = {key: value for key, value in runs.options.items() if key in known.options}
     if base is None or base.folder is None:
         what = ", a GGUF," if form == "gguf" else ""
         raise InputError(f"`stack` {stack} needs `base`{what} to show that the output differs from the unsteered model")
     out = Path(found.place)
     if form == "gguf":
-        yield from comparison.gguf_against_base(stack, Path(base.name), out, python, max_new_tokens)
+        yield from comparison.gguf_against_base(stack, Path(base.name), out, python, max_new_tokens, options)
         return
     quantisation = base.quantisation if isinstance(base, Checkpoint) else None
     method = None if quantisation is None else quantisation.method
@@ -385,4 +407,6 @@ def _run(stack: str, found: _Found, origin: _Origin | None, python: str | None, 
         if method is not None:
             yield from comparison.quantised_in_stack(stack, base.folder, out, support, python, max_new_tokens, method)
             return
-        yield from comparison.against_transformers(stack, base.folder, out, support, python, max_new_tokens)
+        yield from comparison.against_transformers(stack, base.folder, out, support, python, max_new_tokens, options)
+        if runs.weights is not None:
+            yield from comparison.converted_in_stack(stack, base.folder, out, python, max_new_tokens, runs.weights)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..core.sites import SITE, SITES
-from ..core.stacks import STACKS, Support
+from ..core.stacks import STACKS, USUAL, Support
 from . import completion
 from .command import Command
 from .options import json_option
@@ -18,10 +18,18 @@ from .terminal import console, show_command, styled
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from ..actions.overview import MethodOverview, Overview, Way
+    from ..actions.overview import MethodOverview, Overview, StackOverview, Way
     from ..core.sites import Site
 
-_STYLES = {"steered": "green", "option": "yellow", "unsteered": "bold red", "wrong": "bold red", "refuses": "dim"}
+_STYLES = {
+    "steered": "green",
+    "option": "yellow",
+    "unknown": "yellow",
+    "unsteered": "bold red",
+    "wrong": "bold red",
+    "refuses": "dim",
+}
+_FORMS = {"checkpoint": "checkpoint folders", "gguf": "GGUF files"}
 _WORDS = {"unsteered": "UNSTEERED", "wrong": "WRONG"}
 
 
@@ -30,16 +38,28 @@ _WORDS = {"unsteered": "UNSTEERED", "wrong": "WRONG"}
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hub model.")
 @click.option("--site", type=click.Choice(SITES), default=SITE, show_default=True, help="Where the vectors act.")
 @click.option("--quantised", is_flag=True, help="Show which stacks load which quantisation, instead of families.")
+@click.option("--stack", metavar="NAME", type=click.Choice(list(STACKS)), help="Tell all of one stack.")
 @json_option
-def models(model: str | None, revision: str | None, site: Site, quantised: bool, as_json: bool) -> None:
+def models(
+    model: str | None, revision: str | None, site: Site, quantised: bool, stack: str | None, as_json: bool
+) -> None:
     """Show how a model can be baked: the routes, the stacks that each one serves, and what it costs.
 
     MODEL is a folder, a GGUF file or a Hub id, of which only the config or header is read (of an adapter that of its
     base, too); or a model_type such as qwen3. Without it, all families are listed. "*" marks what was seen in a run;
     the rest was read from sources.
     """
-    from ..actions.overview import methods, overview
+    from ..actions.overview import methods, overview, stack_overview
 
+    if stack is not None:
+        if model is not None or quantised:
+            raise click.UsageError("--stack lists all families; leave MODEL and --quantised out")
+        told = stack_overview(stack, site=site)
+        if as_json:
+            click.echo(json.dumps(told.to_json(), indent=2))
+        else:
+            _show_stack(console(), told)
+        return
     if quantised:
         if model is not None:
             raise click.UsageError("--quantised lists all methods; without it, MODEL shows what its own allows")
@@ -62,11 +82,11 @@ def _show(to: Console, found: Sequence[Overview], *, details: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("family", "route", *STACKS, "cost"):
+    for column in ("family", "route", *USUAL, "cost"):
         table.add_column(column)
     for each in found:
         for number, way in enumerate(_open(each, details=details)):
-            cells = [_cell(way.stacks[stack]) for stack in STACKS]
+            cells = [_cell(way.stacks[stack]) for stack in USUAL]
             name = styled("" if number else each.family)
             table.add_row(name, styled(_route(way)), *cells, styled(_cost(way)))
     if table.row_count:
@@ -84,13 +104,42 @@ def _show_methods(to: Console, found: Sequence[MethodOverview]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("method", *STACKS):
+    for column in ("method", *USUAL):
         table.add_column(column)
     for each in found:
-        table.add_row(styled(each.name), *(_cell(each.stacks[stack]) for stack in STACKS))
+        table.add_row(styled(each.name), *(_cell(each.stacks[stack]) for stack in USUAL))
     to.print(table)
     to.print("A model is served as the worse of its family and its method allows.")
     show_command(to, "emobake models MODEL")
+
+
+def _show_stack(to: Console, found: StackOverview) -> None:
+    from rich.table import Table
+
+    stack = found.stack
+    facts = Table.grid(padding=(0, 2))
+    for label, text in (
+        ("loads", " and ".join(_FORMS[form] for form in sorted(stack.loads))),
+        ("run", stack.ran or "no"),
+        ("read", stack.read),
+        ("install", stack.install),
+        ("convert", stack.convert.format(model="MODEL")),
+        ("serve", (stack.serve or stack.serve_folder).format(model="MODEL")),
+        ("verify", f"emobake verify OUT --base BASE --stack {stack.name} --python EXE" if stack.is_run else ""),
+    ):
+        if text:
+            facts.add_row(styled((label, "bold")), styled(text))
+    to.print(styled((stack.label, "bold")))
+    to.print(facts)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("family", "route", "what it does"):
+        table.add_column(column)
+    for family, ways in found.families.items():
+        for number, (route, support) in enumerate(ways.items()):
+            table.add_row(styled("" if number else family), styled(route), _cell(support, support.note))
+    for architecture, support in found.architectures.items():
+        table.add_row(styled(architecture), styled("GGUF file"), _cell(support, support.note))
+    to.print(table)
 
 
 def _open(each: Overview, *, details: bool) -> list[Way]:
@@ -101,7 +150,7 @@ def _show_details(to: Console, found: Sequence[Overview]) -> None:
     """Print notes of stacks, and what closed ways would need."""
     for each in found:
         for way in each.ways:
-            for stack in STACKS:
+            for stack in USUAL:
                 support = way.stacks[stack]
                 if way.is_open and (support.note or support.environment or support.status == "option"):
                     to.print(styled((f"{_route(way)}, {stack}", "bold"), f": {support.clause}"))
@@ -121,9 +170,9 @@ def _route(way: Way) -> str:
     return f"{way.route}{form}"
 
 
-def _cell(support: Support) -> RenderableType:
-    word = _WORDS.get(support.status, support.status)
-    return styled((word + ("*" if support.run else ""), _STYLES[support.status]))
+def _cell(support: Support, note: str = "") -> RenderableType:
+    word = _WORDS.get(support.status, support.status) + ("*" if support.run else "")
+    return styled((word, _STYLES[support.status]), f"; {note}" if note else "")
 
 
 def _cost(way: Way) -> str:

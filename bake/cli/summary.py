@@ -47,7 +47,14 @@ _ADAPTERS = {
     "merged": "merged into the base before it was baked",
 }
 _BY_BACKEND = "; vLLM runs the class of transformers"
-_STYLES = {"steered": "green", "option": "yellow", "unsteered": "bold red", "wrong": "bold red", "refuses": "dim"}
+_STYLES = {
+    "steered": "green",
+    "option": "yellow",
+    "unknown": "yellow",
+    "unsteered": "bold red",
+    "wrong": "bold red",
+    "refuses": "dim",
+}
 
 
 def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
@@ -105,11 +112,12 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
     console.print(_facts(result))
     console.print("Stacks:")
     stacks = Table.grid(padding=(0, 2))
-    for name in (name for name in STACKS if name in plan.stacks):
-        support = plan.stacks[name]
+    for name, support in plan.shown.items():
         style = _STYLES[support.status] if plan.effect.steers else ""
         stacks.add_row("  " + name, styled((plan.behaviour(name), style)))
     console.print(stacks)
+    for sentence in plan.beware:
+        console.print(styled(("Beware: ", "bold red"), sentence))
     for line in _others(plan):
         console.print(styled(line))
     _show_left_out(console, plan, verbose=verbose)
@@ -144,7 +152,9 @@ def _other(other: Other, stacks: list[str]) -> str:
 
 def _in_a_stack(plan: BakePlan) -> str:
     """The option that runs an output where it is served: in transformers, or else in the first stack that steers it."""
-    served = [name for name, support in plan.stacks.items() if support.status in ("steered", "option")]
+    served = [
+        name for name, support in plan.shown.items() if support.status in ("steered", "option") and STACKS[name].is_run
+    ]
     return f" --stack {served[0]}" if served else ""
 
 
@@ -168,8 +178,8 @@ def next_commands(result: BakeResult, out_name: str) -> list[str]:
             commands.append(f"emobake push {out} YOUR_NAME/REPO")
         return commands
     if commands and result.plan.form == "checkpoint":
-        for name, stack in STACKS.items():
-            commands += _serve_commands(stack, result.plan.stacks[name], served, out if result.out else "")
+        for name, support in result.plan.shown.items():
+            commands += _serve_commands(STACKS[name], support, served, out if result.out else "")
     if result.out is not None and pushed is None:
         commands.append(f"emobake push {out} YOUR_NAME/REPO")
     return commands
@@ -194,6 +204,8 @@ def _serve_commands(stack: Stack, support: Support, served: str, folder: str) ->
     """The command that serves `served`, a folder or repository, or `folder` where only folders load."""
     if support.status not in ("steered", "option"):
         return []
+    if stack.convert and folder:
+        return [stack.convert.format(model=folder)]
     if stack.serve:
         return [support.command(stack.serve.format(model=served))]
     if stack.serve_folder and folder:

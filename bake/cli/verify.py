@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--stack",
-    type=click.Choice(list(STACKS)),
+    type=click.Choice([name for name, stack in STACKS.items() if stack.is_run]),
     multiple=True,
     help="Run it there as well. transformers: against the hook; the others: greedy tokens against transformers.",
 )
@@ -60,6 +60,14 @@ if TYPE_CHECKING:
     default=60,
     show_default=True,
     help="Tokens to generate per prompt when a stack is run.",
+)
+@click.option(
+    "--node-modules", metavar="PATH", help="Folder node_modules of a --stack in Node.js (default: that of --python)."
+)
+@click.option(
+    "--weights",
+    metavar="TYPE",
+    help="Have the converter of the --stack quantise as well, such as int8 or int4, and compare with its float form.",
 )
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but failures.")

@@ -13,9 +13,10 @@ from typing import Any, Literal, get_args
 
 from .biases import PlannedBias
 from .effect import Effect
+from .elsewhere import beware
 from .heads import Cost
 from .record import Record
-from .stacks import STACKS, Support
+from .stacks import STACKS, USUAL, Support
 from .steering import Steering
 
 Form = Literal["checkpoint", "peft", "peft-each", "gguf"]
@@ -278,6 +279,9 @@ class BakePlan:
     record: Record
     """The record that the output keeps about itself."""
     stacks: Mapping[str, Support]
+    """Treatment by each stack that loads the form."""
+    targets: tuple[str, ...] = ()
+    """Stacks that must load the result steered."""
     effect: Effect = field(default_factory=Effect)
     files: tuple[PlannedFile, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
@@ -318,7 +322,7 @@ class BakePlan:
     def evidence(self, stack: str) -> str:
         """The way it is known what `stack` does with models like the result, which itself was not run."""
         support, known = self.stacks[stack], STACKS[stack]
-        if support.status == "refuses":
+        if support.status in ("refuses", "unknown"):
             return ""
         if self.form in ("peft", "peft-each"):
             return f"seen with other adapters in PEFT {PEFT_RAN} and {known.ran}; this one was not run"
@@ -328,6 +332,21 @@ class BakePlan:
         like = f"{self.model_type} {kind}" + (f" saved as {self.saved_as}" if self.saved_as else "")
         like += _WITH.get(self.route, "")
         return f"seen with a {like} in {known.ran}; this one was not run"
+
+    @property
+    def shown(self) -> dict[str, Support]:
+        """Treatment by the stacks that are told of one by one: those of `targets`, else the usual ones."""
+        wanted = self.targets or USUAL
+        return {name: support for name, support in self.stacks.items() if name in wanted}
+
+    @property
+    def beware(self) -> tuple[str, ...]:
+        """Sentences on the other stacks that would run the result as something else, without a word."""
+        if not self.effect.steers:
+            return ()
+        others = {name: support for name, support in self.stacks.items() if name not in self.shown}
+        converts = self.form == "checkpoint" and self.stacks["llama.cpp"].status == "steered"
+        return beware(others, self.saved_as or self.model_type if converts else "")
 
     @property
     def saved_as(self) -> str:

@@ -1,19 +1,58 @@
 """The stacks that serve models. Every list of stacks, every command and every help text comes from `STACKS`.
 
-A further stack is one value here and one runner in `emobake.models.stacks`.
+The data is ``stacks.toml``. A further stack is one table there and, where it is run, one runner in
+`emobake.models.stacks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 from ..errors import InputError
 from .arguments import as_list
 from .spelling import did_you_mean
+from .toml import shipped_tables
 
-Status = Literal["steered", "option", "unsteered", "wrong", "refuses"]
+Status = Literal["steered", "option", "unknown", "unsteered", "wrong", "refuses"]
+ANY = "*"
+"""Among the types of a `Reading`: all that have no entry of their own."""
+ALL = "qkvogud"
+"""The biases of all projections."""
+Loaded = Literal["checkpoint", "gguf"]
+"""Output form that a stack may load."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which biases a stack adds in models of one form, by ``model_type`` or GGUF architecture."""
+
+    like: str = ""
+    """The usual stack that runs the models inside this one; empty if it has code of its own."""
+    through: str = ""
+    """The usual stack that loads the weights, which go on into code of this one; empty if it loads them itself."""
+    adds: Mapping[str, str] = field(default_factory=dict)
+    """Type -> the biases that are added, as letters of `emobake.core.elsewhere.LETTERS`; empty: all that the stack adds
+    that it is `like`."""
+    strict: frozenset[str] = frozenset()
+    """Types in which a bias without a place is refused; in others it is ignored."""
+    ran: frozenset[str] = frozenset()
+    """Types of which a model was run."""
+    examined: frozenset[str] = frozenset()
+    """Types that were looked for; the stack has no code for those that `adds` leaves out."""
+    note: str = ""
+    """A condition, as a clause."""
+
+    def letters(self, model_type: str) -> str | None:
+        """The biases that are added in models of this type; None if that is not known."""
+        if not self.adds:
+            return ALL if self.like else None
+        return self.adds.get(model_type, self.adds.get(ANY))
+
+    def is_strict(self, model_type: str) -> bool:
+        """True if a bias without a place is refused in models of this type."""
+        return model_type in self.strict or ANY in self.strict
 
 
 @dataclass(frozen=True)
@@ -22,11 +61,13 @@ class Stack:
 
     name: str
     """Name in `targets` and `stack`."""
-    packages: str
-    """Packages to install with pip for its runner."""
-    runner: str
-    """File in `emobake.models.stacks` that generates with it."""
-    loads: frozenset[str]
+    title: str = ""
+    """Name in text, if that is another one."""
+    install: str = ""
+    """Command that installs what its runner needs."""
+    runner: str = ""
+    """File in `emobake.models.stacks` that generates with it; empty for a stack that is not run."""
+    loads: frozenset[str] = frozenset({"checkpoint"})
     """Output forms that it loads, of ``checkpoint`` and ``gguf``."""
     card: str = ""
     """Shell command for a model card that loads the Hub repository ``{model}``; empty where the card shows Python."""
@@ -38,64 +79,62 @@ class Stack:
     """Command that serves the folder or repository ``{model}``; empty if the summary names none."""
     serve_folder: str = ""
     """The same for a stack that takes local folders only."""
+    convert: str = ""
+    """Command that makes the stack's own form of the folder ``{model}``; empty if it loads folders as they are."""
     options: frozenset[str] = frozenset()
     """Fields of a request that its runner knows besides the common ones."""
-    default: Status | None = None
-    """Treatment of families whose table does not name the stack; None: every table names it."""
+    usual: bool = False
+    """True if the families' tables have a column for it; the treatment by the others is in `readings`."""
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    """Form -> the biases that the stack adds in it; empty for a usual stack."""
+
+    @property
+    def is_run(self) -> bool:
+        """True if `emobake.models.stacks` can run it."""
+        return bool(self.runner)
+
+    @property
+    def label(self) -> str:
+        """Name in text."""
+        return self.title or self.name
 
 
-STACKS: dict[str, Stack] = {
-    stack.name: stack
-    for stack in (
-        Stack(
-            name="transformers",
-            packages="torch transformers",
-            runner="run_transformers.py",
-            loads=frozenset({"checkpoint"}),
-            ran="transformers 5.23.0",
-            read="transformers 5.23.0",
-        ),
-        Stack(
-            name="vllm",
-            packages="vllm",
-            runner="run_vllm.py",
-            loads=frozenset({"checkpoint"}),
-            card="vllm serve {model}",
-            ran="vLLM 0.32.0",
-            read="vLLM 0.32.0",
-            serve="vllm serve {model}",
-            options=frozenset({"model_impl", "drawing", "dtype", "enforce_eager"}),
-        ),
-        Stack(
-            name="llama.cpp",
-            packages="xllamacpp",
-            runner="run_llama_cpp.py",
-            loads=frozenset({"checkpoint", "gguf"}),
-            card="hf download {model} --local-dir model && convert_hf_to_gguf.py model --outfile model.gguf",
-            ran="llama.cpp of xllamacpp 2026.10.11549",
-            read="llama.cpp of llama-cpp-python 0.3.36",
-            serve_folder="convert_hf_to_gguf.py {model} --outfile model.gguf",
-            options=frozenset({"converter"}),
-        ),
-        Stack(
-            name="mlx",
-            packages="mlx-lm",
-            runner="run_mlx.py",
-            loads=frozenset({"checkpoint"}),
-            card="mlx_lm.generate --model {model} --prompt Hello",
-            ran="mlx-lm 0.32.2",
-            read="mlx-lm 0.32.2",
-        ),
-    )
-}
+def parse_stacks(tables: Mapping[str, Any]) -> dict[str, Stack]:
+    """Parse the tables of ``stacks.toml``."""
+    examined = frozenset(tables["examined"])
+    return {name: _stack(name, table, examined) for name, table in tables.items() if name != "examined"}
+
+
+def _stack(name: str, table: Mapping[str, Any], examined: frozenset[str]) -> Stack:
+    readings = {form: _reading(table[form], examined) for form in get_args(Loaded) if form in table}
+    loads, options = frozenset(table.get("loads", readings)), frozenset(table.get("options", ()))
+    plain = {key: value for key, value in table.items() if key not in (*get_args(Loaded), "loads", "options")}
+    return Stack(name=name, readings=readings, loads=loads, options=options, **plain)
+
+
+def _reading(table: Mapping[str, Any], examined: frozenset[str]) -> Reading:
+    adds = {
+        model_type: "" if letters == "none" else letters
+        for letters, types in table.get("adds", {}).items()
+        for model_type in types
+    }
+    strict, ran = frozenset(table.get("strict", ())), frozenset(table.get("ran", ()))
+    plain = {key: value for key, value in table.items() if key not in ("adds", "strict", "ran")}
+    return Reading(adds=adds, strict=strict, ran=ran, examined=examined, **plain)
+
+
+STACKS: dict[str, Stack] = parse_stacks(shipped_tables(__package__, "stacks.toml"))
+USUAL: dict[str, Stack] = {name: stack for name, stack in STACKS.items() if stack.usual}
+"""The stacks that each family's table has a column for."""
 
 
 @dataclass(frozen=True)
 class Support:
     """Treatment of a baked model of one family by one stack.
 
-    ``steered``: adds the bias. ``option``: adds it only when started with `option`. ``unsteered``: loads the model and
-    drops the bias. ``wrong``: loads it as another function, whatever is baked. ``refuses``: does not load it.
+    ``steered``: adds the bias. ``option``: adds it only when started with `option`. ``unknown``: nobody has looked.
+    ``unsteered``: loads the model and drops the bias. ``wrong``: loads it as another function, whatever is baked.
+    ``refuses``: does not load it.
     """
 
     status: Status
@@ -115,6 +154,7 @@ class Support:
         behaviour = {
             "steered": "loads steered",
             "option": f"loads steered only with {self.option}; without it UNSTEERED",
+            "unknown": "is NOT KNOWN to load it steered",
             "unsteered": "would load UNSTEERED",
             "wrong": "would answer WRONGLY",
             "refuses": "refuses to load it",
@@ -128,7 +168,7 @@ class Support:
         return f"{self.environment} {text} {self.option}".strip()
 
 
-_WORST_FIRST: tuple[Status, ...] = ("refuses", "wrong", "unsteered", "option", "steered")
+_WORST_FIRST: tuple[Status, ...] = ("refuses", "wrong", "unsteered", "unknown", "option", "steered")
 
 
 def worse(support: Support, other: Support) -> Support:

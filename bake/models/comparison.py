@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from .likelihood import kl_divergence
 from .loading import device_for, encode_chats, load_tokenizer, load_weights, need_transformers
 from .same_input import Deviation, compare, record
 from .sampling import generate
-from .stacks import run_stack
+from .stacks import Generation, run_stack
 
 if TYPE_CHECKING:
     import torch
@@ -126,11 +127,17 @@ def against_hooks(
 
 
 def against_transformers(
-    stack: str, base: Path, out: Path, support: Support, python: str | None, max_new_tokens: int
+    stack: str,
+    base: Path,
+    out: Path,
+    support: Support,
+    python: str | None,
+    max_new_tokens: int,
+    options: Mapping[str, str] | None = None,
 ) -> Iterator[Check]:
     """Compare greedy tokens of `out` in `stack` with those of transformers, and with the unsteered base's.
 
-    `support` is what the stack does with models like `out`.
+    `support` is what the stack does with models like `out`; `options` are further fields of the request.
 
     Raises:
         MissingPackageError: the stack, or transformers for the reference, is not installed. ModelError: it failed.
@@ -140,7 +147,8 @@ def against_transformers(
     wanted = run_stack("transformers", out, inputs, max_new_tokens=max_new_tokens)
     plain = run_stack("transformers", base, inputs, max_new_tokens=max_new_tokens)
     interpreter = None if python is None else Path(python)
-    run = run_stack(stack, out, inputs, max_new_tokens=max_new_tokens, python=interpreter, options=_options(support))
+    asked = {**_options(support), **(options or {})}
+    run = run_stack(stack, out, inputs, max_new_tokens=max_new_tokens, python=interpreter, options=asked)
     name = f"{stack} {run.version}"
     if support.option:
         yield Check(name, None, f"started with {support.option}; without it the model would be UNSTEERED")
@@ -193,12 +201,73 @@ def quantised_in_stack(
     )
 
 
+def converted_in_stack(
+    stack: str, base: Path, out: Path, python: str | None, max_new_tokens: int, weights: str
+) -> Iterator[Check]:
+    """Compare `out` as the stack's converter quantises it with its float form there, and with the quantised `base`.
+
+    On the float form's own answers the quantised one must be nearer to it, by KL divergence, than the quantised base.
+
+    Raises:
+        MissingPackageError: the stack is not installed. ModelError: it failed.
+    """
+    inputs, interpreter = prompts(base, out), None if python is None else Path(python)
+
+    def run(model: Path, texts: Sequence[Sequence[int]], options: Mapping[str, Any]) -> tuple[Generation, list[Any]]:
+        with tempfile.TemporaryDirectory(prefix="emobake-") as folder:
+            file = Path(folder) / "log_probs.npz"
+            asked = {**options, **({"texts": texts, "log_probs": str(file)} if texts else {})}
+            answer = run_stack(
+                stack, model, inputs, max_new_tokens=max_new_tokens, python=interpreter, options=asked, timeout=3600
+            )
+            if not texts:
+                return answer, []
+            with np.load(file, allow_pickle=False) as found:
+                return answer, [found[name] for name in found.files]
+
+    answers, _ = run(out, [], {})
+    texts = [[*ids, *tokens] for ids, tokens in zip(inputs, answers.tokens, strict=True)]
+    _, floats = run(out, texts, {})
+    said, quantised = run(out, texts, {"weights": weights})
+    _, unsteered = run(base, texts, {"weights": weights})
+    near, far = (
+        float(
+            np.mean(
+                [
+                    _divergence(a[len(i) - 1 : -1], b[len(i) - 1 : -1])
+                    for a, b, i in zip(floats, other, inputs, strict=True)
+                ]
+            )
+        )
+        for other in (quantised, unsteered)
+    )
+    same, total = _count(said.tokens, answers.tokens)
+    yield Check(
+        f"{stack} {said.version}, {weights} weights: steered",
+        near < far,
+        f"KL to the float form {near:.3g}, of the unsteered base {far:.3g}; {same} of {total} greedy tokens",
+    )
+
+
+def _divergence(reference: np.ndarray, other: np.ndarray) -> float:
+    """Mean KL divergence of log-probabilities ``[tokens, vocabulary]``."""
+    wide = reference.astype(np.float64)
+    return float((np.exp(wide) * (wide - other)).sum(-1).mean())
+
+
 def _options(support: Support) -> dict[str, str]:
     """Fields of a request that start the stack so that it adds the bias."""
     return {"model_impl": "transformers"} if "--model-impl transformers" in support.option else {}
 
 
-def gguf_against_base(stack: str, base: Path, out: Path, python: str | None, max_new_tokens: int) -> Iterator[Check]:
+def gguf_against_base(
+    stack: str,
+    base: Path,
+    out: Path,
+    python: str | None,
+    max_new_tokens: int,
+    options: Mapping[str, str] | None = None,
+) -> Iterator[Check]:
     """Run the GGUF model `out` in `stack`, and compare its greedy tokens with those of its `base`.
 
     Raises:
@@ -206,7 +275,8 @@ def gguf_against_base(stack: str, base: Path, out: Path, python: str | None, max
     """
     interpreter = None if python is None else Path(python)
     steered, plain = (
-        run_stack(stack, model, BEGINNINGS, python=interpreter, max_new_tokens=max_new_tokens) for model in (out, base)
+        run_stack(stack, model, BEGINNINGS, python=interpreter, max_new_tokens=max_new_tokens, options=options)
+        for model in (out, base)
     )
     differs = steered.tokens != plain.tokens
     yield Check(f"{steered.stack} {steered.version} loads it", True, f"{len(BEGINNINGS)} texts were continued")

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from emobake.core.outputs import Folder
 from emobake.core.plan import BACKEND
-from emobake.core.stacks import STACKS
+from emobake.core.stacks import USUAL
 from emobake.core.steering import steering
 from emobake.formats.checkpoint.families import families
 from emobake.formats.checkpoint.language_model import language_model
@@ -356,4 +356,4 @@ def quiet() -> None:
 
 def known_stacks() -> tuple[str, ...]:
     """The stacks that are installed."""
-    return tuple(stack for stack in STACKS if is_installed(stack))
+    return tuple(stack for stack in USUAL if is_installed(stack))

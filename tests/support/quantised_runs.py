@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from emobake.core.stacks import STACKS
+from emobake.core.stacks import USUAL
 from emobake.formats.checkpoint.quantisation.methods import METHODS as KNOWN
 
 from . import matrix
@@ -31,8 +31,8 @@ from .tiny import LAYERS, write_vectors
 FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {**{name: (name, {}) for name in METHODS}, **VARIANTS}
 """Label -> method of `support.quantised`, and its options."""
 FAMILIES: Mapping[str, tuple[str, ...]] = {"mxfp4": ("gpt_oss",)}
-"""Families of a method, where they are not `USUAL`."""
-USUAL = ("qwen2", "llama3.1")
+"""Families of a method, where they are not `USUAL_FAMILIES`."""
+USUAL_FAMILIES = ("qwen2", "llama3.1")
 WITHOUT_NUMBERS = frozenset({"ct-sparse", "aqlm", "vptq", "spqr", "exl2", "exl3", "marlin", "marlin-24"})
 """Methods whose tiny weights stand for nothing: no stack runs them."""
 _INTEGERS = ("w4a16", "w4a16-act-order", "w4a16-channel", "w4a8", "w8a8", "w8a8-tensor", "ct-mixed")
@@ -296,7 +296,7 @@ def interpreter(stack: str) -> Path:
 
 def known_stacks() -> tuple[str, ...]:
     """The stacks that are installed."""
-    return tuple(stack for stack in STACKS if interpreter(stack).exists())
+    return tuple(stack for stack in USUAL if interpreter(stack).exists())
 
 
 def _last_line(text: str) -> str:

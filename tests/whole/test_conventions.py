@@ -24,6 +24,7 @@ ALLOWED = (
     "convert_hf_to_gguf.py",
     "mlx_lm.generate",
     "--model-impl",
+    "--input-type=module",
     "emobake ",
     "--outfile",
     "--outtype",

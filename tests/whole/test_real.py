@@ -9,7 +9,7 @@ import pytest
 from support.paths import SHARED, SMOLLM2_VECTORS
 
 import emobake
-from emobake.core.stacks import STACKS, Support
+from emobake.core.stacks import USUAL, Support
 from emobake.core.steering import steering
 from emobake.core.vector_set import EMOTIONS, VectorSet
 from emobake.formats.checkpoint.families import HeadForm, ValueForm, families
@@ -61,7 +61,7 @@ def test_a_baked_model_equals_the_hook(smollm2, models, tmp_path, times):
 def test_a_head_and_a_bias_of_the_values_are_the_bias(smollm2, models, tmp_path, kind):
     """A Llama needs neither; here the two forms meet real weights and extracted vectors."""
     base, tokenizer = models
-    stacks = dict.fromkeys(STACKS, Support("steered"))
+    stacks = dict.fromkeys(USUAL, Support("steered"))
     family = replace(
         families()["llama"],
         head=HeadForm(("attention_bias",), stacks),

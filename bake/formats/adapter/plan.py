@@ -17,7 +17,7 @@ from ...core.names import is_plain
 from ...core.plan import BakePlan, LeftOut, PlannedFile, new_file
 from ...core.record import Record, RecordedVectors
 from ...core.sites import SITE, Site
-from ...core.stacks import STACKS, Support
+from ...core.stacks import USUAL, Support
 from ...core.steering import Steering
 from ...core.strict_json import json_bytes
 from ...core.vector_set import VectorSet
@@ -153,7 +153,7 @@ def lay_out_adapter(
         steering=record.steering,
         biases=biases,
         record=record,
-        stacks={name: IN_PEFT if name == "transformers" else Support("refuses") for name in STACKS},
+        stacks={name: IN_PEFT if name == "transformers" else Support("refuses") for name in USUAL},
         files=files,
         left_out=(LeftOut("the weights", "an adapter is loaded on top of the base"),),
         added=record.added,

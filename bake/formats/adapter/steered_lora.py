@@ -17,7 +17,7 @@ import numpy as np
 from ...core.biases import Home, PlannedBias
 from ...core.plan import BakePlan, ConfigChange, LeftOut, PlannedFile, new_file
 from ...core.side_files import is_carried, reason_left_out
-from ...core.stacks import STACKS, Support
+from ...core.stacks import USUAL, Support
 from ...core.strict_json import json_bytes
 from ...core.tensors import FLOATS
 from ...errors import UnsupportedModelError
@@ -102,7 +102,7 @@ def lay_out_lora(
         steering=record.steering,
         biases=biases,
         record=record,
-        stacks={name: IN_PEFT if name == "transformers" else Support("refuses") for name in STACKS},
+        stacks={name: IN_PEFT if name == "transformers" else Support("refuses") for name in USUAL},
         files=files,
         left_out=tuple(_left_out(lora)),
         config_changes=tuple(

@@ -274,9 +274,9 @@ def _where(plan: BakePlan) -> str:
 
 def _loading(plan: BakePlan, checkpoint: Checkpoint) -> str:
     rows = ["| stack | what it does |", "| --- | --- |"]
-    rows += [f"| {stack} | {plan.behaviour(stack)} |" for stack in plan.stacks]
-    served = {name: support for name, support in plan.stacks.items() if support.status in ("steered", "option")}
-    blocks = ["\n".join(rows)]
+    rows += [f"| {STACKS[stack].label} | {plan.behaviour(stack)} |" for stack in plan.shown]
+    served = {name: support for name, support in plan.shown.items() if support.status in ("steered", "option")}
+    blocks = ["\n".join([*rows, *(f"\n{_sentence(each)}" for each in plan.beware)])]
     if "transformers" in served:
         model = f'model = AutoModelForCausalLM.from_pretrained("{REPO_PLACEHOLDER}")'
         blocks.append(python_block(checkpoint, REPO_PLACEHOLDER, [model]))

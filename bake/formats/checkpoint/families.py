@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Literal
 
 from ...core.sites import SITE, Site
-from ...core.stacks import STACKS, Support
+from ...core.stacks import USUAL, Support
 from ...core.toml import shipped_tables
 from .forms import Form, parse_forms
 from .support import parse_support
@@ -238,7 +238,7 @@ def _at_layer_output(family: Family, table: Mapping[str, Any] | None) -> Family:
         flag_default=False,
         always=False,
         siblings=(),
-        stacks=dict.fromkeys(STACKS, Support("unsteered")),
+        stacks=dict.fromkeys(USUAL, Support("unsteered")),
         backend=None,
         refusal="" if "llama" in family.forms else "no bias is known that acts on its layers' output alone",
     )

@@ -69,6 +69,8 @@ class Form:
     """Stacks in which the result was compared with the original."""
     stacks: Mapping[str, Support] = field(default_factory=dict)
     """Treatment by stacks that do otherwise with this form than with the other class's own checkpoints."""
+    own: str = ""
+    """Biases that checkpoints of the old class have, as letters of `emobake.core.elsewhere.LETTERS`."""
 
     def rules_for(self, config: Mapping[str, Any]) -> tuple[Rule, ...]:
         """The rules for a checkpoint with this `config`."""
@@ -110,6 +112,7 @@ def _form(target: str, table: Mapping[str, Any]) -> Form:
         any_tokenizer=table.get("any_tokenizer", False),
         ran=tuple(table.get("ran", ())),
         stacks={stack: found for stack, found in others.items() if stack in named},
+        own=table.get("own", ""),
     )
 
 

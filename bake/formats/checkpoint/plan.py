@@ -15,6 +15,7 @@ from ...core.heads import FREE
 from ...core.plan import NO_HEADS, BakePlan, ConfigChange, LeftOut, Other, PlannedFile, new_file
 from ...core.record import RecordedVectors
 from ...core.side_files import INDEX, SINGLE, is_carried, is_of_images, reason_left_out, single_file
+from ...core.stacks import parse_targets
 from ...core.steering import Steering
 from ...core.strict_json import json_bytes
 from ...core.tensors import FLOATS
@@ -87,7 +88,7 @@ def make_plan(
     if route.tensor_parallel > 1 and route.name != "head":
         warnings = (*warnings, NO_HEADS)
     warnings = (*warnings, *_rope_warnings(route))
-    plan = replace(plan, others=_others(checkpoint, route))
+    plan = replace(plan, targets=parse_targets(targets), others=_others(checkpoint, route))
     return complete(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
 
 

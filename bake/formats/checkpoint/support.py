@@ -1,4 +1,4 @@
-"""The keys ``ran``, ``read`` and ``notes`` of the tables: what each stack does with a bias."""
+"""The keys ``ran``, ``read`` and ``notes`` of the tables: what each usual stack does with a bias."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...core.stacks import STACKS, Support
+from ...core.stacks import USUAL, Support
 
 
 def parse_support(table: Mapping[str, Any]) -> dict[str, Support]:
@@ -19,5 +19,4 @@ def parse_support(table: Mapping[str, Any]) -> dict[str, Support]:
         for ran, cells in ((True, table.get("ran", {})), (False, table.get("read", {})))
         for stack, value in cells.items()
     }
-    defaults = {name: Support(stack.default) for name, stack in STACKS.items() if stack.default is not None}
-    return {stack: support for stack in STACKS if (support := found.get(stack) or defaults.get(stack))}
+    return {stack: found[stack] for stack in USUAL if stack in found}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ...core.names import is_plain
 from ...core.sites import SITE, Site
-from ...core.stacks import STACKS, Support
+from ...core.stacks import USUAL, Support
 from ...core.toml import shipped_tables
 from .families import Family, HeadForm, families, parse_head
 from .support import parse_support
@@ -139,7 +139,7 @@ def wrapped(wrapper: Wrapper, text: Text, site: Site = SITE) -> Family:
 def _at_other_site(inside: Mapping[str, Support], plain: Mapping[str, Support]) -> dict[str, Support]:
     """Treatment of another site's biases: what the stack does with the plain family, where it loads the wrapper."""
     refuses = Support("refuses")
-    found = {s: refuses if inside[s].status == "refuses" else replace(plain[s], run=False) for s in STACKS}
+    found = {s: refuses if inside[s].status == "refuses" else replace(plain[s], run=False) for s in USUAL}
     # A stack's option picks another class, which was not tried with wrappers.
     return {s: Support("unsteered") if support.status == "option" else support for s, support in found.items()}
 
@@ -162,7 +162,7 @@ def _text(name: str, table: Mapping[str, Any]) -> Text:
     return Text(
         model_type=name,
         like=table.get("like", name),
-        stacks=dict.fromkeys(STACKS, Support("unsteered")) if refusal else parse_support(table),
+        stacks=dict.fromkeys(USUAL, Support("unsteered")) if refusal else parse_support(table),
         ran_as_llama=tuple(table.get("ran_as_llama", ())),
         defaults=table.get("defaults", {}),
         refusal=refusal,

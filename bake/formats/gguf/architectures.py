@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
+from ...core.elsewhere import Biases, elsewhere
 from ...core.sites import SITE, SITES, Site
+from ...core.stacks import Status, Support
 from ...core.toml import shipped_tables
 from ...errors import BrokenFileError
 from .header import GgufHeader
@@ -74,6 +76,15 @@ def gguf_architectures() -> dict[str, GgufArchitecture]:
         )
         for name, table in shipped_tables(__package__, "architectures.toml").items()
     }
+
+
+def treatment(name: str, site: Site) -> Mapping[str, Support]:
+    """Treatment of files of a known architecture with the bias of `site` by each stack that reads GGUF files."""
+    found = gguf_architectures()[name]
+    how = found.sites.get(site)
+    status: Status = "unsteered" if how == "ignores" else "refuses" if how is None else "steered"
+    usual = {"llama.cpp": Support(status, run=site in found.ran)}
+    return usual | elsewhere("gguf", name, Biases("o" if site == SITE else "d"), usual)
 
 
 def bias_blocker(name: str, site: Site) -> str:

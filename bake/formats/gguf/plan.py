@@ -139,7 +139,7 @@ def lay_out_files(
         steering=record.steering,
         biases=biases,
         record=record,
-        stacks={"llama.cpp": route.support},
+        stacks=route.stacks,
         files=files,
         config_changes=(
             *((ConfigChange(_ARCHITECTURE, model.architecture, route.architecture),) if as_other else ()),
@@ -190,7 +190,7 @@ def make_converted_plan(model: GgufModel, baked: BakePlan, vectors: VectorSet, *
         form="gguf",
         biases=biases,
         record=record,
-        stacks={"llama.cpp": route.support},
+        stacks=route.stacks,
         files=files,
         left_out=(),
         added=record.added,

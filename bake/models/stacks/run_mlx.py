@@ -1,14 +1,30 @@
-"""Generate with mlx-lm: ``python run_mlx.py REQUEST.json RESPONSE.json``.
+"""Generate with mlx-lm, on the CPU in float32, to agree with the other stacks as far as possible.
 
-Needs the standard library and mlx-lm, not emobake. The package's ``__init__`` describes request and response. Runs on
-the CPU in float32, to agree with the other stacks as far as possible.
+A runner of `start.py`; needs mlx-lm.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
+from typing import Any
+
+
+def version(request: dict[str, Any]) -> str:
+    """The version of mlx-lm."""
+    import mlx.core  # noqa: F401
+    import mlx_lm
+
+    return str(mlx_lm.__version__)
+
+
+def answer(request: dict[str, Any]) -> list[list[int]]:
+    """Generate the tokens that follow each prompt."""
+    import mlx.core as mx
+
+    mx.set_default_device(mx.cpu)  # a GPU's float32 products are less exact
+    return greedy(
+        request["checkpoint"], request["prompts"], request["max_new_tokens"], request.get("eos_token_ids", [])
+    )
 
 
 def greedy(checkpoint: str, prompts: list[list[int]], max_new_tokens: int, eos: list[int]) -> list[list[int]]:
@@ -30,32 +46,3 @@ def greedy(checkpoint: str, prompts: list[list[int]], max_new_tokens: int, eos: 
                 break
         out.append(tokens)
     return out
-
-
-def main(request_file: str, response_file: str) -> int:
-    """Answer one request; exit code 3 when the stack cannot be imported."""
-    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
-    try:
-        import mlx.core as mx
-        import mlx_lm
-    except ImportError as error:
-        print(f"mlx-lm cannot be imported: {error}", file=sys.stderr)
-        return 3
-    try:
-        mx.set_default_device(mx.cpu)  # a GPU's float32 products are less exact
-        tokens = greedy(
-            request["checkpoint"],
-            request["prompts"],
-            request["max_new_tokens"],
-            request.get("eos_token_ids", []),
-        )
-    except Exception as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).split())[:600]}", file=sys.stderr)
-        return 1
-    response = {"stack": "mlx", "version": mlx_lm.__version__, "tokens": tokens}
-    Path(response_file).write_text(json.dumps(response), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))

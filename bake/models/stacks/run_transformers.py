@@ -1,16 +1,32 @@
-"""Generate with Hugging Face transformers: ``python run_transformers.py REQUEST.json RESPONSE.json``.
+"""Generate with Hugging Face transformers (4.57 or 5), on the CPU.
 
-Needs the standard library, transformers (4.57 or 5) and torch, not emobake. The package's ``__init__`` describes
-request and response. The checkpoint is loaded on the CPU in float32, the arithmetic that every other stack is compared
-with, or in its own dtype if it is quantised; code of a checkpoint is never run.
+A runner of `start.py`; needs transformers and torch. The checkpoint is loaded in float32, the arithmetic that every
+other stack is compared with, or in its own dtype if it is quantised; code of a checkpoint is never run.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
+
+
+def version(request: dict[str, Any]) -> str:
+    """The version of transformers."""
+    import torch  # noqa: F401  (without it transformers imports, but has no models)
+    import transformers
+
+    return str(transformers.__version__)
+
+
+def answer(request: dict[str, Any]) -> list[list[int]]:
+    """Generate the tokens that follow each prompt."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    return greedy(
+        request["checkpoint"], request["prompts"], request["max_new_tokens"], request.get("eos_token_ids", [])
+    )
 
 
 def greedy(checkpoint: str, prompts: list[list[int]], max_new_tokens: int, eos: list[int]) -> list[list[int]]:
@@ -42,32 +58,3 @@ def greedy(checkpoint: str, prompts: list[list[int]], max_new_tokens: int, eos: 
             result = model.generate(ids, attention_mask=torch.ones_like(ids))
         out.append(result[0, len(prompt) :].tolist())
     return out
-
-
-def main(request_file: str, response_file: str) -> int:
-    """Answer one request; exit code 3 when the stack cannot be imported."""
-    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
-    try:
-        import torch  # noqa: F401  (without it transformers imports, but has no models)
-        import transformers
-    except ImportError as error:
-        print(f"transformers cannot be imported: {error}", file=sys.stderr)
-        return 3
-    transformers.logging.set_verbosity_error()
-    try:
-        tokens = greedy(
-            request["checkpoint"],
-            request["prompts"],
-            request["max_new_tokens"],
-            request.get("eos_token_ids", []),
-        )
-    except Exception as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).split())[:600]}", file=sys.stderr)
-        return 1
-    response = {"stack": "transformers", "version": transformers.__version__, "tokens": tokens}
-    Path(response_file).write_text(json.dumps(response), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))

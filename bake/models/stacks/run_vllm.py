@@ -1,18 +1,24 @@
-"""Generate with vLLM: ``python run_vllm.py REQUEST.json RESPONSE.json``.
+"""Generate with vLLM.
 
-Needs the standard library and vLLM, not emobake. The package's ``__init__`` describes request and response. Further
-fields of a request: ``model_impl`` (``"transformers"`` for vLLM's Transformers backend), ``dtype``, ``enforce_eager``,
-and ``drawing`` (temperature, top_p, and a seed for each prompt), without which decoding is greedy. vLLM may start
-worker processes that import this file again, so work begins under ``__main__`` only.
+A runner of `start.py`; needs vLLM. Further fields of a request: ``model_impl`` (``"transformers"`` for vLLM's
+Transformers backend), ``dtype``, ``enforce_eager``, and ``drawing`` (temperature, top_p, and a seed for each prompt),
+without which decoding is greedy.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
+
+
+def version(request: dict[str, Any]) -> str:
+    """The version of vLLM."""
+    settle_environment()
+    import vllm
+
+    return str(vllm.__version__)
 
 
 def settle_environment() -> None:
@@ -59,26 +65,3 @@ def answer(request: dict[str, Any]) -> list[list[int]]:
     ]
     inputs: Any = [{"prompt_token_ids": prompt} for prompt in prompts]
     return [list(output.outputs[0].token_ids) for output in llm.generate(inputs, sampling, use_tqdm=False)]
-
-
-def main(request_file: str, response_file: str) -> int:
-    """Answer one request; exit code 3 when the stack cannot be imported."""
-    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
-    settle_environment()
-    try:
-        import vllm
-    except ImportError as error:
-        print(f"vllm cannot be imported: {error}", file=sys.stderr)
-        return 3
-    try:
-        tokens = answer(request)
-    except Exception as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).split())[:600]}", file=sys.stderr)
-        return 1
-    response = {"stack": "vllm", "version": vllm.__version__, "tokens": tokens}
-    Path(response_file).write_text(json.dumps(response), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import pytest
 
-from emobake.core.stacks import STACKS, Status
+from emobake.core.stacks import USUAL, Status
 from emobake.errors import UnsupportedModelError
 from emobake.formats.checkpoint.families import Family, families, parse_families, tables
 from emobake.formats.checkpoint.routes import choose_route
@@ -37,7 +37,7 @@ def faults(family: Family) -> list[str]:
     other = bool(family.forms) or family.head is not None or family.value is not None
     steered = any(support.status == "steered" for support in family.stacks.values())
     modules = (family.projection, *family.siblings)
-    unnamed = [name for name in STACKS if name not in family.stacks]
+    unnamed = [name for name in USUAL if name not in family.stacks]
     broken = {
         "classes: name the class in config.json's architectures": not family.classes
         or not all(re.fullmatch(r"\w+", name) for name in family.classes),
@@ -127,7 +127,7 @@ def test_an_incomplete_table_is_told_what_it_lacks(change: dict[str, Any], said:
 @by_type(AS_LLAMA)
 def test_llama_forms_are_well_formed(family: Family):
     form = family.forms["llama"]
-    assert set(form.ran) <= set(STACKS)
+    assert set(form.ran) <= set(USUAL)
     # The route itself writes the dimensions, the class and the bias flags.
     reserved = {"hidden_size", "num_hidden_layers", "num_attention_heads", "model_type", "attention_bias"}
     assert not reserved & (set(form.defaults) | set(form.drop))

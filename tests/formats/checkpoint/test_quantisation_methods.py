@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emobake.core.stacks import STACKS
+from emobake.core.stacks import USUAL
 from emobake.core.tensors import TensorHeader
 from emobake.formats.checkpoint.quantisation.method import Method, Parts, Quantiser
 from emobake.formats.checkpoint.quantisation.methods import METHODS, QUANTISERS
@@ -150,7 +150,7 @@ def test_names_are_unique_and_every_stack_is_named():
     names = [name for one in QUANTISERS for name in one.names]
     assert len(set(names)) == len(names)
     for method in METHODS.values():
-        assert list(method.stacks) == list(STACKS), method.name
+        assert list(method.stacks) == list(USUAL), method.name
         assert all(support.status != "option" for support in method.stacks.values()), method.name
 
 

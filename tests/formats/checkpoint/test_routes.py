@@ -6,6 +6,7 @@ import pytest
 from support.headers import CONFIG, HIDDEN, JOY, LAYERS, checkpoint
 
 from emobake import BrokenFileError, InputError, UnsupportedModelError, make_plan
+from emobake.core.stacks import USUAL
 from emobake.core.steering import steering
 from emobake.formats.checkpoint.routes import choose_route
 
@@ -32,7 +33,7 @@ def test_llama_by_flag_touches_one_field():
     assert route.name == "flag"
     assert changed(route) == {"attention_bias": (None, True)}
     assert list(route.config) == [*LLAMA, "attention_bias"]
-    assert {s.status for s in route.stacks.values()} == {"steered"}
+    assert {route.stacks[name].status for name in USUAL} == {"steered"}
 
 
 def test_llama_with_the_flag_on_is_an_existing_bias():
@@ -119,7 +120,7 @@ def test_vllm_is_told_to_run_the_class_of_transformers():
     route = choose_route(QWEN3, "m")
     assert route.name == "flag+backend"
     assert changed(route)["architectures"] == (["Qwen3ForCausalLM"], ["TransformersForCausalLM"])
-    assert {name: support.status for name, support in route.stacks.items()} == {
+    assert {name: support.status for name, support in route.stacks.items() if name in USUAL} == {
         "transformers": "steered",
         "vllm": "steered",
         "llama.cpp": "refuses",
@@ -250,8 +251,16 @@ def test_a_mixtral_that_is_no_granitemoe_is_refused(more):
 
 
 def test_an_unknown_target():
-    with pytest.raises(InputError, match="unknown stack 'tgi'"):
-        choose_route(LLAMA, "m", ["tgi"])
+    with pytest.raises(InputError, match="unknown stack 'nothing'"):
+        choose_route(LLAMA, "m", ["nothing"])
+
+
+def test_a_further_stack_as_a_target():
+    assert choose_route(LLAMA, "m", ["openvino", "sglang"]).name == "flag"
+    with pytest.raises(UnsupportedModelError, match=r"serves every stack of `targets`: candle would load UNSTEERED"):
+        choose_route(LLAMA, "m", ["candle", "openvino"])
+    with pytest.raises(UnsupportedModelError, match=r"koboldcpp refuses to load it; it loads GGUF files\."):
+        choose_route(LLAMA, "m", ["koboldcpp"])
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from support.wrapper_files import CLASSES, PREFIXES, PROCESSOR, write_wrapper
 import emobake
 from emobake.core.record import Record
 from emobake.core.side_files import is_carried
-from emobake.core.stacks import STACKS
+from emobake.core.stacks import USUAL
 from emobake.core.toml import shipped_tables
 from emobake.errors import BrokenFileError, InputError, UnsupportedModelError
 from emobake.formats.checkpoint import wrappers as module
@@ -73,18 +73,18 @@ def test_every_table_is_whole(wrapper: Wrapper):
 def test_every_language_model_is_whole(wrapper: Wrapper, text: Text):
     table = shipped_tables("emobake.formats.checkpoint", "wrappers.toml")[wrapper.model_type]["texts"][text.model_type]
     assert set(table) <= TEXT_KEYS, "an unknown key"
-    assert set(text.stacks) == set(STACKS)
+    assert set(text.stacks) == set(USUAL)
     told = {*table.get("ran", {}), *table.get("read", {})}
     steered = any(support.status == "steered" for support in text.stacks.values())
     if text.refusal:
         assert not told and not steered
     else:
-        assert text.like in families() and told == set(STACKS), "ran, read: name every stack"
+        assert text.like in families() and told == set(USUAL), "ran, read: name every stack"
         form = families()[text.like].forms.get("llama")
         assert steered or (wrapper.builds_text and form is not None), "no stack adds the bias, so it needs a refusal"
         assert not text.ran_as_llama or (wrapper.builds_text and form is not None)
         assert {"num_hidden_layers", "hidden_size"} <= set(text.defaults)
-    assert set(text.ran_as_llama) <= set(STACKS)
+    assert set(text.ran_as_llama) <= set(USUAL)
     assert not {"model_type", "architectures"} & (set(text.defaults) | set(text.alone))
 
 

@@ -70,7 +70,7 @@ def test_the_biases_are_added_and_every_other_tensor_keeps_its_bytes(tmp_path, k
     assert {name: after[name] for name in before} == before
     np.testing.assert_array_equal(biases(out), np.float32(2) * ROWS[1] + np.float32(-0.5) * ROWS[0])
     assert result.plan.route == "tensor" and not result.plan.overwritten
-    assert set(result.plan.stacks) == {"llama.cpp"} and result.plan.stacks["llama.cpp"].run
+    assert set(result.plan.shown) == {"llama.cpp"} and result.plan.stacks["llama.cpp"].run
 
 
 def test_metadata_is_carried_over_and_says_what_was_baked(model, tmp_path):
@@ -429,7 +429,7 @@ def test_a_dry_run_writes_nothing(model, tmp_path, cli):
     ("options", "words"),
     [
         (("--format", "peft"), "--format peft does not go with a GGUF file"),
-        (("--targets", "vllm"), "--targets does not go with a GGUF file"),
+        (("--targets", "vllm"), "vllm, of --targets, refuses to load it; it loads folders"),
         (("--push-to-hub", "me/x"), "hf upload"),
         (("--keep-split",), "is one file"),
         (("--outtype", "q8_0"), "go with a checkpoint as --model"),

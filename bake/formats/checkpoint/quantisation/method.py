@@ -35,7 +35,7 @@ class Method:
     shape: Callable[[Parts, Fields], Shape | None]
     """The shape of such a module by its headers; None where they do not tell it. Headers may be of any shape."""
     stacks: Mapping[str, Support]
-    """Treatment of any checkpoint of the method, with a bias beside the projection, by each stack of `STACKS`."""
+    """Treatment of any checkpoint of the method, with a bias beside the projection, by each stack of `USUAL`."""
     elements: Callable[[Parts], int | None] = lambda parts: None
     """The number of weights of such a module, where the headers do not tell its shape; None: nor that."""
     layout: Callable[[Fields], Layout | None] = lambda fields: None

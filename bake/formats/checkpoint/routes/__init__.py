@@ -8,7 +8,7 @@ from typing import Any
 
 from ....core.names import is_plain
 from ....core.sites import SITE, Site
-from ....core.stacks import STACKS, Support, parse_targets
+from ....core.stacks import USUAL, Support, parse_targets
 from ....errors import BrokenFileError, UnsupportedModelError
 from ..families import Family, families
 from ..quantisation import Quantisation
@@ -103,7 +103,7 @@ def choose_route(
 def other_routes(config: Mapping[str, Any], name: str, chosen: Route) -> dict[str, Route]:
     """Stack that the `chosen` route does not serve -> the route that would, the cheapest first."""
     found = {}
-    for stack in STACKS:
+    for stack in USUAL:
         if chosen.stacks[stack].status != "steered":
             with contextlib.suppress(UnsupportedModelError):
                 found[stack] = choose_route(
@@ -236,7 +236,7 @@ def _candidates(
 def _default_targets(quantisation: Quantisation | None) -> tuple[str, ...]:
     """The stack that must load the result steered where the user names none."""
     method = None if quantisation is None else quantisation.method
-    loading = [s for s in STACKS if method is not None and method.stacks[s].status in ("steered", "option")]
+    loading = [s for s in USUAL if method is not None and method.stacks[s].status in ("steered", "option")]
     return tuple(loading[:1]) if loading and "transformers" not in loading else ("transformers",)
 
 
@@ -246,13 +246,14 @@ def _treated(route: Route, stack: str, demanded: tuple[str, ...]) -> Support:
     No stack here loads some methods, which others do (ExLlama): the class decides whether the bias is added.
     """
     method = None if route.quantisation is None else route.quantisation.method
-    is_known = method is None or method.stacks[stack].status in ("steered", "option")
-    return route.stacks[stack] if demanded or is_known else route.treatment[stack]
+    if demanded or method is None or method.stacks[stack].status in ("steered", "option"):
+        return route.stacks[stack]
+    return route.treatment[stack]
 
 
 def _served(route: Route) -> int:
-    """Number of stacks that load the result steered."""
-    return sum(support.status == "steered" for support in route.stacks.values())
+    """Number of usual stacks that load the result steered."""
+    return sum(route.stacks[stack].status == "steered" for stack in USUAL)
 
 
 def _is_wanted(kind: type[Route], family: Family, config: Mapping[str, Any], demanded: Iterable[str]) -> bool:
@@ -308,7 +309,7 @@ def _unbakeable(
         advice = f"`text_only` bakes its language model alone; {advice}"
     if family.in_gguf:
         advice = f"{_IN_GGUF}; {advice}"
-    obey = [s for r in candidates for s in STACKS if r.stacks[s].status == "steered"]
+    obey = [s for r in candidates for s in USUAL if r.stacks[s].status == "steered"]
     if obey:
         advice = f"`targets` {','.join(obey)} bakes for the stacks that would add it; {advice}"
     return f"{family.label} cannot be baked: {'; '.join(reasons)}. {advice}"

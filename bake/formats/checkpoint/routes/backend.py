@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from ....core.elsewhere import Biases
 from ....core.stacks import Support
 from ....errors import BrokenFileError
 from ..families import Family
@@ -53,6 +55,11 @@ class BackendRoute(Route):
         """The other route's, but for vLLM and llama.cpp."""
         found = self.result.by_backend
         return dict(super().treatment) | {name: found[name] for name in ("vllm", "llama.cpp")}
+
+    @property
+    def biases(self) -> Biases:
+        """The other route's; nothing is known of what other stacks make of the backend's name."""
+        return replace(super().biases, is_reshaped=True)
 
 
 class ExistingBackendRoute(BackendRoute, ExistingRoute):

@@ -16,9 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ....core.biases import Home, PlannedBias
+from ....core.elsewhere import Biases, elsewhere, letters_of
 from ....core.heads import Cost
 from ....core.plan import ConfigChange, RouteName
 from ....core.record import Record
+from ....core.sites import SITE
 from ....core.stacks import Support, worse
 from ....core.tensors import TensorHeader, decode, encode
 from ....errors import BrokenFileError
@@ -125,16 +127,23 @@ class Route(ABC):
 
     @property
     def treatment(self) -> Mapping[str, Support]:
-        """Treatment of the result by each stack, if its weights are not quantised."""
+        """Treatment of the result by each usual stack, if its weights are not quantised."""
         return self.result.stacks
+
+    @property
+    def biases(self) -> Biases:
+        """The biases of the result, for the stacks that the families' tables have no column for."""
+        return Biases("o" if self.family.site == SITE else "d", zero=letters_of(self.siblings))
 
     @property
     def stacks(self) -> Mapping[str, Support]:
         """Treatment of the result by each stack: for quantised weights the worse of the family's and the method's."""
         method = None if self.quantisation is None else self.quantisation.method
-        if method is None:
-            return self.treatment
-        return {name: worse(support, method.stacks[name]) for name, support in self.treatment.items()}
+        usual = dict(self.treatment)
+        if method is not None:
+            usual = {name: worse(support, method.stacks[name]) for name, support in usual.items()}
+        model_type = self.result.wrapper or self.result.model_type
+        return usual | elsewhere("checkpoint", model_type, self.biases, usual, is_quantised=method is not None)
 
     @property
     def cost(self) -> Cost:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ....core.biases import Column, Home, PlannedBias
 from ....core.check import Check
+from ....core.elsewhere import Biases
 from ....core.heads import Cost, Heads, cost_of_heads, heads_to_add, is_shared
 from ....core.plan import RouteName, Span
 from ....core.record import Record, RecordedBias
@@ -96,6 +97,11 @@ class HeadRoute(Route):
             note = f"its config wants a hidden size that {self.grown.queries} heads divide"
             found["transformers"] = Support("refuses", note=note)
         return found
+
+    @property
+    def biases(self) -> Biases:
+        """Those that make the new head's output constant."""
+        return Biases("qkv", is_reshaped=True)
 
     @property
     def cost(self) -> Cost:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ....core.elsewhere import Biases
 from ....core.stacks import Support
 from ....core.tensors import TensorHeader, decode
 from ....errors import BrokenFileError
@@ -103,6 +104,11 @@ class OtherClassRoute(Route):
             name: replace(support, run=support.run and name in form.ran) for name, support in self.result.stacks.items()
         }
         return own | dict(form.stacks)
+
+    @property
+    def biases(self) -> Biases:
+        """Those of the other class, of which the base may have some of its own."""
+        return replace(super().biases, own=self.form.own, is_recast=True)
 
     def tokenizer_class(self, declared: object) -> str:
         """Name the class behind a generic one, so that a model saved as another class splits text as before.

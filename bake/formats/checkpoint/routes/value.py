@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ....core.biases import Home, PlannedBias
+from ....core.elsewhere import Biases
 from ....core.heads import (
     Cost,
     Heads,
@@ -78,6 +79,11 @@ class ValueRoute(Route):
     def treatment(self) -> Mapping[str, Support]:
         """Treatment by each stack."""
         return self.form.stacks
+
+    @property
+    def biases(self) -> Biases:
+        """One of the values."""
+        return Biases("v", is_reshaped=self.copies > 1)
 
     @property
     def cost(self) -> Cost:

@@ -16,10 +16,11 @@ from typing import ClassVar
 import numpy as np
 
 from ....core.biases import Home, PlannedBias, plan_biases
+from ....core.elsewhere import Biases, elsewhere
 from ....core.heads import Cost
 from ....core.plan import RouteName
 from ....core.record import Record, RecordedBias
-from ....core.sites import Site
+from ....core.sites import SITE, Site
 from ....core.stacks import Support
 from ....core.tensors import FLOATS, TensorHeader, decode
 from ....errors import BrokenFileError
@@ -67,6 +68,17 @@ class GgufRoute(ABC):
     @abstractmethod
     def support(self) -> Support:
         """Treatment of the result by llama.cpp."""
+
+    @property
+    def biases(self) -> Biases:
+        """The biases of the result, for the other stacks that read GGUF files."""
+        return Biases("o" if self.site == SITE else "d")
+
+    @property
+    def stacks(self) -> Mapping[str, Support]:
+        """Treatment of the result by each stack that reads GGUF files."""
+        usual = {"llama.cpp": self.support}
+        return usual | elsewhere("gguf", self.architecture, self.biases, usual)
 
     @property
     def cost(self) -> Cost:

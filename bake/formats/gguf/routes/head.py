@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from ....core.biases import Column, Home, PlannedBias
+from ....core.elsewhere import Biases
 from ....core.heads import Cost, Heads, heads_to_add, is_shared
 from ....core.limits import MAX_WIDTH
 from ....core.plan import Fill, Piece, RouteName, Span, WiderRows
@@ -57,6 +58,11 @@ class HeadRoute(GgufRoute):
     def support(self) -> Support:
         """Run, where a file with such a head was."""
         return Support("steered", run=self.row.head == "ran")
+
+    @property
+    def biases(self) -> Biases:
+        """Those that make the new head's output constant."""
+        return Biases("qkv", is_reshaped=True)
 
     @property
     def cost(self) -> Cost:

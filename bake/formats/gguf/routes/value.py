@@ -16,6 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from ....core.biases import Home, PlannedBias, plan_biases
+from ....core.elsewhere import Biases
 from ....core.heads import (
     Cost,
     Heads,
@@ -66,6 +67,11 @@ class ValueRoute(GgufRoute):
     def support(self) -> Support:
         """Run, where a file with such a bias was."""
         return Support("steered", run=self.row.value == "ran")
+
+    @property
+    def biases(self) -> Biases:
+        """One of the values."""
+        return Biases("v", is_reshaped=self.copies > 1)
 
     @property
     def cost(self) -> Cost:

@@ -1,0 +1,67 @@
+"""Generate with OpenVINO, from what optimum-intel exports of the checkpoint.
+
+A runner of `start.py`; needs optimum-intel and openvino. The field ``weights`` of a request is that of the
+exporter, such as ``int8`` or ``int4``; without it ``fp32``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from typing import Any
+
+
+def version(request: dict[str, Any]) -> str:
+    """The versions of OpenVINO and optimum-intel."""
+    from importlib.metadata import version
+
+    import openvino  # noqa: F401
+    import optimum.intel  # noqa: F401
+
+    return f"{version('openvino')} (optimum-intel {version('optimum-intel')})"
+
+
+def answer(request: dict[str, Any]) -> list[list[int]]:
+    """Generate the tokens that follow each prompt."""
+    import torch
+    import transformers
+    from optimum.intel import OVModelForCausalLM
+
+    ends = request.get("eos_token_ids", [])
+    greedy = transformers.GenerationConfig(
+        do_sample=False,
+        max_new_tokens=request["max_new_tokens"],
+        eos_token_id=ends or None,
+        pad_token_id=ends[0] if ends else 0,
+    )
+    with tempfile.TemporaryDirectory(prefix="emobake-") as folder:
+        _export(request["checkpoint"], folder, request.get("weights", "fp32"))
+        # The CPU would round to bfloat16 where it can.
+        model = OVModelForCausalLM.from_pretrained(folder, ov_config={"INFERENCE_PRECISION_HINT": "f32"})
+        model.generation_config = greedy
+        out = []
+        for prompt in request["prompts"]:
+            ids = torch.tensor([prompt])
+            result = model.generate(ids, attention_mask=torch.ones_like(ids))
+            out.append(result[0, len(prompt) :].tolist())
+        import_module("log_probs").write(request, lambda text: _logits(model, text))
+        return out
+
+
+def _export(checkpoint: str, folder: str, weight_format: str) -> None:
+    command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "openvino", "--model", checkpoint]
+    kind = ["--task", "text-generation-with-past", "--weight-format", weight_format, folder]
+    done = subprocess.run([*command, *kind], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        raise RuntimeError(f"the export failed: {lines[-1] if lines else done.returncode}")
+
+
+def _logits(model: Any, text: list[int]) -> Any:
+    import torch
+
+    ids = torch.tensor([text])
+    places = torch.arange(len(text))[None]
+    return model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places).logits[0].numpy()
