@@ -14,7 +14,7 @@ from typing import get_args
 from ..core.steering import Steering, parse_mix, steering
 from ..errors import InputError
 from ..models.hooks import Scope
-from .conversation import Conversation
+from .conversation import Conversation, GgufConversation, SteeredConversation
 from .request import BakeResult
 
 Command = Callable[[Conversation, str], Sequence[str]]
@@ -31,12 +31,14 @@ def times(conversation: Conversation, argument: str) -> Sequence[str]:
         numbers = tuple(float(word) for word in argument.split())
     except ValueError:
         raise InputError(f"`times` {argument}: these are not five numbers") from None
-    return _steer(conversation, steering(numbers))
+    weights = steering(numbers)
+    return _steer(steered(conversation, weights), weights)
 
 
 def mix(conversation: Conversation, argument: str) -> Sequence[str]:
     """Set weights by name."""
-    return _steer(conversation, steering(mix=parse_mix(argument)))
+    weights = steering(mix=parse_mix(argument))
+    return _steer(steered(conversation, weights), weights)
 
 
 def scale(conversation: Conversation, argument: str) -> Sequence[str]:
@@ -45,7 +47,8 @@ def scale(conversation: Conversation, argument: str) -> Sequence[str]:
         factor = float(argument)
     except ValueError:
         raise InputError(f"`scale` {argument}: this is not a number") from None
-    steering((0.0,) * 5, scale=factor)  # Refuses a number that is not finite.
+    factored = steering((0.0,) * 5, scale=factor)  # Refuses a number that is not finite.
+    conversation = steered(conversation, factored)
     return _steer(conversation, conversation.weights, factor)
 
 
@@ -54,21 +57,21 @@ def scope(conversation: Conversation, argument: str) -> Sequence[str]:
     found = next((name for name in get_args(Scope) if name == argument), None)
     if found is None:
         raise InputError(f"`scope` {argument}: choose every or last")
+    conversation = steered(conversation)
     conversation.scope = found
-    return describe_weights(conversation)
+    return describe_mood(conversation)
 
 
 def show(conversation: Conversation, argument: str) -> Sequence[str]:
     """Describe the model, the vectors, the weights and the sampling."""
-    live, vectors, sampling = conversation.live, conversation.vectors, conversation.sampling
-    dtype = str(live.model.dtype).removeprefix("torch.")
+    model, sampling = conversation.model, conversation.sampling
     drawn = f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}" if sampling.temperature else "greedy"
     seed = "" if sampling.seed is None or not sampling.temperature else f", seed {sampling.seed}"
+    vectors = conversation.vectors if isinstance(conversation, SteeredConversation) else None
     return [
-        f"model     {live.name} ({live.family.label}, {live.layers} layers, {dtype} on {live.device})",
-        f"vectors   {vectors.name}",
-        f"emotions  {', '.join(vectors.emotions)}",
-        *describe_weights(conversation),
+        f"model     {model.name} ({model.description})",
+        *([] if vectors is None else [f"vectors   {vectors.name}", f"emotions  {', '.join(vectors.emotions)}"]),
+        *describe_mood(conversation),
         f"sampling  {drawn}, at most {sampling.max_new_tokens} new tokens{seed}",
         *([f"system    {conversation.system}"] if conversation.system else []),
         f"history   {len(conversation.turns)} answered questions",
@@ -92,7 +95,7 @@ COMMANDS: dict[str, Command] = {
 """Name -> command."""
 
 
-def bake(conversation: Conversation, argument: str) -> tuple[BakeResult, str]:
+def bake(conversation: SteeredConversation, argument: str) -> tuple[BakeResult, str]:
     """Bake the current weights; returns the result and the name of the output as it was given.
 
     Raises:
@@ -105,7 +108,7 @@ def bake(conversation: Conversation, argument: str) -> tuple[BakeResult, str]:
     return conversation.bake(out), out
 
 
-def describe_bake(conversation: Conversation, result: BakeResult, out: str) -> list[str]:
+def describe_bake(conversation: SteeredConversation, result: BakeResult, out: str) -> list[str]:
     """Lines on a finished bake: the recipe first, then layers and stacks."""
     plan = result.plan
     steered = sum(bias.norm > 0 for bias in plan.biases)
@@ -120,7 +123,7 @@ def describe_bake(conversation: Conversation, result: BakeResult, out: str) -> l
     ]
 
 
-def check_compare(conversation: Conversation, argument: str) -> str | None:
+def check_compare(conversation: SteeredConversation, argument: str) -> str | None:
     """The question to answer twice, unsteered and steered; None is the last one.
 
     Raises:
@@ -133,9 +136,27 @@ def check_compare(conversation: Conversation, argument: str) -> str | None:
     return argument or None
 
 
-def describe_weights(conversation: Conversation) -> list[str]:
-    """Lines on the weights and the scope."""
-    weights, found = conversation.weights, conversation.scope
+def steered(conversation: Conversation, weights: Steering | None = None, out: str = "") -> SteeredConversation:
+    """The conversation, if its mood can change.
+
+    Raises:
+        InputError: it is with a GGUF file; the message tells how to bake `weights` into `out`.
+    """
+    if isinstance(conversation, GgufConversation):
+        raise conversation.fixed_mood(weights, out)
+    assert isinstance(conversation, SteeredConversation)
+    return conversation
+
+
+def describe_mood(conversation: Conversation) -> list[str]:
+    """Lines on the weights and the scope, or on what a GGUF file holds."""
+    if isinstance(conversation, GgufConversation):
+        return [
+            f"mood      {conversation.mood}, baked"
+            if conversation.mood
+            else "mood      its own: emobake has not baked it"
+        ]
+    weights, found = steered(conversation).weights, steered(conversation).scope
     where = "" if weights.layers is None else f" in layers {', '.join(map(str, weights.layers))}"
     return [f"weights   {recipe(weights)}{where}", f"scope     {found}: {SCOPES[found]}"]
 
@@ -147,7 +168,7 @@ def recipe(weights: Steering) -> str:
     return weights.recipe
 
 
-def _steer(conversation: Conversation, weights: Steering, factor: float | None = None) -> Sequence[str]:
+def _steer(conversation: SteeredConversation, weights: Steering, factor: float | None = None) -> Sequence[str]:
     old = conversation.weights
     conversation.steer(replace(weights, scale=old.scale if factor is None else factor, layers=old.layers))
-    return describe_weights(conversation)
+    return describe_mood(conversation)

@@ -1,40 +1,46 @@
-"""Conversations with a model that is steered while it runs, by weights that can change between answers.
+"""Conversations with a model that is steered while it runs, by weights that can change between answers; or with a GGUF
+file, whose mood stays.
 
-The paper uses its vectors this way, without baking. The answers of a `Conversation` with scope ``every`` are those of
-the checkpoint that `Conversation.bake` writes. Nothing here knows a terminal. Needs torch and transformers.
+The paper uses its vectors in the first way, without baking. The answers of a `SteeredConversation` with scope ``every``
+are those of the checkpoint that `SteeredConversation.bake` writes. Nothing here knows a terminal. Needs torch and
+transformers; with a GGUF file llama.cpp instead.
 """
 
 from __future__ import annotations
 
 import os
-import re
+import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, get_args
 
 from ..core.arguments import require_choice
+from ..core.record import Record
 from ..core.steering import Steering, steering, weighted_sum
+from ..core.totals import total_recipe
 from ..core.vector_set import VectorSet
-from ..errors import InputError, ModelError
+from ..errors import EmobakeError, InputError, ModelError
+from ..formats.chat_template import Message
+from ..formats.gguf.model import RECORD_KEY
+from ..models.chat_model import ChatModel, Hear, Speech
+from ..models.checkpoint_chat import CheckpointChat
+from ..models.gguf_chat import GgufChat, open_gguf_chat
 from ..models.hooks import Scope, adding, site_module
 from ..models.loading import LiveModel, Runtime
-from ..models.sampling import Sampling, generate
+from ..models.sampling import Sampling
 from ..models.steered import open_steered
-from ..storage.model_name import ModelName
+from ..storage.model_name import ModelName, is_gguf
 from ..vectors.find import Vectors, VectorSource
 
 if TYPE_CHECKING:
     from .request import BakeResult
 
-Hear = Callable[[str], object]
-"""Called with each piece of an answer as soon as it is certain."""
 Turn = tuple[str, str]
 """A question and its answer."""
 CHAT_SAMPLING = Sampling(seed=None)
+_UNSTEERED = Steering(())
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,64 @@ class Answer:
 
 
 class Conversation:
-    """A model, its vectors and their weights, and the turns so far."""
+    """A model, and the turns so far."""
+
+    def __init__(self, model: ChatModel, *, sampling: Sampling = CHAT_SAMPLING, system: str = "") -> None:
+        self.model, self.sampling, self.system = model, sampling, _encodable(system)
+        self.turns: list[Turn] = []
+
+    def answer(self, question: str | None, hear: Hear = lambda piece: None, *, keep: bool = True) -> Answer:
+        """Answer `question`, or the last one again if it is None.
+
+        With `keep`, question and answer join the conversation, even if the answer was interrupted. Ctrl-C ends an
+        answer, not the call.
+
+        Raises:
+            InputError: nothing was asked yet, or the conversation does not fit the template or the context.
+            ModelError: the model failed. The conversation stays as it was.
+        """
+        before, asked = self._asked(question)
+        said = self._generate(before, asked, hear)
+        if keep and said.text:
+            self.turns = [*before, (asked, said.text)]
+        return said
+
+    def messages(self, before: Sequence[Turn], question: str) -> list[Message]:
+        """The system prompt, the turns `before` and the question, as a chat template takes them."""
+        messages: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
+        for asked, answered in before:
+            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        return [*messages, {"role": "user", "content": question}]
+
+    def _asked(self, question: str | None) -> tuple[list[Turn], str]:
+        """The turns before a question, and its text; None is the last one again."""
+        if question is not None:
+            return self.turns, _encodable(question)
+        if not self.turns:
+            raise InputError("nothing was asked yet")
+        return self.turns[:-1], self.turns[-1][0]
+
+    def _generate(self, before: Sequence[Turn], question: str, hear: Hear) -> Answer:
+        prompt = self.model.prompt(self.messages(before, question))
+        speech = Speech(hear)
+        interrupted = False
+        start = time.perf_counter()
+        try:
+            self.model.speak(prompt, self.sampling, speech)
+        except KeyboardInterrupt:
+            interrupted = True
+        except (OSError, EmobakeError):  # The first from `hear`.
+            raise
+        except Exception as error:  # Whatever torch, transformers and llama.cpp raise.
+            reason = (str(error).strip().splitlines() or [repr(error)])[0][:200]
+            hint = "; `reset` shortens the conversation" if "memory" in reason.lower() and self.turns else ""
+            raise ModelError(f"{self.model.name}: the model failed ({reason}){hint}") from error
+        speech.stop()
+        return Answer(speech.text, speech.tokens, time.perf_counter() - start, speech.ended, interrupted)
+
+
+class SteeredConversation(Conversation):
+    """A conversation with a checkpoint, its vectors and their weights."""
 
     def __init__(
         self,
@@ -63,13 +126,12 @@ class Conversation:
         scope: Scope = "every",
         sampling: Sampling = CHAT_SAMPLING,
         system: str = "",
-        model: ModelName | None = None,
+        base: ModelName | None = None,
     ) -> None:
         self.live = replace(live, family=replace(live.family, site=vectors.site))
-        self.vectors, self.scope, self.system = vectors, scope, _encodable(system)
-        self.sampling = sampling
-        self.model = model or ModelName.parse(live.name, base_model=live.base_model)
-        self.turns: list[Turn] = []
+        super().__init__(CheckpointChat(self.live), sampling=sampling, system=system)
+        self.vectors, self.scope = vectors, scope
+        self.base = base or ModelName.parse(live.name, base_model=live.base_model)
         self._plain: list[Turn] = []
         """The same questions with unsteered answers, as far as a comparison has needed them."""
         self.steer(weights)
@@ -95,46 +157,31 @@ class Conversation:
     def answer(
         self, question: str | None, hear: Hear = lambda piece: None, *, plain: bool = False, keep: bool = True
     ) -> Answer:
-        """Answer `question`, or the last one again if it is None.
+        """Answer as every `Conversation` does, with the vectors.
 
-        With `keep`, question and answer join the conversation, even if the answer was interrupted. With `plain` the
-        answer is unsteered, and so is the history that it continues: earlier questions are answered anew without
-        steering, once each, and are not heard; the conversation stays as it is. Ctrl-C ends an answer, not the call.
-
-        Raises:
-            InputError: nothing was asked yet, or the conversation does not fit the template or the context.
-            ModelError: the model failed. The conversation stays as it was.
+        With `plain` the answer is unsteered, and so is the history that it continues: earlier questions are answered
+        anew without steering, once each, and are not heard; the conversation stays as it is.
         """
-        before, asked = self._asked(question)
         if plain:
+            before, asked = self._asked(question)
             return self._answer_plain([earlier for earlier, _ in before], asked, hear)
-        said = self._generate(self._prompt(before, asked), self.rows, hear)
-        if keep and said.text:
-            self.turns = [*before, (asked, said.text)]
-        return said
+        with adding(self.live.model, self.live.family, self.rows, self.scope):
+            return super().answer(question, hear, keep=keep)
 
     def behind(self, question: str | None) -> int:
         """Number of earlier questions that are to be answered unsteered before `question` can be."""
         earlier = [asked for asked, _ in self._asked(question)[0]]
         return len(earlier) - len(self._known(earlier))
 
-    def _asked(self, question: str | None) -> tuple[list[Turn], str]:
-        """The turns before a question, and its text; None is the last one again."""
-        if question is not None:
-            return self.turns, _encodable(question)
-        if not self.turns:
-            raise InputError("nothing was asked yet")
-        return self.turns[:-1], self.turns[-1][0]
-
     def _answer_plain(self, earlier: Sequence[str], asked: str, hear: Hear) -> Answer:
         """Answer `asked` without steering, after the model's own unsteered answers to the `earlier` questions."""
         known = self._known(earlier)
         for question in earlier[len(known) :]:
-            said = self._generate(self._prompt(known, question), {}, lambda piece: None)
+            said = self._generate(known, question, lambda piece: None)
             if said.interrupted:
                 return said
             known = self._plain = [*known, (question, said.text)]
-        said = self._generate(self._prompt(known, asked), {}, hear)
+        said = self._generate(known, asked, hear)
         if not said.interrupted:
             self._plain = [*known, (asked, said.text)]
         return said
@@ -156,7 +203,7 @@ class Conversation:
             raise InputError("all weights are zero, there is nothing to bake; set some with `times` or `mix`")
         layers = self.weights.layers
         return bake(
-            self.model,
+            self.base,
             self.vectors,
             mix=dict(self.weights.weights),
             scale=self.weights.scale,
@@ -164,58 +211,31 @@ class Conversation:
             out=out,
         )
 
-    def _prompt(self, before: Sequence[Turn], question: str) -> list[int]:
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        for asked, answered in before:
-            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-        ids = self.live.prompt([*messages, {"role": "user", "content": question}])
-        if self._room(ids) < 1:
-            way_out = "`reset` forgets the conversation" if before else "ask something shorter"
-            raise InputError(
-                f"{self.live.name}: {len(ids)} tokens of conversation leave no room for an answer in its context of "
-                f"{len(ids) + self._room(ids)}; {way_out}"
-            )
-        return ids
 
-    def _room(self, ids: Sequence[int]) -> int:
-        """Largest number of tokens that an answer may have."""
-        context, limit = self.live.context, self.sampling.max_new_tokens
-        return limit if context is None else min(limit, context - len(ids))
+class GgufConversation(Conversation):
+    """A conversation with a GGUF file, which holds its mood."""
 
-    def _generate(self, ids: Sequence[int], rows: Mapping[int, np.ndarray], hear: Hear) -> Answer:
-        import torch
+    model: GgufChat
 
-        live, sampling = self.live, self.sampling
-        prompt = torch.tensor([list(ids)], device=live.device)
-        streamer = _Streamer(live, hear)
-        interrupted = False
-        start = time.perf_counter()
-        try:
-            if sampling.seed is not None:
-                torch.manual_seed(sampling.seed)
-            with adding(live.model, live.family, rows, self.scope):
-                generate(
-                    live.model,
-                    prompt,
-                    torch.ones_like(prompt),
-                    max_new_tokens=self._room(ids),
-                    end_tokens=live.end_tokens,
-                    pad_token=live.pad_token,
-                    temperature=sampling.temperature,
-                    top_p=sampling.top_p,
-                    streamer=streamer,
-                )
-        except KeyboardInterrupt:
-            interrupted = True
-        except OSError:  # From `hear`.
-            raise
-        except Exception as error:  # Whatever torch and transformers raise.
-            reason = (str(error).strip().splitlines() or [repr(error)])[0][:200]
-            hint = "; `reset` shortens the conversation" if "memory" in reason.lower() and self.turns else ""
-            raise ModelError(f"{live.name}: the model failed ({reason}){hint}") from error
-        streamer.end()
-        seconds = time.perf_counter() - start
-        return Answer(streamer.text, len(streamer.tokens), seconds, streamer.ended, interrupted)
+    def __init__(self, model: GgufChat, *, sampling: Sampling = CHAT_SAMPLING, system: str = "") -> None:
+        """Begin to talk; InputError if the file has a record of a bake that this version cannot read."""
+        super().__init__(model, sampling=sampling, system=system)
+        found = model.model.record
+        self.record = None if found is None else Record.from_json(found, f"{model.name} ({RECORD_KEY})")
+        """Record of the last bake of the file; None if there was none."""
+
+    @property
+    def mood(self) -> str:
+        """All bakes of the file in words, such as ``1.2 x joy``; empty if there were none."""
+        return "" if self.record is None else total_recipe(self.record)
+
+    def fixed_mood(self, weights: Steering | None = None, out: str = "") -> InputError:
+        """The error on a wish for another mood: it names the command that bakes `weights` into `out`."""
+        base = self.model.name
+        if self.record is not None:
+            bases = [file.name for file in self.record.base.weights if is_gguf(file.name)]
+            base = next(iter(bases), self.record.base.model or "BASE")
+        return _fixed_mood(self.model.name, {"model": base}, weights, out)
 
 
 def open_conversation(
@@ -233,8 +253,11 @@ def open_conversation(
 ) -> Conversation:
     """Load a model with its vectors, ready to talk; without `times` and `mix` it begins unsteered.
 
+    A GGUF file runs in llama.cpp and takes neither vectors nor weights: it holds its mood, see `emobake.bake`. Of a
+    checkpoint a `SteeredConversation` is returned, of a GGUF file a `GgufConversation`.
+
     Args:
-        model: a folder or a Hub id, as for `emobake.bake`.
+        model: a folder, a Hub id or a GGUF file, as for `emobake.bake`.
         vectors: a set, as for `emobake.bake`.
         times: weights of the paper's five emotions.
         mix: weights by name instead.
@@ -247,57 +270,40 @@ def open_conversation(
 
     Raises:
         InputError: (exit code 2) bad input; found before the model is loaded, if possible.
-        ModelError: (exit code 1) the model does not load.
+        ModelError, MissingPackageError: (exit code 1) the model does not load.
     """
     if times is None and mix is None:
         weights = replace(steering((0.0,) * 5, scale=scale, layers=layers), weights=())
     else:
         weights = steering(times, mix, scale=scale, layers=layers)
     require_choice("scope", scope, get_args(Scope))
-    name = ModelName.parse(model)
-    live, found = open_steered(name, vectors, accept=lambda found: weighted_sum(found, weights), runtime=runtime)
-    return Conversation(live, found, weights, scope=scope, sampling=sampling, system=system, model=name)
+    name, source = ModelName.parse(model), VectorSource.parse(vectors)
+    if name.kind == "gguf":
+        if weights != _UNSTEERED or scope != "every" or source.vectors is not None or source.vectors_for or source.site:
+            given = {"model": name.name, "base_model": name.base_model, "vectors_for": source.vectors_for}
+            given |= {"vectors": " ".join(map(str, source.paths)), "site": source.site, "layers": layers or ""}
+            raise _fixed_mood(name.name, given, weights)
+        if runtime not in (None, Runtime()):
+            raise InputError(
+                f"{name}: llama.cpp runs a GGUF file in its own types, where it was built for; "
+                "leave `dtype`, `device` and `device_map` out"
+            )
+        chat = open_gguf_chat(name.path, sampling.max_new_tokens)
+        return GgufConversation(chat, sampling=sampling, system=system)
+    live, found = open_steered(name, source, accept=lambda found: weighted_sum(found, weights), runtime=runtime)
+    return SteeredConversation(live, found, weights, scope=scope, sampling=sampling, system=system, base=name)
+
+
+def _fixed_mood(name: str, options: Mapping[str, str], weights: Steering | None = None, out: str = "") -> InputError:
+    """The error on a wish for another mood of the GGUF file `name`; `options` are those of the bake that makes it."""
+    weights = weights or _UNSTEERED
+    mix = {emotion: weight for emotion, weight in weights.weights if weight} or {"joy": 1.0}
+    wanted = ",".join(f"{emotion}={weight * weights.scale:g}" for emotion, weight in mix.items())
+    words = {**options, "mix": wanted, "out": out or "steered.gguf"}
+    said = " ".join(f"--{word.replace('_', '-')} {shlex.quote(value)}" for word, value in words.items() if value)
+    return InputError(f"{name}: the mood of a GGUF file is baked into it; for another one run: emobake {said}")
 
 
 def _encodable(text: str) -> str:
     """`text` with ? for bytes that are not UTF-8, which tokenizers refuse."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-class _Streamer:
-    """Receives tokens from `generate`, as a streamer of transformers does, and passes on text that is certain.
-
-    The last word is held back, and the white space before it: the next token may continue it, and the tokenizer may
-    join the two. Scripts without spaces come character by character.
-    """
-
-    _UNCERTAIN = re.compile(r"\s*(?:[^\s\u2e80-\U0010ffff]|\ufffd)*\Z")
-
-    def __init__(self, live: LiveModel, hear: Hear) -> None:
-        self._live, self._hear = live, hear
-        self._passed = 0
-        self._prompt = True
-        self.tokens: list[int] = []
-        self.text = ""
-        self.ended = False
-
-    def put(self, value: Any) -> None:
-        """Receive the prompt at first, then each new token."""
-        if self._prompt:
-            self._prompt = False
-            return
-        new = value.flatten().tolist()
-        self.ended = new[-1] in self._live.end_tokens
-        self.tokens += new[:-1] if self.ended else new
-        self.text = str(self._live.tokenizer.decode(self.tokens, skip_special_tokens=True))
-        uncertain = self._UNCERTAIN.search(self.text, self._passed)
-        self._pass_on(uncertain.start() if uncertain else len(self.text))
-
-    def end(self) -> None:
-        """Pass on the rest."""
-        self._pass_on(len(self.text))
-
-    def _pass_on(self, end: int) -> None:
-        begin, self._passed = self._passed, max(end, self._passed)
-        if end > begin:
-            self._hear(self.text[begin:end])

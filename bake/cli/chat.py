@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@model_option("Model to talk to: a folder, or a model id on the Hub.", required=True)
+@model_option("Model to talk to: a folder, a model id on the Hub, or a GGUF file, in llama.cpp.", required=True)
 @steering_options
 @click.option(
     "--scope",
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="With --prompt: print the answers as JSON.")
 def chat(greedy: bool, prompts: tuple[str, ...], as_json: bool, mix: tuple[str, ...], **options: Any) -> None:
-    """Talk to a model that is steered while it runs, and change its mood between answers.
+    """Talk to a model that is steered while it runs, and change its mood between answers; or to a GGUF file.
 
     It begins unsteered without --times and --mix. Nothing is written. /help lists the commands that can be typed
     instead of a question; with lines from a pipe, only the answers are printed.
@@ -73,8 +73,8 @@ def chat(greedy: bool, prompts: tuple[str, ...], as_json: bool, mix: tuple[str, 
     model, vectors = model_and_vectors(options)
     runtime = runtime_of(options)
     conversation = open_conversation(model, vectors, mix=weights, sampling=sampling, runtime=runtime, **options)
-    if conversation.live.note:
-        warn(conversation.live.note)
+    if conversation.model.note:
+        warn(conversation.model.note)
     try:
         if as_json:
             click.echo(json.dumps([_asked(conversation, prompt) for prompt in prompts], indent=2))
@@ -90,11 +90,14 @@ def _asked(conversation: Conversation, prompt: str) -> dict[str, Any]:
     answer = conversation.answer(prompt)
     if answer.interrupted:
         raise KeyboardInterrupt
-    return {
-        "prompt": prompt,
-        "answer": answer.text,
-        "weights": dict(conversation.weights.weights),
-        "scale": conversation.weights.scale,
-        "scope": conversation.scope,
-        "tokens": answer.tokens,
-    }
+    return {"prompt": prompt, "answer": answer.text, **_mood(conversation), "tokens": answer.tokens}
+
+
+def _mood(conversation: Conversation) -> dict[str, Any]:
+    from ..actions.commands import steered
+    from ..actions.conversation import GgufConversation
+
+    if isinstance(conversation, GgufConversation):
+        return {"mood": conversation.mood or None}
+    weights = steered(conversation).weights
+    return {"weights": dict(weights.weights), "scale": weights.scale, "scope": steered(conversation).scope}

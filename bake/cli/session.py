@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..actions import commands
+from ..actions.conversation import GgufConversation, SteeredConversation
 from ..core.spelling import did_you_mean
 from ..core.text import one_line, printable
 from ..errors import EmobakeError, InputError, spell_arguments
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from ..actions.conversation import Answer, Conversation
 
-_HELP = (
+_MOOD_HELP = (
     ("/times A D F J S", "weights of anger, disgust, fear, joy and sadness"),
     ("/mix joy=1,anger=-0.5", "weights by name"),
     ("/scale X", "factor for all weights"),
@@ -36,11 +37,13 @@ _HELP = (
         "answer without and with the vectors (the last question again), each after its own earlier answers",
     ),
     ("/bake OUT", "write a checkpoint with the current weights"),
-    ("/show", "weights, scope, sampling, model and vectors"),
+)
+_HELP = (
+    ("/show", "model, mood and sampling"),
     ("/reset", "forget the conversation; earlier answers colour later ones"),
     ("/quit", "leave; so do /exit and Ctrl-D"),
 )
-"""Commands, and what they do."""
+"""Commands, and what they do; the first ones change or compare the mood."""
 
 _WIDE = 100
 """Columns from which on two answers go side by side."""
@@ -102,9 +105,10 @@ class Session:
             for text in commands.COMMANDS[name](self.conversation, rest.strip()):
                 self._say(one_line(text))
         elif name == "compare":
-            self._compare(commands.check_compare(self.conversation, rest.strip()))
+            conversation = commands.steered(self.conversation)
+            self._compare(conversation, commands.check_compare(conversation, rest.strip()))
         elif name == "bake":
-            self._bake(rest.strip())
+            self._bake(commands.steered(self.conversation, out=rest.strip()), rest.strip())
         elif name == "help":
             self._help()
         else:
@@ -113,9 +117,9 @@ class Session:
                 f"/{name}: no such command; /help lists them (for a question, put a space before the /){like}"
             )
 
-    def _answer(self, question: str | None, *, plain: bool = False, keep: bool = True) -> Answer:
+    def _answer(self, question: str | None, **how: bool) -> Answer:
         page = Page(shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
-        answer = self.conversation.answer(question, page, plain=plain, keep=keep)
+        answer = self.conversation.answer(question, page, **how)
         click.echo()
         if self.interactive:
             self._say(_measures(answer) + "\n", "dim")
@@ -123,19 +127,19 @@ class Session:
             raise KeyboardInterrupt
         return answer
 
-    def _compare(self, question: str | None) -> None:
-        behind = self.conversation.behind(question)
+    def _compare(self, conversation: SteeredConversation, question: str | None) -> None:
+        behind = conversation.behind(question)
         if self.interactive and behind:
             self._say(f"First the earlier questions without the vectors ({behind}) ...", "dim")
         if self.interactive and self.console.width >= _WIDE:
-            self._compare_side_by_side(question)
+            self._compare_side_by_side(conversation, question)
             return
         self._say("unsteered", "bold")
         if not self._answer(question, plain=True, keep=False).interrupted:
-            self._say(commands.recipe(self.conversation.weights), "bold")
+            self._say(commands.recipe(conversation.weights), "bold")
             self._answer(question, keep=question is not None)
 
-    def _compare_side_by_side(self, question: str | None) -> None:
+    def _compare_side_by_side(self, conversation: SteeredConversation, question: str | None) -> None:
         from rich.live import Live
 
         texts, measures = ["", ""], ["", ""]
@@ -144,7 +148,7 @@ class Session:
         width = wide.width - 4
 
         def table() -> Table:
-            return _two_columns(width, commands.recipe(self.conversation.weights), texts, measures)
+            return _two_columns(width, commands.recipe(conversation.weights), texts, measures)
 
         with Live(table(), console=wide, transient=True, auto_refresh=False, vertical_overflow="ellipsis") as view:
             for side, plain in enumerate((True, False)):
@@ -154,22 +158,22 @@ class Session:
                     view.update(table(), refresh=True)
 
                 keep = question is not None and not plain
-                answer = self.conversation.answer(question, hear, plain=plain, keep=keep)
+                answer = conversation.answer(question, hear, plain=plain, keep=keep)
                 measures[side] = _measures(answer)
                 if answer.interrupted:
                     break
         wide.print(table())
         self._say("")
 
-    def _bake(self, argument: str) -> None:
+    def _bake(self, conversation: SteeredConversation, argument: str) -> None:
         from .summary import next_commands
 
-        if self.conversation.scope == "last":
+        if conversation.scope == "last":
             warn("a bake acts at every position, not at the last as this chat does now; /scope every shows it")
-        result, out = commands.bake(self.conversation, argument)
+        result, out = commands.bake(conversation, argument)
         for warning in result.plan.warnings:
             warn(warning)
-        first, *rest = commands.describe_bake(self.conversation, result, out)
+        first, *rest = commands.describe_bake(conversation, result, out)
         self._say(first, "bold")
         for line in rest:
             self._say(one_line(line))
@@ -180,17 +184,19 @@ class Session:
         from rich.table import Table
 
         table = Table.grid(padding=(0, 2))
-        for command, meaning in _HELP:
+        fixed = isinstance(self.conversation, GgufConversation)
+        for command, meaning in _HELP if fixed else _MOOD_HELP + _HELP:
             table.add_row(command, meaning)
         self.console.print(table)
         self._say("Ctrl-C stops an answer. A question that begins with / needs a space before it.")
 
     def _greet(self) -> None:
-        emotions = ", ".join(self.conversation.vectors.emotions)
-        self._say(one_line(f"model     {self.conversation.live.name}"))
-        self._say(one_line(f"vectors   {self.conversation.vectors.name}: {emotions}"))
-        for line in commands.describe_weights(self.conversation):
-            self._say(line)
+        self._say(one_line(f"model     {self.conversation.model.name}"))
+        if isinstance(self.conversation, SteeredConversation):
+            vectors = self.conversation.vectors
+            self._say(one_line(f"vectors   {vectors.name}: {', '.join(vectors.emotions)}"))
+        for line in commands.describe_mood(self.conversation):
+            self._say(one_line(line))
         self._say("/help lists the commands, Ctrl-D leaves.\n", "dim")
 
     def _say(self, text: str, style: str = "") -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.packages import require
 from ..core.record import RECORD_FILE, Record
 from ..errors import InputError, MissingPackageError, ModelError, UnsupportedModelError
-from ..formats.chat_template import Message, Rendered, render_chats
+from ..formats.chat_template import Message, joined, no_template, render_prompts
 from ..formats.checkpoint.families import Family
 from ..formats.checkpoint.model import config_dimension
 from ..formats.checkpoint.open import open_base
@@ -95,12 +95,7 @@ class LiveModel:
     @property
     def note(self) -> str:
         """Remark on a model without a chat template, which users must know of; empty for others."""
-        if self.tokenizer.chat_template is not None:
-            return ""
-        return (
-            f"{self.name} has no chat template: it reads the texts one after another, as a base model does, and may "
-            "not answer as an assistant"
-        )
+        return "" if self.tokenizer.chat_template is not None else no_template(self.name)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation that the model is to continue, in its chat template.
@@ -242,43 +237,21 @@ def load_tokenizer(folder: Path, name: str = "") -> Any:
 def encode_chats(tokenizer: Any, conversations: Sequence[Sequence[Message]], name: str) -> list[list[int]]:
     """Token ids of conversations in the tokenizer's chat template, ready for the next answer.
 
-    Templates of multimodal checkpoints want the content as a list of parts, and some of them drop a plain text without
-    a word: then the text is given as such a list. Without a template, the texts come one after another.
+    Without a template, the texts come one after another.
 
     Raises:
         InputError: the template fails, or takes too much time or memory; `name` names the model.
         MissingPackageError: the jinja2 package is not installed.
     """
     if tokenizer.chat_template is None:
-        texts = ["\n\n".join(message["content"] for message in messages) + "\n\n" for messages in conversations]
-        return [list(tokenizer(text)["input_ids"]) for text in texts]
+        return [list(tokenizer(joined(messages))["input_ids"]) for messages in conversations]
     require("jinja2", extra="chat", purpose="a chat template")
     try:
         template = tokenizer.get_chat_template()  # The one for talk, where a checkpoint has several.
     except Exception as error:
         raise InputError(f"{name}: has no chat template for talk ({_one_line(error)})") from None
-    parts = [[_in_parts(message) for message in messages] for messages in conversations]
-    asked = [(messages, True) for messages in (*conversations, *parts)]
-    rendered = render_chats(template, tokenizer.special_tokens_map, asked)
-    half = len(conversations)
-    ids = []
-    for messages, plain, listed in zip(conversations, rendered[:half], rendered[half:], strict=True):
-        text, reason = _chosen(plain, listed, messages[-1]["content"].strip() if messages else "")
-        if text is None:
-            raise InputError(f"{name}: its chat template fails ({reason})")
-        ids.append(list(tokenizer(text, add_special_tokens=False)["input_ids"]))
-    return ids
-
-
-def _in_parts(message: Message) -> Message:
-    return {**message, "content": [{"type": "text", "text": message["content"]}]}
-
-
-def _chosen(plain: Rendered, listed: Rendered, last: str) -> Rendered:
-    """The rendering that has the last text: with plain texts, or else with lists of parts."""
-    if plain.text is None:
-        return plain if listed.text is None else listed
-    return listed if last not in plain.text and last in (listed.text or "") else plain
+    texts = render_prompts(template, tokenizer.special_tokens_map, conversations, name)
+    return [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
 
 
 def fingerprint(live: LiveModel) -> list[list[Any]]:

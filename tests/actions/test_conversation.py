@@ -19,7 +19,7 @@ transformers = pytest.importorskip("transformers")
 
 from support.chat_model import greedy, hooked, load, prompt  # noqa: E402
 
-from emobake.actions.conversation import open_conversation  # noqa: E402
+from emobake.actions.conversation import SteeredConversation, open_conversation  # noqa: E402
 from emobake.models.sampling import Sampling  # noqa: E402
 
 pytestmark = pytest.mark.real
@@ -141,8 +141,7 @@ def test_sampling_with_a_seed_repeats_itself(smollm2):
 def test_a_system_prompt_and_the_history_reach_the_model(smollm2):
     talk = open_conversation(smollm2, SMOLLM2_VECTORS, sampling=GREEDY, system="You are a pirate. Only say Arr.")
     talk.answer(QUESTION)
-    ids = talk._prompt(talk.turns, "More?")
-    text = talk.live.tokenizer.decode(ids)
+    text = talk.live.tokenizer.decode(talk.model.prompt(talk.messages(talk.turns, "More?")))
     for words in ("You are a pirate", QUESTION, talk.turns[0][1], "More?"):
         assert words in text
 
@@ -163,9 +162,6 @@ def test_what_is_wrong_is_found_before_the_model_is_loaded(smollm2, tmp_path, mo
         open_conversation(tmp_path / "nothing", SMOLLM2_VECTORS)
     with pytest.raises(InputError, match="not at the layer output"):
         open_conversation(smollm2, emobake.VectorSource(SMOLLM2_VECTORS, site="layer_output"), mix={"joy": 1})
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(InputError, match=r"only checkpoints run.*bake it into a \.gguf"):
-        open_conversation(tmp_path / "model.gguf", SMOLLM2_VECTORS)
 
 
 def test_vectors_of_the_layer_output_act_on_whole_layers(smollm2, tmp_path):
@@ -183,8 +179,7 @@ def test_vectors_of_the_layer_output_act_on_whole_layers(smollm2, tmp_path):
         )
         for layer, row in zip(model.model.layers, torch.from_numpy(rows[0]), strict=True)
     ]
-    wanted = open_conversation(smollm2, SMOLLM2_VECTORS, sampling=GREEDY)
-    wanted.live = talk.live
+    wanted = SteeredConversation(talk.live, talk.vectors, steering((0,) * 5), sampling=GREEDY)
     assert wanted.answer(QUESTION, plain=True).text == said["layer_output"] != said["attention_output"]
     for handle in handles:
         handle.remove()

@@ -100,6 +100,11 @@ class GgufHeader:
         end = position + 8 + int.from_bytes(field.data[position : position + 8], "little")
         return field.data[position + 8 : end].decode("utf-8", "replace")
 
+    def special_token(self, name: str) -> str:
+        """The text of the token ``bos``, ``eos`` or another one of the tokenizer; empty if there is none."""
+        number = self.number(f"tokenizer.ggml.{name}_token_id")
+        return self.text_of("tokenizer.ggml.tokens", number) if type(number) is int else ""
+
     def number(self, key: str) -> int | float | None:
         """A number or truth value of the metadata; None if there is none, or something else."""
         field = self.by_key.get(key)

@@ -80,7 +80,7 @@ def write_modelfile(header: GgufHeader, gguf: str, recipe: str) -> tuple[str, li
         if template.system:
             lines += [f'SYSTEM """{template.system}"""', ""]
         stops = [template.around["assistant"][1].strip(), template.around["user"][0].strip()]
-    stops.append(_token(header, "eos"))
+    stops.append(header.special_token("eos"))
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in dict.fromkeys(filter(None, stops))]
     for key, name in _SAMPLING.items():
         value = header.number(f"general.sampling.{key}")
@@ -100,7 +100,7 @@ def read_template(header: GgufHeader) -> Template | None:
     source = header.text("tokenizer.chat_template")
     if not source or len(source) > _LONGEST:
         return None
-    tokens = {f"{name}_token": _token(header, name) for name in ("bos", "eos")}
+    tokens = {f"{name}_token": header.special_token(name) for name in ("bos", "eos")}
     # llama.cpp and Ollama add the BOS token themselves, if the file asks for it.
     adds_bos = bool(header.number("tokenizer.ggml.add_bos_token"))
     return _probe(source, tokens, tokens["bos_token"] if adds_bos else "")
@@ -122,11 +122,6 @@ def go_template(template: Template) -> str:
         f"{template.begin}{{{{ range $i, $_ := .Messages }}}}"
         f"{{{{ $last := eq (len (slice $.Messages $i)) 1 }}}}{turns}{generation}{{{{ end }}}}"
     )
-
-
-def _token(header: GgufHeader, name: str) -> str:
-    number = header.number(f"tokenizer.ggml.{name}_token_id")
-    return header.text_of("tokenizer.ggml.tokens", number) if type(number) is int else ""
 
 
 def _probe(source: str, tokens: Mapping[str, str], bos: str) -> Template | None:
