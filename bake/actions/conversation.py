@@ -23,14 +23,15 @@ from ..core.totals import total_recipe
 from ..core.vector_set import VectorSet
 from ..errors import EmobakeError, InputError, ModelError
 from ..formats.chat_template import Message
-from ..formats.gguf.model import RECORD_KEY
+from ..formats.gguf.model import RECORD_KEY, GgufModel, open_gguf
 from ..models.chat_model import ChatModel, Hear, Speech
 from ..models.checkpoint_chat import CheckpointChat
-from ..models.gguf_chat import GgufChat, open_gguf_chat
+from ..models.gguf_chat import GgufChat, load_gguf_chat
 from ..models.hooks import Scope, adding, site_module
 from ..models.loading import LiveModel, Runtime
 from ..models.sampling import Sampling
 from ..models.steered import open_steered
+from ..storage.files import reading
 from ..storage.model_name import ModelName, is_gguf
 from ..vectors.find import Vectors, VectorSource
 
@@ -41,6 +42,7 @@ Turn = tuple[str, str]
 """A question and its answer."""
 CHAT_SAMPLING = Sampling(seed=None)
 _UNSTEERED = Steering(())
+_ANY_VECTORS = VectorSource()
 
 
 @dataclass(frozen=True)
@@ -217,25 +219,19 @@ class GgufConversation(Conversation):
 
     model: GgufChat
 
-    def __init__(self, model: GgufChat, *, sampling: Sampling = CHAT_SAMPLING, system: str = "") -> None:
-        """Begin to talk; InputError if the file has a record of a bake that this version cannot read."""
-        super().__init__(model, sampling=sampling, system=system)
-        found = model.model.record
-        self.record = None if found is None else Record.from_json(found, f"{model.name} ({RECORD_KEY})")
-        """Record of the last bake of the file; None if there was none."""
-
     @property
     def mood(self) -> str:
-        """All bakes of the file in words, such as ``1.2 x joy``; empty if there were none."""
-        return "" if self.record is None else total_recipe(self.record)
+        """All bakes of the file in words, such as ``1.2 x joy``; empty if there were none.
+
+        Raises:
+            InputError: its record is none that this version writes.
+        """
+        record = _record(self.model.model)
+        return "" if record is None else total_recipe(record)
 
     def fixed_mood(self, weights: Steering | None = None, out: str = "") -> InputError:
         """The error on a wish for another mood: it names the command that bakes `weights` into `out`."""
-        base = self.model.name
-        if self.record is not None:
-            bases = [file.name for file in self.record.base.weights if is_gguf(file.name)]
-            base = next(iter(bases), self.record.base.model or "BASE")
-        return _fixed_mood(self.model.name, {"model": base}, weights, out)
+        return _fixed_mood(self.model.model, weights or _UNSTEERED, out=out)
 
 
 def open_conversation(
@@ -279,29 +275,47 @@ def open_conversation(
     require_choice("scope", scope, get_args(Scope))
     name, source = ModelName.parse(model), VectorSource.parse(vectors)
     if name.kind == "gguf":
-        if weights != _UNSTEERED or scope != "every" or source.vectors is not None or source.vectors_for or source.site:
-            given = {"model": name.name, "base_model": name.base_model, "vectors_for": source.vectors_for}
-            given |= {"vectors": " ".join(map(str, source.paths)), "site": source.site, "layers": layers or ""}
-            raise _fixed_mood(name.name, given, weights)
         if runtime not in (None, Runtime()):
             raise InputError(
-                f"{name}: llama.cpp runs a GGUF file in its own types, where it was built for; "
+                f"{name}: llama.cpp runs a GGUF file in the file's own types; "
                 "leave `dtype`, `device` and `device_map` out"
             )
-        chat = open_gguf_chat(name.path, sampling.max_new_tokens)
-        return GgufConversation(chat, sampling=sampling, system=system)
+        with reading():
+            gguf = open_gguf(name.path)
+        if weights != _UNSTEERED or scope != "every" or source.vectors is not None or source.vectors_for or source.site:
+            raise _fixed_mood(gguf, weights, source, base_model=name.base_model)
+        return GgufConversation(load_gguf_chat(gguf, sampling.max_new_tokens), sampling=sampling, system=system)
     live, found = open_steered(name, source, accept=lambda found: weighted_sum(found, weights), runtime=runtime)
     return SteeredConversation(live, found, weights, scope=scope, sampling=sampling, system=system, base=name)
 
 
-def _fixed_mood(name: str, options: Mapping[str, str], weights: Steering | None = None, out: str = "") -> InputError:
-    """The error on a wish for another mood of the GGUF file `name`; `options` are those of the bake that makes it."""
-    weights = weights or _UNSTEERED
+def _record(gguf: GgufModel) -> Record | None:
+    """Record of the last bake of a GGUF file; InputError if it is none that this version writes."""
+    found = gguf.record
+    return None if found is None else Record.from_json(found, f"{gguf.name} ({RECORD_KEY})")
+
+
+def _fixed_mood(
+    gguf: GgufModel, weights: Steering, source: VectorSource = _ANY_VECTORS, *, base_model: str = "", out: str = ""
+) -> InputError:
+    """The error on a wish for another mood of a GGUF file: it names the bake that makes a file of it."""
+    record, base = _record(gguf), gguf.name
+    if record is not None:  # A bake of what was baked would add to it.
+        bases = [file.name for file in record.base.weights if is_gguf(file.name)]
+        base = next(iter(bases), record.base.model or "BASE")
     mix = {emotion: weight for emotion, weight in weights.weights if weight} or {"joy": 1.0}
-    wanted = ",".join(f"{emotion}={weight * weights.scale:g}" for emotion, weight in mix.items())
-    words = {**options, "mix": wanted, "out": out or "steered.gguf"}
-    said = " ".join(f"--{word.replace('_', '-')} {shlex.quote(value)}" for word, value in words.items() if value)
-    return InputError(f"{name}: the mood of a GGUF file is baked into it; for another one run: emobake {said}")
+    words = [
+        ("model", base),
+        ("base-model", base_model),
+        *(("vectors", str(one)) for one in source.named),
+        ("vectors-for", source.vectors_for),
+        ("site", source.site),
+        ("mix", ",".join(f"{emotion}={weight * weights.scale:g}" for emotion, weight in mix.items())),
+        ("layers", ",".join(map(str, weights.layers or ()))),
+        ("out", out or "steered.gguf"),
+    ]
+    said = " ".join(f"--{word} {shlex.quote(value)}" for word, value in words if value)
+    return InputError(f"{gguf.name}: the mood of a GGUF file is baked into it; for another one run: emobake {said}")
 
 
 def _encodable(text: str) -> str:

@@ -184,10 +184,12 @@ class Session:
         from rich.table import Table
 
         table = Table.grid(padding=(0, 2))
-        fixed = isinstance(self.conversation, GgufConversation)
-        for command, meaning in _HELP if fixed else _MOOD_HELP + _HELP:
+        can_change = isinstance(self.conversation, SteeredConversation)
+        for command, meaning in _MOOD_HELP + _HELP if can_change else _HELP:
             table.add_row(command, meaning)
         self.console.print(table)
+        if isinstance(self.conversation, GgufConversation):
+            self._say(one_line(str(self.conversation.fixed_mood())))
         self._say("Ctrl-C stops an answer. A question that begins with / needs a space before it.")
 
     def _greet(self) -> None:

@@ -6,12 +6,10 @@ import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..core.packages import require
 from ..formats.chat_template import Message, joined, no_template, render_prompts
-from ..formats.gguf.model import GgufModel, open_gguf
-from ..storage.files import reading
+from ..formats.gguf.model import GgufModel
 from .chat_model import Prompt, Speech
 from .llama_cpp import LlamaCpp, open_llama_cpp
 from .sampling import Sampling
@@ -80,16 +78,12 @@ class GgufChat:
                 speech.go_on(text, step.tokens, ended=step.ended)
 
 
-def open_gguf_chat(path: Path, longest: int) -> GgufChat:
-    """Load a GGUF file, of a split set the first one, for answers of at most `longest` tokens.
-
-    Its headers are checked before llama.cpp sees it.
+def load_gguf_chat(model: GgufModel, longest: int) -> GgufChat:
+    """Load a GGUF file, whose headers were checked, into llama.cpp, for answers of at most `longest` tokens.
 
     Raises:
-        InputError: no such file, or none of a language model; BrokenFileError: a wrong header.
-        MissingPackageError: the gguf package or a binding is not installed. ModelError: llama.cpp does not load it.
+        BrokenFileError: it does not say how long a context it was made for.
+        MissingPackageError: no binding is installed. ModelError: llama.cpp does not load it.
     """
-    with reading():
-        model = open_gguf(path)
-        context = min(model.dimension("context_length", _LONGEST_CONTEXT), CONTEXT + longest)
-    return GgufChat(model, open_llama_cpp(path, model.name, context))
+    context = min(model.dimension("context_length", _LONGEST_CONTEXT), CONTEXT + longest)
+    return GgufChat(model, open_llama_cpp(model.paths[0], model.name, context))

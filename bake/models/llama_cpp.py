@@ -10,12 +10,11 @@ within limits.
 from __future__ import annotations
 
 import codecs
-import contextlib
-import os
 import re
 import secrets
-import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Mapping
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,9 +27,9 @@ from .sampling import Sampling
 
 _SEEDS = 2**32 - 1
 """Number of seeds; llama.cpp takes the one after them for none."""
-_ERRORS, _NOTHING = 1, -1
-"""Verbosities of xllamacpp: errors are printed on stderr, or nothing is."""
 _FULL = "exceed_context_size_error"
+_SECONDS = 60
+"""Time to find out why a file does not load."""
 
 
 class Step(NamedTuple):
@@ -82,11 +81,20 @@ class _Server:
     def __init__(self, module: Any, file: Path, name: str, context: int) -> None:
         self.version = f"xllamacpp {module.__version__}"
         self._name = name
+        params = module.CommonParams()
+        params.model.path = str(file)
+        params.n_ctx = context
+        params.n_parallel = 1
+        params.warmup = False
+        params.verbosity = -1
+        # The file's own template is not compiled, and the port answers nobody.
+        params.chat_template = "chatml"
+        params.api_keys = [secrets.token_hex()]
+        params.ui = False
         try:
-            self._server = _start(module, file, context, _NOTHING)
+            self._server = module.Server(params)
         except RuntimeError as error:
-            reason = _reason(module, file, context) or _one_line(error)
-            raise ModelError(f"{name}: does not load in llama.cpp ({reason})") from None
+            raise ModelError(f"{name}: does not load in llama.cpp ({_reason(file) or _one_line(error)})") from None
 
     def steps(self, prompt: Prompt, sampling: Sampling) -> Generator[Step, None, None]:
         """Generate an answer in a thread of its own, so that Ctrl-C is heard at once; it ends at the next token."""
@@ -177,40 +185,26 @@ _BINDINGS: dict[str, Callable[[Any, Path, str, int], LlamaCpp]] = {"xllamacpp": 
 """Module -> its use; the first one that is installed."""
 
 
-def _start(module: Any, file: Path, context: int, verbosity: int) -> Any:
-    params = module.CommonParams()
-    params.model.path = str(file)
-    params.n_ctx = context
-    params.n_parallel = 1
-    params.warmup = False
-    params.verbosity = verbosity
-    # The file's own template is not compiled, and the port answers nobody.
-    params.chat_template = "chatml"
-    params.api_keys = [secrets.token_hex()]
-    params.ui = False
-    return module.Server(params)
+_LOUD = """
+import sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[1]
+params.verbosity = 1
+xllamacpp.Server(params)
+"""
+"""Program that loads a file and prints llama.cpp's errors, which come from a thread of llama.cpp's own and late."""
 
 
-def _reason(module: Any, file: Path, context: int) -> str:
-    """What llama.cpp says on stderr when it loads the file once more; empty if nothing."""
-    with tempfile.TemporaryFile() as said:
-        with _stderr_into(said.fileno()), contextlib.suppress(RuntimeError):
-            _start(module, file, context, _ERRORS)
-        said.seek(0)
-        text = said.read(2**16).decode("utf-8", "replace")
-    found = re.search(r"error loading model: (.+)", text) or re.search(r" E (.+)", text)
-    return _one_line(found[1]) if found else ""
-
-
-@contextlib.contextmanager
-def _stderr_into(file: int) -> Iterator[None]:
-    kept = os.dup(2)
-    os.dup2(file, 2)
+def _reason(file: Path) -> str:
+    """The reason why llama.cpp does not load a file, in its own words; empty if it gives none."""
     try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        # Isolated: the working folder is no place to import from.
+        call = [sys.executable, "-I", "-c", _LOUD, str(file)]
+        done = subprocess.run(call, check=False, capture_output=True, timeout=_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    found = re.search(r" E (?:.*error loading model: )?(.+)", done.stderr.decode("utf-8", "replace"))
+    return _one_line(found[1]) if found else ""
 
 
 def _one_line(error: object) -> str:

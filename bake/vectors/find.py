@@ -65,10 +65,14 @@ class VectorSource:
         return source
 
     @property
+    def named(self) -> list[str | os.PathLike[str]]:
+        """The sets that are not open: paths, registered names and Hub repositories."""
+        return [one for one in _each(self.vectors) if not isinstance(one, VectorSet)]
+
+    @property
     def paths(self) -> list[Path]:
         """Files and folders of the sets, those that are on this disk."""
-        given = [one for one in _each(self.vectors) if not isinstance(one, VectorSet)]
-        return [Path(one) for one in given if Path(one).exists()]
+        return [Path(one) for one in self.named if Path(one).exists()]
 
 
 class SetOpener:

@@ -179,7 +179,7 @@ def test_vectors_of_the_layer_output_act_on_whole_layers(smollm2, tmp_path):
         )
         for layer, row in zip(model.model.layers, torch.from_numpy(rows[0]), strict=True)
     ]
-    wanted = SteeredConversation(talk.live, talk.vectors, steering((0,) * 5), sampling=GREEDY)
+    wanted = SteeredConversation(talk.live, talk.vectors, steering(mix={"joy": 0}), sampling=GREEDY)
     assert wanted.answer(QUESTION, plain=True).text == said["layer_output"] != said["attention_output"]
     for handle in handles:
         handle.remove()
