@@ -28,6 +28,8 @@ from .sampling import Sampling
 _SEEDS = 2**32 - 1
 """Number of seeds; llama.cpp takes the one after them for none."""
 _FULL = "exceed_context_size_error"
+_BATCH = 512
+"""Tokens of a prompt that are read at once: Ctrl-C acts after them."""
 _SECONDS = 60
 """Time to find out why a file does not load."""
 
@@ -85,6 +87,7 @@ class _Server:
         params.model.path = str(file)
         params.n_ctx = context
         params.n_parallel = 1
+        params.n_batch = _BATCH
         params.warmup = False
         params.verbosity = -1
         # The file's own template is not compiled, and the port answers nobody.
@@ -103,6 +106,7 @@ class _Server:
             "prompt": list(prompt),
             "stream": True,
             "timings_per_token": True,
+            "return_progress": True,  # So that an answer can be stopped while the prompt is still read.
             "max_tokens": sampling.max_new_tokens,
             "samplers": ["temperature", "top_p"],
             "temperature": sampling.temperature,
