@@ -23,7 +23,7 @@ from ..core.totals import total_recipe
 from ..core.vector_set import VectorSet
 from ..errors import EmobakeError, InputError, ModelError
 from ..formats.chat_template import Message
-from ..formats.gguf.model import RECORD_KEY, GgufModel, open_gguf
+from ..formats.gguf.model import RECORD_KEY, open_gguf
 from ..models.chat_model import ChatModel, Hear, Speech
 from ..models.checkpoint_chat import CheckpointChat
 from ..models.gguf_chat import GgufChat, load_gguf_chat
@@ -219,19 +219,21 @@ class GgufConversation(Conversation):
 
     model: GgufChat
 
+    def __init__(
+        self, model: GgufChat, record: Record | None, *, sampling: Sampling = CHAT_SAMPLING, system: str = ""
+    ) -> None:
+        """Begin to talk to a file whose last bake kept this `record`; None: it was never baked."""
+        super().__init__(model, sampling=sampling, system=system)
+        self.record = record
+
     @property
     def mood(self) -> str:
-        """All bakes of the file in words, such as ``1.2 x joy``; empty if there were none.
-
-        Raises:
-            InputError: its record is none that this version writes.
-        """
-        record = _record(self.model.model)
-        return "" if record is None else total_recipe(record)
+        """All bakes of the file in words, such as ``1.2 x joy``; empty if there were none."""
+        return "" if self.record is None else total_recipe(self.record)
 
     def fixed_mood(self, weights: Steering | None = None, out: str = "") -> InputError:
         """The error on a wish for another mood: it names the command that bakes `weights` into `out`."""
-        return _fixed_mood(self.model.model, weights or _UNSTEERED, out=out)
+        return _fixed_mood(self.model.name, self.record, weights or _UNSTEERED, out=out)
 
 
 def open_conversation(
@@ -282,27 +284,30 @@ def open_conversation(
             )
         with reading():
             gguf = open_gguf(name.path)
+            found = gguf.record
+            record = None if found is None else Record.from_json(found, f"{name} ({RECORD_KEY})")
         if weights != _UNSTEERED or scope != "every" or source.vectors is not None or source.vectors_for or source.site:
-            raise _fixed_mood(gguf, weights, source, base_model=name.base_model)
-        return GgufConversation(load_gguf_chat(gguf, sampling.max_new_tokens), sampling=sampling, system=system)
-    live, found = open_steered(name, source, accept=lambda found: weighted_sum(found, weights), runtime=runtime)
-    return SteeredConversation(live, found, weights, scope=scope, sampling=sampling, system=system, base=name)
-
-
-def _record(gguf: GgufModel) -> Record | None:
-    """Record of the last bake of a GGUF file; InputError if it is none that this version writes."""
-    found = gguf.record
-    return None if found is None else Record.from_json(found, f"{gguf.name} ({RECORD_KEY})")
+            raise _fixed_mood(name.name, record, weights, source, base_model=name.base_model)
+        chat = load_gguf_chat(gguf, sampling.max_new_tokens)
+        return GgufConversation(chat, record, sampling=sampling, system=system)
+    live, opened = open_steered(name, source, accept=lambda found: weighted_sum(found, weights), runtime=runtime)
+    return SteeredConversation(live, opened, weights, scope=scope, sampling=sampling, system=system, base=name)
 
 
 def _fixed_mood(
-    gguf: GgufModel, weights: Steering, source: VectorSource = _ANY_VECTORS, *, base_model: str = "", out: str = ""
+    name: str,
+    record: Record | None,
+    weights: Steering,
+    source: VectorSource = _ANY_VECTORS,
+    *,
+    base_model: str = "",
+    out: str = "",
 ) -> InputError:
-    """The error on a wish for another mood of a GGUF file: it names the bake that makes a file of it."""
-    record, base = _record(gguf), gguf.name
+    """The error on a wish for another mood of the GGUF file `name`: it names the bake that makes a file of it."""
+    base = name
     if record is not None:  # A bake of what was baked would add to it.
-        bases = [file.name for file in record.base.weights if is_gguf(file.name)]
-        base = next(iter(bases), record.base.model or "BASE")
+        first = (*record.history, record)[0].base
+        base = next((file.name for file in first.weights if is_gguf(file.name)), first.model or "BASE")
     mix = {emotion: weight for emotion, weight in weights.weights if weight} or {"joy": 1.0}
     words = [
         ("model", base),
@@ -312,10 +317,10 @@ def _fixed_mood(
         ("site", source.site),
         ("mix", ",".join(f"{emotion}={weight * weights.scale:g}" for emotion, weight in mix.items())),
         ("layers", ",".join(map(str, weights.layers or ()))),
-        ("out", out or "steered.gguf"),
+        ("out", out.strip("'\"") or "steered.gguf"),
     ]
     said = " ".join(f"--{word} {shlex.quote(value)}" for word, value in words if value)
-    return InputError(f"{gguf.name}: the mood of a GGUF file is baked into it; for another one run: emobake {said}")
+    return InputError(f"{name}: the mood of a GGUF file is baked into it; for another one run: emobake {said}")
 
 
 def _encodable(text: str) -> str:

@@ -122,6 +122,19 @@ def test_the_named_command_bakes(cli, model, vectors, tmp_path, monkeypatch):
     assert (dict(record.steering.weights), record.steering.layers) == ({"joy": 3.0}, (0, 1))
 
 
+def test_a_file_that_was_baked_twice(cli, joyful, vectors, tmp_path):
+    """The mood is the sum, and another one is baked into the first base."""
+    emobake.bake(joyful, vectors, mix={"joy": 0.5}, out=tmp_path / "twice.gguf")
+    words = ("chat", "--model", tmp_path / "twice.gguf", "--prompt", "Hi?")
+    assert json.loads(cli(*words, "--json").ok().out)[0]["mood"] == "2 x joy"
+    cli(*words, "--mix", "joy=1").one_line("run: emobake --model base.gguf --mix joy=1 --out")
+
+
+def test_a_record_that_cannot_be_read_is_one_line(cli, tmp_path):
+    write_model(tmp_path / "m.gguf", fields={"emobake.record": '{"format": "gguf"}'})
+    cli("chat", "--model", tmp_path / "m.gguf", "--prompt", "Hi?").one_line("m.gguf (emobake.record): is not a record")
+
+
 @pytest.mark.parametrize(
     "words",
     [
