@@ -176,9 +176,8 @@ class Ollama:
         if done.returncode:
             # Progress is shown on the same stream, with control characters.
             lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            raise NotRunError(
-                f"`ollama {' '.join(words[:2])}` failed: {ascii(lines[-1])[1:-1] if lines else done.returncode}"
-            )
+            reason = ascii(lines[-1])[1:-1] if lines else f"exit code {done.returncode}"
+            raise NotRunError(f"`ollama {' '.join(words[:2])}` failed: {reason}")
         return " ".join(done.stdout.split())
 
     def _ask(self, path: str, document: dict[str, object] | None, timeout: float) -> dict[str, object]:
@@ -189,9 +188,8 @@ class Ollama:
                 answer = json.load(response)
         except urllib.error.HTTPError as error:
             with error:
-                raise NotRunError(
-                    f"{self._address} says {error.code}: {error.read(300).decode(errors='replace')!a}"
-                ) from None
+                reason = error.read(300).decode(errors="replace")
+            raise NotRunError(f"{self._address} says {error.code}: {reason!a}") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise NotRunError(f"the server of Ollama at {self._address} does not answer ({error})") from None
         if not isinstance(answer, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -208,3 +210,35 @@ def test_no_server(server: Server, host: str) -> None:
     code, lines, errors = run(server, host=host)
     assert (code, errors) == (2, "")
     assert len(lines) == 1 and lines[0].startswith("not run: ") and not (server.folder / "calls").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "pieces", "text"),
+    [
+        ("gpt2", ["ĠI", "Ġfeel", "ĠÃ©", "tÃ", "©", "Ċ"], "I feel été\n"),
+        ("llama", ["▁I", "▁feel", "▁ét", "<0xC3>", "<0xA9>", "<0x0A>"], "I feel été\n"),
+    ],
+)
+def test_text_of_tokens(kind: str, pieces: list[str], text: str) -> None:
+    script = runpy.run_path(str(SCRIPTS / "check_ollama.py"))
+    header = SimpleNamespace(file="x.gguf", text=lambda _: kind, text_of=lambda _, token: pieces[token])
+    assert script["text_of"](header, range(len(pieces))) == text
+    kind = "rwkv"
+    with pytest.raises(script["NotRunError"], match="the kind 'rwkv' is not read"):
+        script["text_of"](header, [0])
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("", "http://127.0.0.1:11434"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("box:8080", "http://box:8080"),
+        (":8080", "http://127.0.0.1:8080"),
+        ("http://box", "http://box:80"),
+        ("https://box/ollama/", "https://box:443/ollama"),
+        ("[::1]:7", "http://[::1]:7"),
+    ],
+)
+def test_address(host: str, url: str) -> None:
+    assert runpy.run_path(str(SCRIPTS / "check_ollama.py"))["address"](host) == url
