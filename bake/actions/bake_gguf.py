@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..core.outputs import OUTTYPES, Folder, GgufFile
-from ..core.plan import BakePlan, LeftOut, new_file
+from ..core.arguments import require_choice
+from ..core.outputs import OUTTYPES, SHARES, Folder, GgufFile
+from ..core.plan import BakePlan, LeftOut, PlannedFile, new_file, piece_size
 from ..core.progress import no_progress
 from ..core.record import RecordedBase
 from ..core.side_files import is_carried
@@ -26,12 +28,14 @@ from ..formats.gguf.header import GgufHeader
 from ..formats.gguf.model import PROJECTOR, RECORD_KEY, GgufModel, open_gguf, read_header, split_path
 from ..formats.gguf.modelfile import MODELFILE_START, modelfile_path, write_modelfile
 from ..formats.gguf.plan import make_converted_plan, make_gguf_plan
+from ..formats.gguf.share import is_shared, is_shared_file, shared_names
 from ..models.stacks.run_llama_cpp import NotInstalledError, convert, find_converter
-from ..storage.files import reading, sha256_of
-from ..storage.local import check_files, write_files
-from ..storage.publish import parents, staging
+from ..storage.comparing import FolderFiles
+from ..storage.files import Sources, read_at, reading, sha256_of
+from ..storage.local import check_files, time_of_sources, write_files
+from ..storage.publish import parents, staging, sync_folder
 from .bake_checkpoint import bake_checkpoint
-from .request import BakeRequest, BakeResult
+from .request import BakeRequest, BakeResult, Shared
 
 _NO_VISION = (
     "the file holds the language model alone: for images, llama.cpp needs the model's mmproj file as well, which a "
@@ -82,18 +86,26 @@ def _check_options(out: GgufFile, is_source: bool) -> None:
         raise InputError(f"`outtype` {out.outtype}: is none of {', '.join(OUTTYPES)}")
     if out.keep_split and not is_source:
         raise InputError("`keep_split` goes with a split GGUF set as `model`")
+    if out.share is not None:
+        require_choice("share", out.share, SHARES)
+        if not is_source:
+            raise InputError("`share` goes with a GGUF file as `model`; convert the checkpoint first")
+        if out.keep_split:
+            raise InputError("`share` and `keep_split`: give one, for both say which set is written")
 
 
 def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
     model = open_gguf(request.model.path)
-    targets = _targets(model, out or GgufFile(request.model.path))
+    out_or_model = out or GgufFile(request.model.path)
+    targets = _targets(model, out_or_model)
+    names = [path.name for path in targets]
     if out is not None and not request.dry_run:
         check_files(out, _recognisers(targets, out), model.paths)
     plan = make_gguf_plan(
         model,
         request.sets.open(request.emotions, model),
         request.recipe,
-        names=[path.name for path in targets],
+        names=shared_names(model, *names) if out_or_model.share else names,
         base_model=request.model.base_model,
         digests={path.name: sha256_of(path) for path in model.paths} if request.hash_files else None,
         force=request.force,
@@ -101,9 +113,75 @@ def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
     )
     plan = _for_targets(request, replace(plan, left_out=tuple(_projectors(model))))
     plan = _with_modelfile(plan, model.header, out)
+    result = _result(request, plan, out, request.model.base_model)
+    if out is not None and out.share:
+        result = _share(result, model, out)
     if out is not None and not request.dry_run:
-        _write(request, plan, model, out)
-    return _result(request, plan, out, request.model.base_model)
+        _write(request, result.plan, model, out)
+        if out.share == "move":
+            _remove_base(plan, model, out)
+    return result
+
+
+def _share(result: BakeResult, model: GgufModel, out: GgufFile) -> BakeResult:
+    """Leave the shared file out of the plan if it is there already.
+
+    Raises:
+        InputError: another file is there; or the base shall be moved, and would be lost in part, or is a link or a mood.
+    """
+    plan = result.plan
+    if out.share == "move":
+        if is_shared(model) or any(path.is_symlink() for path in model.paths):
+            raise InputError(f"`share` move: {model.name} is a mood or a link, not a file of its own; use `share` keep")
+        if plan.overwritten:
+            raise InputError(f"`share` move: {model.name} has biases, which would be lost; use `share` keep")
+    file = next(file for file in plan.files if file.shared)
+    found = _is_there(file, model, out.target.with_name(file.name))
+    shared = Shared(file.name, file.size, found, moved=out.share == "move")
+    kept = tuple(one for one in plan.files if one is not file or not found)
+    return replace(result, plan=replace(plan, files=kept), shared=shared)
+
+
+def _is_there(file: PlannedFile, model: GgufModel, path: Path) -> bool:
+    """True if the planned shared file is at `path`.
+
+    A file of its header, size and time of change is taken for it, as rsync does; one of another time is read whole.
+
+    Raises:
+        InputError: another file is there.
+    """
+    if not os.path.lexists(path):
+        return False
+    if is_shared(model) and path.is_file() and path.samefile(model.paths[1]):
+        return True
+    beginning, sources = file.pieces[0], Sources(model.folder)
+    assert isinstance(beginning, bytes)
+    same = path.is_file() and not path.is_symlink() and path.stat().st_size == sum(map(piece_size, file.pieces))
+    if same and path.stat().st_mtime_ns == time_of_sources(file, sources):
+        same = read_at(path)(0, len(beginning)) == beginning
+    elif same:
+        same = bool(FolderFiles(path.parent, sources).compare(file).same)
+    if not same:
+        raise InputError(f"{path}: is another file than the one that moods of {model.name} share; choose another folder")
+    return True
+
+
+def _remove_base(plan: BakePlan, model: GgufModel, out: GgufFile) -> None:
+    """Remove the base, once the shared file is seen to have all of its bytes.
+
+    Raises:
+        OutputError: it has not, or the base cannot be removed.
+    """
+    file = next(file for file in plan.files if file.shared)
+    path = out.target.with_name(file.name)
+    if not FolderFiles(path.parent, Sources(model.folder)).compare(file).same:
+        raise OutputError(f"{path}: does not hold the bytes of {model.name}, which was kept; remove it and run again")
+    try:
+        for base in model.paths:
+            base.unlink()
+        sync_folder(model.folder)
+    except OSError as error:
+        raise OutputError(f"{error.filename}: is baked, but cannot be removed ({error.strerror})") from None
 
 
 def _for_targets(request: BakeRequest, plan: BakePlan) -> BakePlan:
@@ -281,12 +359,16 @@ def _targets(model: GgufModel, out: GgufFile) -> list[Path]:
     if out.keep_split and count == 1:
         raise InputError(f"`keep_split`: {model.name} is one file")
     target = out.target
-    return [split_path(target, number, count) for number in range(1, count + 1)] if out.keep_split else [target]
+    count = 2 if out.share else count
+    is_set = out.share or out.keep_split
+    return [split_path(target, number, count) for number in range(1, count + 1)] if is_set else [target]
 
 
 def _recognisers(targets: list[Path], out: GgufFile) -> dict[Path, Callable[[Path], bool]]:
     """Output file -> a function that recognises an earlier output of emobake under its name."""
     recognisers: dict[Path, Callable[[Path], bool]] = dict.fromkeys(targets, _is_our_gguf)
+    if out.share:
+        recognisers[targets[1]] = _is_our_link
     if out.modelfile:
         recognisers[modelfile_path(out.target)] = _is_our_modelfile
     return recognisers
@@ -298,6 +380,13 @@ def _is_our_gguf(path: Path) -> bool:
             header = read_header(path)
             # The further files of a split set have no metadata but their number.
             return bool(header.text(RECORD_KEY)) or (header.number("split.no") or 0) > 0
+    return False
+
+
+def _is_our_link(path: Path) -> bool:
+    """True for the second file of a set: a link into the same folder, or a second name of a shared file."""
+    with contextlib.suppress(EmobakeError, OSError):
+        return path.is_symlink() and len(path.readlink().parts) == 1 or is_shared_file(path) or _is_our_gguf(path)
     return False
 
 

@@ -58,6 +58,20 @@ class BakeRequest:
         return [emotion for recipe in self.recipes.values() for emotion, _ in recipe.weights]
 
 
+@dataclass(frozen=True)
+class Shared:
+    """The file that an output shares with others."""
+
+    name: str
+    """Name beside the output."""
+    size: int
+    """Bytes."""
+    found: bool
+    """True if it was there before."""
+    moved: bool = False
+    """True if the base is removed."""
+
+
 @dataclass(frozen=True, eq=False)
 class BakeResult:
     """A finished bake, or the one that a dry run would make."""
@@ -73,3 +87,5 @@ class BakeResult:
     """The push; None if there was none."""
     adapter: str = ""
     """The adapter as it was given, if one was; `model` is its base then."""
+    shared: Shared | None = None
+    """The file that a mood shares with others, if it is one."""

@@ -12,6 +12,8 @@ from .arguments import require_choice
 
 LinkMode = Literal["auto", "reflink", "copy", "hardlink", "symlink"]
 LINK_MODES: tuple[LinkMode, ...] = get_args(LinkMode)
+Share = Literal["keep", "move"]
+SHARES: tuple[Share, ...] = get_args(Share)
 OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
 """Weight types of llama.cpp's converter; ``auto`` keeps 16 bits."""
 
@@ -43,6 +45,9 @@ class GgufFile:
     """Write an Ollama Modelfile beside it."""
     keep_split: bool = False
     """Write a set of files if the base is a set."""
+    share: Share | None = None
+    """Write a set whose second file, with all that the base has, is shared with other moods in the same folder; ``move``:
+    and remove the base. GGUF files only."""
     outtype: str | None = None
     """Weight type of llama.cpp's converter, one of `OUTTYPES`; None means ``auto``. Checkpoints only."""
     converter: str = ""

@@ -45,7 +45,7 @@ BACKEND = "+backend"
 """End of the name of a route by which vLLM runs transformers' class."""
 PEFT_RAN = "0.21.2"
 """The version of PEFT in which adapters were run."""
-Action = Literal["carry", "overwrite", "write", "assemble"]
+Action = Literal["carry", "overwrite", "write", "assemble", "link"]
 
 _WITH = {"head": " with one more head", "value": " with a bias of the values"}
 """Route -> description of the models that were run."""
@@ -187,6 +187,10 @@ class PlannedFile:
     """The base's file that this one continues: whole, or with bytes overwritten in place. Empty for other files."""
     weights: bool = False
     """True if the file holds weights. If carried whole, it may be a link."""
+    shared: bool = False
+    """True if other outputs may have the file, too. It gets the time of change of what it is made of."""
+    link: str = ""
+    """The file beside it that this one is a link to, without bytes of its own."""
 
     @classmethod
     def carried(cls, name: str, source: str, size: int, *, weights: bool = False) -> PlannedFile:
@@ -220,6 +224,8 @@ class PlannedFile:
     @property
     def action(self) -> Action:
         """The way the file is made."""
+        if self.link:
+            return "link"
         if self.source:
             return "overwrite" if self.new_bytes else "carry"
         return "write" if self.new_bytes == self.size else "assemble"

@@ -54,6 +54,21 @@ def carry(source: Path, target: Path, mode: LinkMode, advance: Advance = no_adva
     _copy(source, target, advance)
 
 
+def link_beside(target: Path, name: str, home: Path | None = None) -> None:
+    """Make the new entry `target` a link to the file `name` beside it, or else a second name of that file.
+
+    The file is beside `target` already, or in `home`, the folder in which `target` will be.
+
+    Raises:
+        OSError: as the system raises it; a copy is never made.
+    """
+    try:
+        target.symlink_to(name)
+    except OSError:  # A file system without symbolic links.
+        beside = target.with_name(name)
+        target.hardlink_to(beside if home is None or beside.exists() else home / name)
+
+
 def overwrite(pieces: Sequence[Piece], target: Path) -> None:
     """Write the new bytes of `pieces` into the file `target`, which holds their other bytes already."""
     position = 0

@@ -13,7 +13,7 @@ from ..core.outputs import Folder, GgufFile, LinkMode
 from ..core.plan import PlannedFile, piece_size, sources_of
 from ..core.progress import Advance, no_advance
 from ..errors import InputError, OutputError
-from .copying import carry, overwrite, reads_back, write_pieces
+from .copying import carry, link_beside, overwrite, reads_back, write_pieces
 from .files import UNSTAMPED, Sources, Stamps
 from .publish import explain, parents, recover, staging
 
@@ -51,9 +51,10 @@ def check_files(out: GgufFile, targets: Mapping[Path, Callable[[Path], bool]], i
         OutputError: what a killed run has left cannot be put in order.
     """
     recover(out.target)
-    sources = {path.resolve() for path in inputs}
+    sources = {path.resolve() for path in inputs} | set(map(_place, inputs))
     for path, is_ours in targets.items():
-        if path.resolve() in sources:
+        # A link of ours to an input is replaced itself.
+        if _place(path) in sources or (path.resolve() in sources and not is_ours(path)):
             raise InputError(f"`out` {path}: is the input; choose another name")
         if not os.path.lexists(path):
             _check_writable(path)
@@ -111,11 +112,21 @@ def write_files(
     try:
         recover(target)
         with parents(target), staging(target) as stage:
-            _write(files, source, stage.new, "copy", advance)
+            _write(files, source, stage.new, "copy", advance, home=target.parent)
             base.check()
-            stage.publish(overwrite=out.overwrite)
+            stage.publish(overwrite=out.overwrite, first=files[0].name)
     except OSError as error:
         raise OutputError(explain(error, target)) from error
+
+
+def time_of_sources(file: PlannedFile, sources: Sources) -> int:
+    """Time of change, in nanoseconds, of the newest file that a planned one is made of."""
+    return max(sources.locate(source).stat().st_mtime_ns for source in sources_of(file.pieces))
+
+
+def _place(path: Path) -> Path:
+    """The path itself, with no links but its own."""
+    return path.parent.resolve() / path.name
 
 
 def _check_writable(out: Path) -> None:
@@ -128,16 +139,26 @@ def _names(files: Sequence[PlannedFile]) -> Iterator[str]:
     """Names of the files, and of the base's files that they are made of."""
     for file in files:
         yield file.name
-        yield from sources_of(file.pieces)
+        yield from (file.link,) if file.link else sources_of(file.pieces)
 
 
 def _write(
-    files: Sequence[PlannedFile], source: Path | Sources, folder: Path, link_mode: LinkMode, advance: Advance
+    files: Sequence[PlannedFile],
+    source: Path | Sources,
+    folder: Path,
+    link_mode: LinkMode,
+    advance: Advance,
+    home: Path | None = None,
 ) -> None:
-    locate = (source if isinstance(source, Sources) else Sources(source)).locate
+    """Write planned files into `folder`; `home` is the one in which they will be, if other files are there already."""
+    sources = source if isinstance(source, Sources) else Sources(source)
+    locate = sources.locate
     for file in files:
         target = folder / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
+        if file.action == "link":
+            link_beside(target, file.link, home)
+            continue
         if file.action == "carry":
             carry(locate(file.source), target, link_mode if file.weights else "auto", advance)
         elif file.action == "overwrite":
@@ -149,6 +170,9 @@ def _write(
         if target.stat().st_size != file.size:
             raise OutputError(f"{file.source or file.name}: changed while it was copied; run again")
         _read_back(file, target)
+        if file.shared:
+            moment = time_of_sources(file, sources)
+            os.utime(target, ns=(moment, moment))
 
 
 def _read_back(file: PlannedFile, target: Path) -> None:

@@ -67,20 +67,21 @@ class Stage:
         self._folder, self.state = folder, state
         sync_folder(self.parent)
 
-    def publish(self, *, overwrite: bool, outdated: Iterable[str] = ()) -> None:
+    def publish(self, *, overwrite: bool, outdated: Iterable[str] = (), first: str = "") -> None:
         """Give all new entries their places. At a failure the older entries are in their places again.
 
-        With `overwrite`, entries with the names `outdated` go, even if no new ones take their places.
+        With `overwrite`, entries with the names `outdated` go, even if no new ones take their places. `first` is the
+        entry that a loader opens, by default the first by name.
 
         Raises:
             OSError: as the system raises it; `FileExistsError` if a name is taken and `overwrite` is not given.
             OutputError: all is in its place, but the disk did not confirm it.
         """
         # Of a set of files, a loader opens the first: it goes first and comes last.
-        names = sorted(entry.name for entry in self.new.iterdir())
+        names = sorted((entry.name for entry in self.new.iterdir()), key=lambda name: (name != first, name))
         self.old.mkdir()
         sync_tree(self._folder)
-        taken = [name for name in sorted({*names, *outdated}) if os.path.lexists(self.parent / name)]
+        taken = [name for name in dict.fromkeys((*names, *sorted(outdated))) if os.path.lexists(self.parent / name)]
         if taken and not overwrite:
             raise FileExistsError(errno.EEXIST, "exists already", str(self.parent / taken[0]))
         if len(names) == 1 and taken in ([], names) and not any((self.parent / name).is_dir() for name in taken):
@@ -347,7 +348,8 @@ def _appear(written: Path, target: Path) -> None:
     Raises:
         FileExistsError: something is there.
     """
-    if not written.is_dir():
+    # Of a link, some systems would make a hard link to what it leads to.
+    if not written.is_dir() and not written.is_symlink():
         try:
             target.hardlink_to(written)
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 from ...core.check import Check
 from ...core.plan import BakePlan, PlannedFile
 from ...core.record import Record, RecordedBias
+from ...core.tensors import TensorHeader
 from ...core.totals import steers_in_total, total_recipe
 from ...errors import InputError, VerifyError
 from ...storage.comparing import OutputFiles
@@ -18,13 +19,14 @@ from ...storage.files import read_small
 from ..check.biases import stored_biases
 from ..check.output import StoredModel
 from ..checkpoint.check import tensor_at
-from .header import Described, GgufHeader, parse_gguf
+from .header import Described, parse_gguf
 from .layout import METADATA, metadata_digest
 from .model import RECORD_KEY, GgufModel
 from .modelfile import MODELFILE_START, modelfile_path, write_modelfile
 from .plan import OWN_KEYS, lay_out_files, lay_out_record
 from .routes import ROUTES, GgufRoute, route_by_name
 from .routes.tensor import TensorRoute
+from .share import SharedNames, is_shared, joined
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,11 @@ class GgufOutput:
 
     def digests(self, files: OutputFiles) -> Mapping[str, str]:
         """Digest of the metadata and of the tensors' descriptions."""
-        return {METADATA: metadata_digest((header.fields, _described(header)) for header in self.model.files)}
+        if is_shared(self.model):
+            fields, tensors, _ = joined(self.model)
+            return {METADATA: metadata_digest([(fields, _described(tensors))])}
+        files = ((header.fields, _described(header.tensors)) for header in self.model.files)
+        return {METADATA: metadata_digest(files)}
 
     def plan_again(self, base: StoredModel) -> BakePlan:
         """Plan the same files, around the record that the output has.
@@ -81,8 +87,10 @@ class GgufOutput:
         """
         if not isinstance(base, GgufModel):
             raise VerifyError(f"{base.name} is not a GGUF file")
-        names = self.names or ()
-        if len(names) not in (1, len(base.files)):
+        names: tuple[str, ...] | SharedNames = self.names or ()
+        if is_shared(self.model):
+            names = SharedNames(*names)
+        elif len(names) not in (1, len(base.files)):
             raise VerifyError(f"the output has {len(names)} files, the base {len(base.files)}")
         record = self.record
         route = route_by_name(record.route, base, record.vectors.site, tensor_parallel=record.tensor_parallel)
@@ -121,5 +129,5 @@ class GgufOutput:
         return "the header differs"
 
 
-def _described(header: GgufHeader) -> list[Described]:
-    return [Described(tensor.name, tensor.dtype, tensor.shape, tensor.size) for tensor in header.tensors]
+def _described(tensors: Iterable[TensorHeader]) -> list[Described]:
+    return [Described(tensor.name, tensor.dtype, tensor.shape, tensor.size) for tensor in tensors]

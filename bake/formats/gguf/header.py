@@ -210,6 +210,12 @@ def uint32_field(key: str, value: int) -> Field:
     return Field(key, _UINT32, value.to_bytes(4, "little"))
 
 
+def split_field(key: str, value: int) -> Field:
+    """An entry about a set of files, in the type that llama.cpp reads it as: 32 bits for a count of tensors, else 16."""
+    form = "i" if key.endswith(".tensors.count") else "H"
+    return Field(key, next(kind for kind, known in _SCALARS.items() if known == form), struct.pack("<" + form, value))
+
+
 def number_field(key: str, value: int | Sequence[int], like: Field | None = None) -> Field:
     """An entry that holds a number or a list of numbers: in the type of `like`, else in 32 bits."""
     if isinstance(value, int):

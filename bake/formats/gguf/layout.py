@@ -11,7 +11,8 @@ from ...core.tensors import TensorHeader
 from .header import Described, Field, padded, serialize_gguf, text_field, unpadded_length
 
 _PAGE = 4096
-_PADDING = "emobake.padding"
+PADDING = "emobake.padding"
+"""Key of the entry of spaces that moves the data to their place of a page."""
 METADATA = "metadata"
 """Name under which a record keeps `metadata_digest`."""
 
@@ -42,10 +43,16 @@ class Placed:
         return Described(self.name, self.dtype, self.shape, self.size)
 
 
-def layout(version: int, alignment: int, fields: Sequence[Field], tensors: Sequence[Placed]) -> tuple[Piece, ...]:
-    """Lay out a file. Tensors that follow one another in the base's file, padding included, become one span."""
+def layout(
+    version: int, alignment: int, fields: Sequence[Field], tensors: Sequence[Placed], *, place: int | None = None
+) -> tuple[Piece, ...]:
+    """Lay out a file. Tensors that follow one another in the base's file, padding included, become one span.
+
+    The data begin at `place` of a page; by default at that of the base, see `place_of_data`.
+    """
     described = [tensor.described for tensor in tensors]
-    fields = [*fields, _padding(version, alignment, fields, tensors)]
+    place = place_of_data(alignment, tensors) if place is None else place
+    fields = [*fields, _padding(version, alignment, fields, tensors, place)]
     pieces: list[Piece] = [serialize_gguf(version, alignment, fields, described)]
     gap = 0
     """Bytes between the last piece and the next tensor."""
@@ -95,18 +102,24 @@ def _append(pieces: list[Piece], gap: int, piece: Piece) -> None:
         pieces.append(piece)
 
 
-def _padding(version: int, alignment: int, fields: Sequence[Field], tensors: Sequence[Placed]) -> Field:
-    """An entry of spaces, as long as it takes for the data to begin at the same place of a page as in the base.
+def place_of_data(alignment: int, tensors: Sequence[Placed]) -> int:
+    """Byte of a page at which the data must begin for the base's bytes to lie at the same place of a page as there.
 
     The kernel then copies whole pages, or shares them where the file system can; otherwise every page is two writes.
     """
-    place, wanted = 0, 0
+    place = 0
     for tensor in tensors:
         if isinstance(tensor.pieces[0], Span):
-            wanted = tensor.pieces[0].offset - place
-            break
+            return (tensor.pieces[0].offset - place) % max(_PAGE, alignment)
         place = padded(place + tensor.size, alignment)
-    empty = text_field(_PADDING, "")
+    return 0
+
+
+def _padding(
+    version: int, alignment: int, fields: Sequence[Field], tensors: Sequence[Placed], place: int
+) -> Field:
+    """An entry of spaces, as long as it takes for the data to begin at `place` of a page."""
+    empty = text_field(PADDING, "")
     # Without the padding behind the header, which the spaces replace.
     length = unpadded_length(version, [*fields, empty], [tensor.described for tensor in tensors])
-    return text_field(_PADDING, " " * ((wanted - length) % max(_PAGE, alignment)))
+    return text_field(PADDING, " " * ((place - length) % max(_PAGE, alignment)))

@@ -28,6 +28,7 @@ from .routes import GgufRoute, choose_route
 from .routes.base import read_bias
 from .routes.head import HeadRoute
 from .routes.tensor import TensorRoute
+from .share import SharedNames, lay_out_shared
 
 _ARCHITECTURE = "general.architecture"
 _BASE = "general.base_model."
@@ -40,7 +41,7 @@ def make_gguf_plan(
     vectors: VectorSet,
     steering: Steering,
     *,
-    names: Sequence[str],
+    names: Sequence[str] | SharedNames,
     base_model: str = "",
     digests: Mapping[str, str] | None = None,
     force: bool = False,
@@ -57,7 +58,7 @@ def make_gguf_plan(
         model: the base.
         vectors: a set for it.
         steering: the weights.
-        names: of the files to write: one, or as many as `model` has.
+        names: of the files to write: one, as many as `model` has, or those of a set with a shared file.
         base_model: Hub id to name as the base; empty if unknown.
         digests: sha256 of the base's files by name, if known.
         force: plan even if nothing would be steered, or far too much.
@@ -119,16 +120,16 @@ def lay_out_files(
     route: GgufRoute,
     biases: tuple[PlannedBias, ...],
     record: Record,
-    names: Sequence[str],
+    names: Sequence[str] | SharedNames,
     *,
     own: Sequence[Field] | None = None,
 ) -> BakePlan:
-    """Plan the files `names` (one, or as many as the model has) with biases that are known, without warnings.
+    """Plan the files `names` (see `make_gguf_plan`) with biases that are known, without warnings.
 
     The record in the plan has the digest of the metadata. The files hold it, or the fields `own` in its place.
     """
     model, edits = route.model, route.edits(biases)
-    assert len(names) in (1, len(model.files))
+    assert isinstance(names, SharedNames) or len(names) in (1, len(model.files))
     files, record = _files(route, edits, route.new(biases), record, names, own=own)
     as_other = route.architecture != model.architecture
     return BakePlan(
@@ -291,12 +292,16 @@ def _files(
     edits: Mapping[str, tuple[Placed, ...]],
     new: Sequence[Placed],
     record: Record,
-    names: Sequence[str],
+    names: Sequence[str] | SharedNames,
     *,
     own: Sequence[Field] | None = None,
 ) -> tuple[tuple[PlannedFile, ...], Record]:
     """The files to write, and the record that they hold, unless the fields `own` stand in for it."""
-    model, split = route.model, len(names) > 1
+    model = route.model
+    shared = names if isinstance(names, SharedNames) else None
+    # What a set with a shared file says of itself is what one file would say.
+    names = [shared.first] if isinstance(names, SharedNames) else names
+    split = len(names) > 1
     placed = [
         [
             placed
@@ -310,13 +315,18 @@ def _files(
     if not split:
         placed = [[tensor for file in placed for tensor in file]]
     fields = [_fields(route, record.base.model, split=split)]
-    fields += [list(header.fields) for header in model.files[1 : len(names)]]
+    fields += [
+        [field for field in header.fields if not field.key.startswith("emobake.")]
+        for header in model.files[1 : len(names)]
+    ]
     count = sum(map(len, placed))
     if split:
         fields = [[_counted(field, count) for field in found] for found in fields]
     described = [[tensor.described for tensor in tensors] for tensors in placed]
     record = replace(record, digests={METADATA: metadata_digest(zip(fields, described, strict=True))})
     fields[0] += record_fields(record) if own is None else own
+    if shared is not None:
+        return lay_out_shared(model, shared, fields[0], placed[0]), record
     headers = zip(model.files, names, fields, placed, strict=False)
     files = tuple(
         PlannedFile(name, layout(header.version, header.alignment, found, tensors), weights=True)
