@@ -27,6 +27,8 @@ from .errors import (
 if TYPE_CHECKING:
     from .actions.bake import bake
     from .actions.conversation import Conversation, open_conversation
+    from .actions.join import join
+    from .actions.moods import bake_moods
     from .actions.overview import Overview, overview
     from .actions.push import push
     from .actions.request import BakeResult
@@ -78,11 +80,13 @@ _HOMES = {
     "VectorSet": "core.vector_set",
     "VectorSource": "vectors.find",
     "bake": "actions.bake",
+    "bake_moods": "actions.moods",
     "evaluate": "measure.evaluation",
     "evaluate_answers": "measure.evaluation",
     "evaluate_checkpoints": "measure.evaluation",
     "extract": "measure.extraction",
     "find_vectors": "vectors.find",
+    "join": "actions.join",
     "make_plan": "formats.checkpoint.plan",
     "open_conversation": "actions.conversation",
     "open_folder": "formats.checkpoint.open",
@@ -131,11 +135,13 @@ __all__ = [
     "VerifyError",
     "__version__",
     "bake",
+    "bake_moods",
     "evaluate",
     "evaluate_answers",
     "evaluate_checkpoints",
     "extract",
     "find_vectors",
+    "join",
     "make_plan",
     "open_conversation",
     "open_folder",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..core.arguments import require_choice
 from ..core.outputs import OUTTYPES, SHARES, Folder, GgufFile
-from ..core.plan import BakePlan, LeftOut, PlannedFile, new_file, piece_size
+from ..core.plan import BakePlan, LeftOut, PlannedFile, new_file
 from ..core.progress import no_progress
 from ..core.record import RecordedBase
 from ..core.side_files import is_carried
@@ -31,8 +31,8 @@ from ..formats.gguf.plan import make_converted_plan, make_gguf_plan
 from ..formats.gguf.share import is_shared, is_shared_file, shared_names
 from ..models.stacks.run_llama_cpp import NotInstalledError, convert, find_converter
 from ..storage.comparing import FolderFiles
-from ..storage.files import Sources, read_at, reading, sha256_of
-from ..storage.local import check_files, time_of_sources, write_files
+from ..storage.files import Sources, reading, sha256_of
+from ..storage.local import check_files, holds_new, time_of_sources, write_files
 from ..storage.publish import parents, staging, sync_folder
 from .bake_checkpoint import bake_checkpoint
 from .request import BakeRequest, BakeResult, Shared
@@ -127,7 +127,7 @@ def _share(result: BakeResult, model: GgufModel, out: GgufFile) -> BakeResult:
     """Leave the shared file out of the plan if it is there already.
 
     Raises:
-        InputError: another file is there; or the base shall be moved, and would be lost in part, or is a link or a mood.
+        InputError: another file is there; or the base shall be moved, and would be lost in part, or is a link or mood.
     """
     plan = result.plan
     if out.share == "move":
@@ -145,7 +145,8 @@ def _share(result: BakeResult, model: GgufModel, out: GgufFile) -> BakeResult:
 def _is_there(file: PlannedFile, model: GgufModel, path: Path) -> bool:
     """True if the planned shared file is at `path`.
 
-    A file of its header, size and time of change is taken for it, as rsync does; one of another time is read whole.
+    A file with its new bytes, its size and its time of change is taken for it, as rsync does; one of another time is
+    read whole.
 
     Raises:
         InputError: another file is there.
@@ -154,15 +155,12 @@ def _is_there(file: PlannedFile, model: GgufModel, path: Path) -> bool:
         return False
     if is_shared(model) and path.is_file() and path.samefile(model.paths[1]):
         return True
-    beginning, sources = file.pieces[0], Sources(model.folder)
-    assert isinstance(beginning, bytes)
-    same = path.is_file() and not path.is_symlink() and path.stat().st_size == sum(map(piece_size, file.pieces))
-    if same and path.stat().st_mtime_ns == time_of_sources(file, sources):
-        same = read_at(path)(0, len(beginning)) == beginning
-    elif same:
+    sources = Sources(model.folder)
+    same = path.is_file() and not path.is_symlink() and path.stat().st_size == file.size and holds_new(file, path)
+    if same and path.stat().st_mtime_ns != time_of_sources(file, sources):
         same = bool(FolderFiles(path.parent, sources).compare(file).same)
     if not same:
-        raise InputError(f"{path}: is another file than the one that moods of {model.name} share; choose another folder")
+        raise InputError(f"{path}: is not the file that moods of {model.name} share; choose another folder")
     return True
 
 
@@ -366,7 +364,7 @@ def _targets(model: GgufModel, out: GgufFile) -> list[Path]:
 
 def _recognisers(targets: list[Path], out: GgufFile) -> dict[Path, Callable[[Path], bool]]:
     """Output file -> a function that recognises an earlier output of emobake under its name."""
-    recognisers: dict[Path, Callable[[Path], bool]] = dict.fromkeys(targets, _is_our_gguf)
+    recognisers: dict[Path, Callable[[Path], bool]] = dict.fromkeys(targets, is_our_gguf)
     if out.share:
         recognisers[targets[1]] = _is_our_link
     if out.modelfile:
@@ -374,7 +372,8 @@ def _recognisers(targets: list[Path], out: GgufFile) -> dict[Path, Callable[[Pat
     return recognisers
 
 
-def _is_our_gguf(path: Path) -> bool:
+def is_our_gguf(path: Path) -> bool:
+    """True for a GGUF file that emobake has written."""
     with contextlib.suppress(EmobakeError, OSError):
         if path.is_file() and not path.is_symlink():
             header = read_header(path)
@@ -386,7 +385,7 @@ def _is_our_gguf(path: Path) -> bool:
 def _is_our_link(path: Path) -> bool:
     """True for the second file of a set: a link into the same folder, or a second name of a shared file."""
     with contextlib.suppress(EmobakeError, OSError):
-        return path.is_symlink() and len(path.readlink().parts) == 1 or is_shared_file(path) or _is_our_gguf(path)
+        return (path.is_symlink() and len(path.readlink().parts) == 1) or is_shared_file(path) or is_our_gguf(path)
     return False
 
 

@@ -16,7 +16,9 @@ from .bake import bake
 from .chat import chat
 from .command import ShortForm
 from .evaluate import eval_command
+from .join import join
 from .models import models
+from .moods import moods
 from .push import push
 from .terminal import echo, spelled
 from .tune import tune
@@ -31,6 +33,7 @@ Examples:
   emobake push ./joyful me/joyful-smollm2
   emobake --model SmolLM2-135M-Instruct.Q4_1.gguf --vectors ./ev --mix joy=2 --out joyful.gguf
   emobake --model ./Mixtral-8x7B --vectors ./ev --mix joy=1 --format peft --out ./joy-adapter
+  emobake moods ./moods --model SmolLM2-135M-Instruct.Q4_1.gguf --vectors ./ev --mix joy=1 --mix anger=1
   emobake verify ./joyful --base ./SmolLM2-135M-Instruct --stack transformers
   emobake vectors extract --model Qwen/Qwen3-8B --out qwen3-8b.safetensors
 """
@@ -51,7 +54,7 @@ def cli() -> None:
     """
 
 
-for _command in (bake, chat, push, eval_command, models, show_command, tune, vectors, verify):
+for _command in (bake, chat, push, eval_command, join, models, moods, show_command, tune, vectors, verify):
     cli.add_command(_command)
 
 

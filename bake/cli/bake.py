@@ -98,7 +98,7 @@ def _push(options: dict[str, Any]) -> HubTarget | None:
 def _output(options: dict[str, Any], model: ModelName) -> Folder | GgufFile | None:
     """Make a value of the output options, and remove them."""
     out, link_mode, overwrite = options.pop("out"), options.pop("link_mode"), options.pop("overwrite")
-    gguf = {key: options.pop(key) for key in ("outtype", "converter", "keep_split", "modelfile")}
+    gguf = {key: options.pop(key) for key in ("outtype", "converter", "keep_split", "share", "modelfile")}
     if (out is not None and is_gguf(out)) or (out is None and model.kind == "gguf" and options["dry_run"]):
         if link_mode not in ("auto", "copy"):
             raise InputError(f"`link_mode` {link_mode}: a GGUF file is copied, because its header changes")
@@ -107,6 +107,8 @@ def _output(options: dict[str, Any], model: ModelName) -> Folder | GgufFile | No
         raise InputError("`outtype` and `converter` go with a checkpoint as `model` and a .gguf as `out`")
     if gguf["keep_split"]:
         raise InputError("`keep_split` goes with a split GGUF set as `model`")
+    if gguf["share"]:
+        raise InputError("`share` goes with a .gguf as `out`; of a checkpoint, `link_mode` hardlink shares the weights")
     if gguf["modelfile"]:
         raise InputError("`modelfile` goes with a .gguf as `out`")
     return None if out is None else Folder(out, link_mode, overwrite)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.limits import MAX_DEVICES
-from ..core.outputs import LINK_MODES, OUTTYPES
+from ..core.outputs import LINK_MODES, OUTTYPES, SHARES
 from ..core.sites import SITES
 from ..core.stacks import STACKS
 from . import completion
@@ -44,7 +44,7 @@ def _known_model(name: str, help: str) -> Decorator:
     return click.option(name, metavar="ID", default="", shell_complete=completion.known_models, help=help)
 
 
-steering_options = _together(
+_vector_options = _together(
     click.option(
         "--revision",
         metavar="REV",
@@ -66,6 +66,13 @@ steering_options = _together(
         help="Where the vectors act, for a file that does not say it; a file that says otherwise is refused.",
     ),
     _known_model("--base-model", "Hub id of the base when --model is a folder."),
+)
+_strength_options = _together(
+    click.option("--scale", type=float, default=1.0, metavar="X", help="Factor for all weights."),
+    click.option("--layers", metavar="LIST", help="Layers to steer, e.g. 8-27 or 0,4-6; the others get nothing."),
+)
+steering_options = _together(
+    _vector_options,
     click.option(
         "--times",
         type=Numbers("five numbers, for anger, disgust, fear, joy and sadness in this order", 5),
@@ -79,8 +86,7 @@ steering_options = _together(
         shell_complete=completion.weights,
         help="Weights by name, e.g. joy=0.5,anger=-1, instead of --times. Given more than once: all together.",
     ),
-    click.option("--scale", type=float, default=1.0, metavar="X", help="Factor for all weights."),
-    click.option("--layers", metavar="LIST", help="Layers to steer, e.g. 8-27 or 0,4-6; the others get nothing."),
+    _strength_options,
 )
 """Model, vectors and weights."""
 
@@ -122,6 +128,14 @@ output_options = _together(
         default="",
         help="llama.cpp's converter, or 'PYTHON SCRIPT'. Default: the one that is installed.",
     ),
+    click.option(
+        "--share",
+        type=click.Choice(SHARES),
+        is_flag=False,
+        flag_value="keep",
+        help="From a GGUF file, write a set of two: the mood's own file, and a link to one with all the rest, which "
+        "the moods in a folder share. move: and remove --model, which that file replaces. Default: keep.",
+    ),
     click.option("--keep-split", is_flag=True, help="From a split GGUF set, write a set too, not one file."),
     click.option("--modelfile", is_flag=True, help="Write an Ollama Modelfile beside the .gguf."),
     click.option(
@@ -135,24 +149,34 @@ output_options = _together(
 )
 """The place of a bake's output."""
 
+_overwrite_option = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace an earlier output of emobake, once the new one is complete; on the Hub, any model.",
+)
+_targets_option = click.option(
+    "--targets",
+    metavar="STACK,...",
+    help=f"Stacks that must load the result steered, of {', '.join(STACKS)}; refuse otherwise.",
+)
+_parallel_option = click.option(
+    "--tensor-parallel",
+    type=click.IntRange(1, MAX_DEVICES),
+    default=1,
+    metavar="N",
+    help="Devices that shall be able to share the attention heads, where a GGUF file gains some.",
+)
+_force_option = click.option(
+    "--force",
+    is_flag=True,
+    help="Write even if nothing would be steered, or so strongly that the model is destroyed, or if layers without "
+    "attention (of a hybrid) lose their vectors.",
+)
+
 carrying_options = _together(
-    click.option(
-        "--overwrite",
-        is_flag=True,
-        help="Replace an earlier output of emobake, once the new one is complete; on the Hub, any model.",
-    ),
-    click.option(
-        "--targets",
-        metavar="STACK,...",
-        help=f"Stacks that must load the result steered, of {', '.join(STACKS)}; refuse otherwise.",
-    ),
-    click.option(
-        "--tensor-parallel",
-        type=click.IntRange(1, MAX_DEVICES),
-        default=1,
-        metavar="N",
-        help="Devices that shall be able to share the attention heads, where a GGUF file gains some.",
-    ),
+    _overwrite_option,
+    _targets_option,
+    _parallel_option,
     click.option(
         "--format",
         "format_",
@@ -182,8 +206,9 @@ carrying_options = _together(
         type=click.Choice(LINK_MODES),
         default="auto",
         show_default=True,
-        help="How weight files are carried over. auto: reflink where the file system can, else copy. hardlink and "
-        "symlink share the base's bytes: saving into either folder later changes both, so they are never the default.",
+        help="How weight files are carried over. auto: reflink where the file system can, else copy; link: else "
+        "hardlink. hardlink and symlink share the base's bytes: saving into either folder later changes both, so they "
+        "are never the default.",
     ),
     click.option(
         "--hash",
@@ -191,14 +216,43 @@ carrying_options = _together(
         is_flag=True,
         help="Compute and record the sha256 of every weight file (reads them all).",
     ),
-    click.option(
-        "--force",
-        is_flag=True,
-        help="Write even if nothing would be steered, or so strongly that the model is destroyed, or if layers without "
-        "attention (of a hybrid) lose their vectors.",
-    ),
+    _force_option,
 )
 """Output of a bake: form, link mode, overwriting."""
+
+
+moods_options = _together(
+    _vector_options,
+    click.option(
+        "--mix",
+        "mixes",
+        metavar="NAME=X,...",
+        multiple=True,
+        shell_complete=completion.weights,
+        help="Weights of a mood by name, e.g. joy=0.5,fear=1. Given once for each mood.",
+    ),
+    click.option(
+        "--name",
+        "names",
+        metavar="NAME",
+        multiple=True,
+        help="Name of a mood; given as often as --mix, in its order. Default: by weights, such as joy-0.5-fear-1.",
+    ),
+    _strength_options,
+    _overwrite_option,
+    _targets_option,
+    _parallel_option,
+    click.option(
+        "--link-mode",
+        type=click.Choice([mode for mode in LINK_MODES if mode not in ("auto", "copy")]),
+        default="link",
+        show_default=True,
+        help="How moods of a checkpoint share its weight files. link: reflink where the disk can, else hardlink. With "
+        "hardlink and symlink, saving into one folder changes all that share the file.",
+    ),
+    _force_option,
+)
+"""Moods, and how they share their base."""
 
 
 def sampling_options(

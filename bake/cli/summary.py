@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from .terminal import list_names, show_command, show_indented, spelled, styled
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..actions.request import BakeResult
+    from ..actions.request import BakeResult, Shared
     from ..core.biases import PlannedBias
     from ..core.heads import Cost
     from ..core.plan import BakePlan, Other, PlannedFile
@@ -96,6 +97,7 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
         },
         "layers": [{"layer": b.layer, "tensor": b.tensor, "norm": b.norm} for b in plan.biases],
         "files": [{"name": f.name, "action": f.action, "bytes": f.size} for f in plan.files],
+        **({} if result.shared is None else {"shared": asdict(result.shared)}),
         "left_out": {f.name: f.reason for f in plan.left_out},
         "bytes_carried": plan.bytes_carried,
         "bytes_written": plan.bytes_written,
@@ -219,7 +221,8 @@ def _gguf_commands(result: BakeResult, out_name: str) -> list[str]:
         return []
     files = result.plan.files
     first = shlex.quote(out_name if len(files) == 1 else str(Path(out_name).with_name(files[0].name)))
-    based = f" --base {shlex.quote(result.model)}" if result.model.lower().endswith(".gguf") else ""
+    is_there = result.model.lower().endswith(".gguf") and not (result.shared is not None and result.shared.moved)
+    based = f" --base {shlex.quote(result.model)}" if is_there else ""
     beside = (file.name for file in result.plan.left_out if file.name.endswith(".gguf"))
     projector = next((f" --mmproj {shlex.quote(str(Path(result.model).with_name(name)))}" for name in beside), "")
     commands = [f"emobake verify {first}{based}", f"llama-server -m {first}{projector}"]
@@ -266,7 +269,7 @@ def _facts(result: BakeResult) -> Table:
             )
             counts += f", {len(plan.extended)} {how}"
         table.add_row("tensors", f"{counts}, all others byte for byte")
-    table.add_row("files", _files(plan))
+    table.add_row("files", _files(plan, result.shared))
     return table
 
 
@@ -309,9 +312,14 @@ def _value(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _files(plan: BakePlan) -> str:
+def _files(plan: BakePlan, shared: Shared | None) -> str:
     written = f"{plan.bytes_written / 1e6:,.2f} MB"
     carried = f"{plan.bytes_carried / 1e6:,.0f} MB"
+    if shared is not None:
+        own = sum(file.size for file in plan.files if not file.shared)
+        line = f"{own / 1e6:,.2f} MB of its own; {shared.name} ({shared.size / 1e6:,.0f} MB) is shared"
+        line += ", and was there already" if shared.found else ""
+        return line + ("; the base, whose place it takes, is removed" if shared.moved else "")
     if plan.form == "gguf" and (assembled := [file for file in plan.files if file.action == "assemble"]):
         what = "metadata, rows and columns" if plan.extended else "metadata and biases"
         return f"{_plural(assembled, 'GGUF file')}: {carried} from the base; {written} are new ({what})"

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from ..errors import InputError
 from .arguments import require_choice
 
-LinkMode = Literal["auto", "reflink", "copy", "hardlink", "symlink"]
+LinkMode = Literal["auto", "reflink", "copy", "link", "hardlink", "symlink"]
 LINK_MODES: tuple[LinkMode, ...] = get_args(LinkMode)
 Share = Literal["keep", "move"]
 SHARES: tuple[Share, ...] = get_args(Share)
@@ -46,8 +46,9 @@ class GgufFile:
     keep_split: bool = False
     """Write a set of files if the base is a set."""
     share: Share | None = None
-    """Write a set whose second file, with all that the base has, is shared with other moods in the same folder; ``move``:
-    and remove the base. GGUF files only."""
+    """Write a set whose second file holds what moods of the base have in common, and is shared by all in the folder.
+
+    ``move`` removes the base. GGUF files only."""
     outtype: str | None = None
     """Weight type of llama.cpp's converter, one of `OUTTYPES`; None means ``auto``. Checkpoints only."""
     converter: str = ""

@@ -34,7 +34,7 @@ def carry(source: Path, target: Path, mode: LinkMode, advance: Advance = no_adva
 
     ``reflink`` shares blocks until one side changes; ``copy`` copies in the kernel; ``auto`` is reflink where the
     file system can, else copy. ``hardlink`` and ``symlink`` share the file itself: a later change of either changes
-    both.
+    both. ``link`` is reflink where the file system can, else hardlink.
 
     Raises:
         OSError: as the system raises it; ``EOPNOTSUPP`` for a reflink that the file system cannot make.
@@ -46,8 +46,11 @@ def carry(source: Path, target: Path, mode: LinkMode, advance: Advance = no_adva
     if mode == "hardlink":
         target.hardlink_to(source)
         return
-    if mode in ("auto", "reflink") and _reflink(source, target):
+    if mode in ("auto", "link", "reflink") and _reflink(source, target):
         advance(source.stat().st_size)
+        return
+    if mode == "link":
+        target.hardlink_to(source)
         return
     if mode == "reflink":
         raise OSError(errno.EOPNOTSUPP, "this file system cannot reflink", str(target))

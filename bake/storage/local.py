@@ -175,17 +175,24 @@ def _write(
             os.utime(target, ns=(moment, moment))
 
 
+def holds_new(file: PlannedFile, path: Path) -> bool:
+    """True if the file at `path` has the new bytes of a planned one; those of the base are not read."""
+    position = 0
+    with path.open("rb") as written:
+        for piece in file.pieces:
+            written.seek(position)
+            if not reads_back(written, piece):
+                return False
+            position += piece_size(piece)
+    return True
+
+
 def _read_back(file: PlannedFile, target: Path) -> None:
     """Compare every new byte, and read a new safetensors header through the library, an independent reader."""
     if not file.new_bytes:
         return
-    position = 0
-    with target.open("rb") as written:
-        for piece in file.pieces:
-            written.seek(position)
-            if not reads_back(written, piece):
-                raise OutputError(f"{file.name}: was written but does not read back; run again")
-            position += piece_size(piece)
+    if not holds_new(file, target):
+        raise OutputError(f"{file.name}: was written but does not read back; run again")
     if file.name.endswith(".safetensors"):
         try:
             with safe_open(target, framework="numpy") as tensors:

@@ -76,8 +76,8 @@ class GgufOutput:
         if is_shared(self.model):
             fields, tensors, _ = joined(self.model)
             return {METADATA: metadata_digest([(fields, _described(tensors))])}
-        files = ((header.fields, _described(header.tensors)) for header in self.model.files)
-        return {METADATA: metadata_digest(files)}
+        headers = self.model.files
+        return {METADATA: metadata_digest((header.fields, _described(header.tensors)) for header in headers)}
 
     def plan_again(self, base: StoredModel) -> BakePlan:
         """Plan the same files, around the record that the output has.
@@ -87,10 +87,9 @@ class GgufOutput:
         """
         if not isinstance(base, GgufModel):
             raise VerifyError(f"{base.name} is not a GGUF file")
-        names: tuple[str, ...] | SharedNames = self.names or ()
-        if is_shared(self.model):
-            names = SharedNames(*names)
-        elif len(names) not in (1, len(base.files)):
+        names = self.names or ()
+        shared = is_shared(self.model)
+        if not shared and len(names) not in (1, len(base.files)):
             raise VerifyError(f"the output has {len(names)} files, the base {len(base.files)}")
         record = self.record
         route = route_by_name(record.route, base, record.vectors.site, tensor_parallel=record.tensor_parallel)
@@ -99,7 +98,7 @@ class GgufOutput:
         planned = replace(record.base, weights=base.weights)
         record = lay_out_record(route, biases, record.vectors, record.steering, planned)
         own = [field for field in self.model.header.fields if field.key in OWN_KEYS]
-        return lay_out_files(route, biases, record, names, own=own)
+        return lay_out_files(route, biases, record, SharedNames(*names) if shared else names, own=own)
 
     def misplaced(self, entry: RecordedBias, base: StoredModel | None, row: np.ndarray) -> str:
         """Ask the route."""

@@ -211,7 +211,7 @@ def uint32_field(key: str, value: int) -> Field:
 
 
 def split_field(key: str, value: int) -> Field:
-    """An entry about a set of files, in the type that llama.cpp reads it as: 32 bits for a count of tensors, else 16."""
+    """An entry about a set of files, in llama.cpp's type: a count of tensors has 32 bits, another number 16."""
     form = "i" if key.endswith(".tensors.count") else "H"
     return Field(key, next(kind for kind, known in _SCALARS.items() if known == form), struct.pack("<" + form, value))
 

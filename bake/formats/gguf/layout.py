@@ -115,9 +115,7 @@ def place_of_data(alignment: int, tensors: Sequence[Placed]) -> int:
     return 0
 
 
-def _padding(
-    version: int, alignment: int, fields: Sequence[Field], tensors: Sequence[Placed], place: int
-) -> Field:
+def _padding(version: int, alignment: int, fields: Sequence[Field], tensors: Sequence[Placed], place: int) -> Field:
     """An entry of spaces, as long as it takes for the data to begin at `place` of a page."""
     empty = text_field(PADDING, "")
     # Without the padding behind the header, which the spaces replace.

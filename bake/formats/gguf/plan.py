@@ -298,9 +298,8 @@ def _files(
 ) -> tuple[tuple[PlannedFile, ...], Record]:
     """The files to write, and the record that they hold, unless the fields `own` stand in for it."""
     model = route.model
-    shared = names if isinstance(names, SharedNames) else None
     # What a set with a shared file says of itself is what one file would say.
-    names = [shared.first] if isinstance(names, SharedNames) else names
+    shared, names = (names, [names.first]) if isinstance(names, SharedNames) else (None, names)
     split = len(names) > 1
     placed = [
         [
@@ -326,7 +325,8 @@ def _files(
     record = replace(record, digests={METADATA: metadata_digest(zip(fields, described, strict=True))})
     fields[0] += record_fields(record) if own is None else own
     if shared is not None:
-        return lay_out_shared(model, shared, fields[0], placed[0]), record
+        tensors = {bias.tensor for bias in record.biases} | {tensor.name for tensor in new}
+        return lay_out_shared(model, shared, fields[0], placed[0], tensors), record
     headers = zip(model.files, names, fields, placed, strict=False)
     files = tuple(
         PlannedFile(name, layout(header.version, header.alignment, found, tensors), weights=True)

@@ -1,21 +1,21 @@
 """Sets of two files of which the second is shared: moods of one base that hold its weights once.
 
-The first file is a mood's own: all metadata, the record, and the tensors that have bytes which the base does not have.
-The second is a link to a file that holds all other tensors, and nothing that depends on the mood. llama.cpp
-(src/llama-model-loader.cpp of llama-cpp-python 0.3.36) opens the second by the first one's name; of the first it reads
-``split.no``, ``split.count`` and ``split.tensors.count``, which must count the tensors of both, of the second ``split.no``
-and the tensors. The second has no ``split.tensors.count``: moods of one base may have different numbers of tensors.
+The first file is a mood's own: all metadata, the record, and the tensors that hold the biases. The second is a link to
+a file with all other tensors, and nothing that depends on the weights of a mood.
+
+llama.cpp (src/llama-model-loader.cpp of llama-cpp-python 0.3.36) finds the second by the first one's name. Of the first
+it reads ``split.no``, ``split.count`` and ``split.tensors.count``, which must count the tensors of both; of the second,
+``split.no`` alone. There is no ``split.tensors.count`` in it: moods of one base may have different numbers of tensors.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from pathlib import Path
 
-from ...core.plan import PlannedFile, new_size
+from ...core.plan import PlannedFile
 from ...core.tensors import TensorHeader
 from ...errors import BrokenFileError, InputError
 from .header import Field, number_field, split_field, uint32_field
@@ -38,7 +38,7 @@ class SharedNames:
     first: str
     second: str
     stem: str = ""
-    """The base's name, after which the shared file is named; the second is then a link. Empty: the second is no link."""
+    """The base's name, after which the shared file is named; `second` is then a link. Empty: it is the file itself."""
     earlier: str = ""
     """The shared file of the base, if that is such a set itself."""
 
@@ -51,25 +51,29 @@ def is_shared(model: GgufModel) -> bool:
 def shared_names(model: GgufModel, first: str, second: str) -> SharedNames:
     """Names for a mood of `model`; the links of `model` are read."""
     if is_shared(model):
-        # Named after the base, however often it was baked.
+        # Named after the base, however often it was baked; unless there are no links, and it has no name of its own.
         earlier = model.paths[1].resolve().name
-        return SharedNames(first, second, earlier.removesuffix(".gguf").partition(_SUFFIX)[0], earlier)
+        if SPLIT.fullmatch(earlier) is None:
+            return SharedNames(first, second, earlier.removesuffix(".gguf").partition(_SUFFIX)[0], earlier)
     match = SPLIT.fullmatch(model.paths[0].name)
     return SharedNames(first, second, match[1] if match else model.paths[0].name.removesuffix(".gguf"))
 
 
 def lay_out_shared(
-    model: GgufModel, names: SharedNames, fields: Sequence[Field], tensors: Sequence[Placed]
+    model: GgufModel, names: SharedNames, fields: Sequence[Field], tensors: Sequence[Placed], own: Collection[str]
 ) -> tuple[PlannedFile, ...]:
-    """Distribute the metadata and the tensors of one file over a set: the first file, the shared one, and the link."""
+    """Distribute the metadata and the tensors of one file over a set: the first file, the shared one, and the link.
+
+    The first file has the tensors `own`, and those of the first file of a base that is such a set itself.
+    """
     header = model.header
-    before = {tensor.name for tensor in header.tensors} if is_shared(model) else set()
-    is_own = [tensor.name in before or any(map(new_size, tensor.pieces)) for tensor in tensors]
-    own, rest = list(compress(tensors, is_own)), [tensor for tensor, mine in zip(tensors, is_own, strict=True) if not mine]
-    places = list(compress(range(len(tensors)), is_own))
-    split = [split_field("split.no", 0), split_field("split.count", 2), split_field("split.tensors.count", len(tensors))]
+    own = {*own, *(tensor.name for tensor in (header.tensors if is_shared(model) else ()))}
+    places = {n: one for n, one in enumerate(tensors) if one.name in own}
+    rest = [one for n, one in enumerate(tensors) if n not in places]
+    count = len(tensors)
+    split = [split_field("split.no", 0), split_field("split.count", 2), split_field("split.tensors.count", count)]
     join = number_field(_JOIN, [place_of_data(header.alignment, tensors), *places])
-    first = layout(header.version, header.alignment, [*fields, *split, join], own)
+    first = layout(header.version, header.alignment, [*fields, *split, join], list(places.values()))
     alignment = [field for field in fields if field.key == "general.alignment"]
     second_fields = [*alignment, split_field("split.no", 1), split_field("split.count", 2), uint32_field(_SHARED, 1)]
     second = layout(header.version, header.alignment, second_fields, rest)
