@@ -47,6 +47,7 @@ KINDS: Mapping[str, Kind] = {
     "GGUF": Kind(("--model", "{in}/model.gguf", *_GGUF)),
     "GGUF and Modelfile": Kind(("--model", "{in}/silent.gguf", *_GGUF, "--modelfile"), between=()),
     "split GGUF": Kind(("--model", "{in}/split-00001-of-00005.gguf", *_GGUF, "--keep-split"), between=()),
+    "GGUF that shares": Kind(("--model", "{in}/model.gguf", *_GGUF, "--share"), between=()),
     "vectors, .safetensors": Kind(("vectors", "convert", "{out}/o.safetensors"), **_VECTORS),
     "vectors, .npz": Kind(("vectors", "convert", "{out}/o.npz"), **_VECTORS),
     "vectors, .gguf": Kind(
@@ -120,7 +121,10 @@ class Place:
         for name, content in (before or {}).items():
             file = self.outs / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
+            if content.startswith(b"-> "):
+                file.symlink_to(content[3:].decode())
+            else:
+                file.write_bytes(content)
 
     def run(
         self,

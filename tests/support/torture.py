@@ -174,6 +174,8 @@ class Recorder:
         self.folders: dict[int, dict[str, int]] = {}
         self.contents: dict[int, bytes] = {}
         """Content of files that were there before the run."""
+        self.links: dict[int, str] = {}
+        """Text of the symbolic links."""
         self._numbers = itertools.count()
         self.top = self._scan(root)
         self.live: dict[int, dict[str, int]] = {}
@@ -183,15 +185,17 @@ class Recorder:
     @property
     def results(self) -> tuple[Any, ...]:
         """What the child must tell its parent."""
-        return self.steps, self.folders, self.contents
+        return self.steps, self.folders, self.contents, self.links
 
     @results.setter
     def results(self, told: tuple[Any, ...]) -> None:
-        self.steps, self.folders, self.contents = told
+        self.steps, self.folders, self.contents, self.links = told
 
     def _scan(self, path: Path) -> int:
         inode = next(self._numbers)
-        if path.is_dir() and not path.is_symlink():
+        if path.is_symlink():
+            self.links[inode] = str(path.readlink())
+        elif path.is_dir():
             self.folders[inode] = {}
             for entry in sorted(path.iterdir()):
                 self.folders[inode][entry.name] = self._scan(entry)
@@ -218,6 +222,9 @@ class Recorder:
         watch(self._told)
 
     def _told(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "os.symlink":
+            self._made(self._path(arguments[1], arguments[2]), link=os.fsdecode(arguments[0]))
+            return
         path = self._path(arguments[0], arguments[-1] if event in ("os.remove", "os.rmdir", "os.mkdir") else -1)
         if event == "fsync":
             self._synced(path)
@@ -252,13 +259,15 @@ class Recorder:
             return  # It will fail.
         self._apply(Change(None if keep else place, there, inode))
 
-    def _made(self, path: Path, *, is_folder: bool) -> None:
+    def _made(self, path: Path, *, is_folder: bool = False, link: str = "") -> None:
         place = self.find(path)
         if place is None or path == self.root or place[1] in self.live[place[0]]:
             return
         inode = next(self._numbers)
         if is_folder:
             self.folders[inode], self.live[inode] = {}, {}
+        if link:
+            self.links[inode] = link
         self._apply(Change(None, place, inode))
 
     def _synced(self, path: Path) -> None:
@@ -313,6 +322,8 @@ def cut(recorder: Recorder, moment: int, keeps: Callable[[Change], bool], place:
             if entry in folders:
                 path.mkdir()
                 write(entry, path)
+            elif entry in recorder.links:
+                path.symlink_to(recorder.links[entry])
             elif entry in written:
                 path.hardlink_to(written[entry])
             else:

@@ -67,7 +67,7 @@ def test_adapters(cli, base, vectors, tmp_path):
     compare("adapters", tree(tmp_path / "each"))
 
 
-@pytest.mark.parametrize("name", ["llama-F32", "llama-Q4_K", "qwen2-Q8_0", "llama-split"])
+@pytest.mark.parametrize("name", ["llama-F32", "llama-Q4_K", "qwen2-Q8_0", "llama-split", "llama-share"])
 def test_gguf_models(cli, tmp_path, name):
     architecture, _, kind = name.partition("-")
     split = 5 if kind == "split" else 0
@@ -78,7 +78,7 @@ def test_gguf_models(cli, tmp_path, name):
     layers, hidden = gguf_files.LAYERS, gguf_files.HIDDEN
     vectors = write_vectors(tmp_path / "ev", layers=layers, hidden=hidden)
     (tmp_path / "out").mkdir()
-    more = ("--keep-split",) if split else ("--modelfile",)
+    more = {"split": ("--keep-split",), "share": ("--share",)}.get(kind, ("--modelfile",))
     options = ("--model", model, "--vectors", vectors, "--mix", MIX, "--base-model", "owner/base", "-q", *more)
     cli(*options, "--out", tmp_path / "out" / "baked.gguf").ok()
     compare(f"gguf/{name}", tree(tmp_path / "out"))

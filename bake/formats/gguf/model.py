@@ -162,7 +162,8 @@ def open_gguf(path: Path) -> GgufModel:
         what = "is a folder; give the .gguf file" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {what}")
     match = SPLIT.fullmatch(path.name)
-    stamps = Stamps.of([path, *(sorted(path.parent.glob(f"{escape(match[1])}-*-of-{match[3]}.gguf")) if match else ())])
+    others = sorted(path.parent.glob(f"{escape(match[1])}-*-of-{match[3]}.gguf")) if match else ()
+    stamps = Stamps.of([path, *(other for other in others if other.is_file())])
     first = read_header(path)
     if first.text("general.architecture") == PROJECTOR:
         raise InputError(
@@ -206,7 +207,8 @@ def _rest_of_set(path: Path, first: GgufHeader) -> list[GgufHeader]:
         # A link is followed, wherever it leads: only what parses as this file of the set is taken from there.
         part = split_path(path, number, count)
         if not part.is_file():
-            raise BrokenFileError(f"{part}: is missing, one of the {count} files of the set; fetch it")
+            what = f"leads to {part.readlink()}, which is missing" if part.is_symlink() else "is missing"
+            raise BrokenFileError(f"{part}: {what}, one of the {count} files of the set; fetch it")
         header = read_header(part)
         if header.number("split.no") != number - 1 or header.number("split.count") != count:
             raise BrokenFileError(f"{part}: does not say that it is file {number} of {count}; fetch it again")
