@@ -34,7 +34,7 @@ addresses, tokens and keys are never printed.
 
 `emobake --model ...` is short for `emobake bake --model ...`. Options follow their command: in front of another command
 they are refused. `--mix`, `--vectors`, `--scorer`, `--stack` and `--prompt` may be given more than once and then count
-together; any other option is given once.
+together (of `emobake moods`, each `--mix` is a mood, and each `--name` its name); any other option is given once.
 
 ## Completion
 

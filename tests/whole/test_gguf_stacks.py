@@ -162,6 +162,23 @@ def test_verify_runs_it(published, space):
     assert sum("differs from the unsteered base" in check.name for check in checks) == 1
 
 
+def test_moods_that_share_a_file_say_what_each_says_as_one_file(published, space):
+    some = {"vectors": published_vectors(), "scale": 2.0}
+    alone, firsts = {}, {}
+    for name in ("joy", "sadness"):
+        emobake.bake(published, mix={name: 1}, out=space / f"{name}.gguf", **some)
+        share = emobake.GgufFile(space / "moods" / f"{name}.gguf", share="keep")
+        emobake.bake(published, mix={name: 1}, out=share, **some)
+        alone[name], firsts[name] = space / f"{name}.gguf", space / "moods" / f"{name}-00001-of-00002.gguf"
+    assert firsts["joy"].with_name("joy-00002-of-00002.gguf").is_symlink()
+    answers = run([*alone.values(), *firsts.values()], list(QUESTIONS), space, tokens=TOKENS)
+    for name in alone:
+        assert answers[firsts[name].name] == answers[alone[name].name]
+    assert answers["joy.gguf"] != answers["sadness.gguf"]
+    for file in alone.values():
+        file.unlink()
+
+
 # --- the forms for architectures without the bias, where it can be compared with them ------
 
 
