@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import without_secrets
 from .command import Command
 from .options import json_option, model_and_vectors, model_option, moods_options
 from .progress import byte_bar
-from .terminal import console, echo, show_command, show_rows, spelled, styled, warn
+from .terminal import console, echo, resumable, show_command, show_rows, spelled, styled, warn
 
 if TYPE_CHECKING:
     from ..actions.moods import Mood, Moods
@@ -40,7 +41,7 @@ def moods(folder: str, as_json: bool, quiet: bool, **options: Any) -> None:
         from ..storage.http import quiet_library
 
         quiet_library(always=True)
-    with ExitStack() as bars:
+    with resumable(), ExitStack() as bars:
         found = bake_moods(
             model,
             vectors,
@@ -58,7 +59,7 @@ def moods(folder: str, as_json: bool, quiet: bool, **options: Any) -> None:
     elif not quiet and found.there:
         _show(found, Path(folder))
     for mood in found.failed:
-        echo(f"emobake: {mood.name} was not written: {spelled(str(mood.error))}", err=True)
+        echo(without_secrets(f"emobake: {mood.name} was not written: {spelled(str(mood.error))}"), err=True)
     if found.failed:
         raise SystemExit(max(mood.error.exit_code for mood in found.failed if mood.error is not None))
 

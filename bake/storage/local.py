@@ -121,7 +121,7 @@ def write_files(
 
 def time_of_sources(file: PlannedFile, sources: Sources) -> int:
     """Time of change, in nanoseconds, of the newest file that a planned one is made of."""
-    return max(sources.locate(source).stat().st_mtime_ns for source in sources_of(file.pieces))
+    return max((sources.locate(source).stat().st_mtime_ns for source in sources_of(file.pieces)), default=0)
 
 
 def _place(path: Path) -> Path:

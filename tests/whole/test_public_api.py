@@ -28,7 +28,8 @@ def loaded_after(code):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "bake", "verify", "chat", "eval", "tune", "vectors", "vectors extract", "vectors show"]
+    "command",
+    ["", "bake", "verify", "chat", "eval", "tune", "vectors", "vectors extract", "vectors show", "moods", "join"],
 )
 def test_help_waits_for_nothing_heavy(command):
     code = f"from emobake.cli.app import cli\ntry: cli({[*command.split(), '--help']})\nexcept SystemExit: pass"
