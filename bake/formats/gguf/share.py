@@ -89,7 +89,7 @@ def joined(model: GgufModel) -> tuple[list[Field], list[TensorHeader], int]:
         InputError: the model is no shared set; BrokenFileError: its first file does not tell the order.
     """
     if not is_shared(model):
-        raise InputError(f"{model.name}: is not a set that shares a file (`llama-gguf-split --merge` joins others)")
+        raise InputError(f"{model.name}: is not a set that shares a file (llama-gguf-split merges others)")
     numbers, own = model.header.numbers(_JOIN) or (), list(model.header.tensors)
     place, places = next(iter(numbers), 0), numbers[1:]
     ascending = all(one < other for one, other in zip((-1, *places), places, strict=False))
