@@ -70,6 +70,7 @@ def main() -> None:
         command: {
             "wall_s": best[command].wall,
             "ratio": best[command].wall / best["cp"].wall,
+            "cpu_s": best[command].cpu,
             "peak_mb": best[command].memory,
             "written_mb": size / 1e6,
         }

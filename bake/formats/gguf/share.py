@@ -37,8 +37,8 @@ class SharedNames:
 
     first: str
     second: str
-    stem: str = ""
-    """The base's name, after which the shared file is named; `second` is then a link. Empty: it is the file itself."""
+    stem: str | None = None
+    """The base's name, after which the shared file is named; `second` is then a link. None: it is the file itself."""
     earlier: str = ""
     """The shared file of the base, if that is such a set itself."""
 
@@ -77,9 +77,9 @@ def lay_out_shared(
     alignment = [field for field in fields if field.key == "general.alignment"]
     second_fields = [*alignment, split_field("split.no", 1), split_field("split.count", 2), uint32_field(_SHARED, 1)]
     second = layout(header.version, header.alignment, second_fields, rest)
-    name = _shared_name(model, names, rest) if names.stem else names.second
+    name = names.second if names.stem is None else _shared_name(model, names, rest)
     files = (PlannedFile(names.first, first, weights=True), PlannedFile(name, second, weights=True, shared=True))
-    return (*files, PlannedFile(names.second, (), weights=True, link=name)) if names.stem else files
+    return files if names.stem is None else (*files, PlannedFile(names.second, (), weights=True, link=name))
 
 
 def joined(model: GgufModel) -> tuple[list[Field], list[TensorHeader], int]:
