@@ -171,7 +171,7 @@ def test_moods_that_share_a_file_say_what_each_says_as_one_file(published, space
         emobake.bake(published, mix={name: 1}, out=share, **some)
         alone[name], firsts[name] = space / f"{name}.gguf", space / "moods" / f"{name}-00001-of-00002.gguf"
     assert firsts["joy"].with_name("joy-00002-of-00002.gguf").is_symlink()
-    answers = run([*alone.values(), *firsts.values()], list(QUESTIONS), space, tokens=TOKENS)
+    answers = run([*alone.values(), *firsts.values()], list(QUESTIONS), space, tokens=TOKENS, threads=1)
     for name in alone:
         assert answers[firsts[name].name] == answers[alone[name].name]
     assert answers["joy.gguf"] != answers["sadness.gguf"]
