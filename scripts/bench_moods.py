@@ -31,10 +31,13 @@ def compare(base: Path, layers: int, folder: Path, rounds: int) -> dict[str, lis
     vectors, copy, moods = folder / "vectors.safetensors", folder / "copy.gguf", folder / "moods"
     rows = np.random.default_rng(0).normal(size=(2, layers, HIDDEN)).astype(np.float32)
     write_set(VectorSet(("anger", "joy"), rows), vectors, overwrite=True)
-    bake = (*EMOBAKE, "--model", str(base), "--vectors", str(vectors), "--share", "-q", "--out")
+    model = ("--model", str(base), "--vectors", str(vectors))
+    bake = (*EMOBAKE, *model, "--share", "-q", "--out")
+    more = [word for weight in range(1, 6) for word in ("--mix", f"joy=0.{weight}")]
     commands = {
         "first mood": (*bake, str(moods / "joy.gguf"), "--mix", "joy=1"),
         "further mood": (*bake, str(moods / "anger.gguf"), "--mix", "anger=1"),
+        "five more by one command": (*EMOBAKE, "moods", str(moods), *model, *more, "-q"),
         "cp": ("cp", str(base), str(copy)),
     }
     costs: dict[str, list[Cost]] = {name: [] for name in commands}
@@ -45,6 +48,11 @@ def compare(base: Path, layers: int, folder: Path, rounds: int) -> dict[str, lis
             costs[name].append(measure(command))
         copy.unlink()
     return costs
+
+
+def size_of(folder: Path, *patterns: str) -> int:
+    """Bytes of files, links not followed."""
+    return sum(file.lstat().st_size for pattern in patterns for file in folder.glob(pattern))
 
 
 def main() -> None:
@@ -62,8 +70,9 @@ def main() -> None:
         costs = compare(base, layers, folder, options.rounds)
         moods = {
             "cp": base.stat().st_size,
-            "first mood": sum(file.lstat().st_size for file in folder.glob("moods/*") if "anger" not in file.name),
-            "further mood": sum(file.lstat().st_size for file in folder.glob("moods/anger-*")),
+            "first mood": size_of(folder, "moods/base.shared.gguf", "moods/joy-0000*"),
+            "further mood": size_of(folder, "moods/anger-*"),
+            "five more by one command": size_of(folder, "moods/joy-0.*"),
         }
     best = {command: fastest(runs) for command, runs in costs.items()}
     found = {

@@ -32,26 +32,24 @@ class Mood:
     place: Path
     """The folder, or the first file of the set: what a stack is given."""
     result: BakeResult | None = None
-    """Its bake; None if it failed."""
+    """Its bake, with files that have no bytes; None if it failed."""
+    own: int = 0
+    """Bytes of its own."""
+    shared: Mapping[str, int] = field(default_factory=dict)
+    """Files that other moods have, too -> bytes."""
     kept: bool = False
     """True if it was there before."""
     error: EmobakeError | None = None
     """The reason why it was not written."""
 
-    @property
-    def shared(self) -> Mapping[str, int]:
-        """Files that other moods have, too -> bytes."""
-        if self.result is None:
-            return {}
-        if self.result.shared is not None:
-            return {self.result.shared.name: self.result.shared.size}
-        return {file.source: file.size for file in self.result.plan.files if file.weights and file.action == "carry"}
-
-    @property
-    def own(self) -> int:
-        """Bytes of its own."""
-        files = () if self.result is None else self.result.plan.files
-        return sum(file.size for file in files if file.name not in self.shared and file.source not in self.shared)
+    def baked(self, result: BakeResult, *, kept: bool = False) -> Mood:
+        """The mood with its bake. The metadata of a GGUF file are megabytes, which no list of moods needs."""
+        files, shared = result.plan.files, result.shared
+        linked = {file.source: file.size for file in files if file.weights and file.action == "carry"}
+        found = linked if shared is None else {shared.name: shared.size}
+        own = sum(file.size for file in files if file.name not in found and file.source not in found)
+        plan = replace(result.plan, files=tuple(replace(file, pieces=()) for file in files))
+        return replace(self, result=replace(result, plan=plan), own=own, shared=found, kept=kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,12 +150,12 @@ def _made(
     if is_there:
         planned = bake(model, vectors, out=out, dry_run=True, **arguments)
         if _is_the_same(mood.place, planned, recipe):
-            return replace(mood, result=planned, kept=True)
+            return mood.baked(planned, kept=True)
         if not out.overwrite:
             raise InputError(
                 f"{mood.place}: is there already, and is another bake; choose another name or give `overwrite`"
             )
-    return replace(mood, result=bake(model, vectors, out=out, **arguments))
+    return mood.baked(bake(model, vectors, out=out, **arguments))
 
 
 def _is_the_same(place: Path, planned: BakeResult, recipe: Steering) -> bool:
