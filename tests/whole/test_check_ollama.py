@@ -46,10 +46,10 @@ elif words[0] == "rm":
 # In the place of an interpreter with llama.cpp; the tokens are those of the tiny model's vocabulary.
 LLAMA_CPP = """#!{python}
 import json, sys
-request = json.load(open(sys.argv[2]))
+request = json.load(open(sys.argv[3]))
 tokens = {tokens}["baked" if request["checkpoint"].endswith("baked.gguf") else "base"]
 answer = {{"stack": "llama.cpp", "version": "stand-in 1", "tokens": [tokens] * len(request["prompts"])}}
-json.dump(answer, open(sys.argv[3], "w"))
+json.dump(answer, open(sys.argv[4], "w"))
 """
 TOKENS = {"base": [3, 4, 5, 6], "baked": [3, 4, 7, 8]}
 TEXTS = {"base": "<t0><t1><t2><t3>", "baked": "<t0><t1><t4><t5>"}

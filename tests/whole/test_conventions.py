@@ -25,6 +25,7 @@ ALLOWED = (
     "mlx_lm.generate",
     "--model-impl",
     "--input-type=module",
+    "export openvino",
     "emobake ",
     "--outfile",
     "--outtype",

@@ -12,6 +12,9 @@ import tempfile
 from importlib import import_module
 from typing import Any
 
+EXPORT = "export openvino --model {checkpoint} --task text-generation-with-past --weight-format {weights} {folder}"
+"""What optimum-cli is asked for."""
+
 
 def version(request: dict[str, Any]) -> str:
     """The versions of OpenVINO and optimum-intel."""
@@ -50,10 +53,10 @@ def answer(request: dict[str, Any]) -> list[list[int]]:
         return out
 
 
-def _export(checkpoint: str, folder: str, weight_format: str) -> None:
-    command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "openvino", "--model", checkpoint]
-    kind = ["--task", "text-generation-with-past", "--weight-format", weight_format, folder]
-    done = subprocess.run([*command, *kind], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+def _export(checkpoint: str, folder: str, weights: str) -> None:
+    arguments = [argument.format(checkpoint=checkpoint, weights=weights, folder=folder) for argument in EXPORT.split()]
+    command = [sys.executable, "-m", "optimum.commands.optimum_cli", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         raise RuntimeError(f"the export failed: {lines[-1] if lines else done.returncode}")
