@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.paths import ROOT
 
 from emobake.core import elsewhere as module
 from emobake.core.elsewhere import LETTERS, Biases, beware, elsewhere, letters_of
@@ -116,6 +117,30 @@ def test_the_shipped_table():
             assert {reading.like, reading.through} <= {"", *USUAL}, name
             assert reading.strict <= {*reading.adds, "*"}, name
             assert bool(reading.ran) <= bool(stack.ran), name
+
+
+def test_the_evidence_is_what_the_table_says():
+    """docs/stacks.tsv names the lines that were read, type by type."""
+    lines = (ROOT / "docs" / "stacks.tsv").read_text(encoding="utf-8").splitlines()
+    entries = [dict(zip(lines[0].split("\t"), line.split("\t"), strict=True)) for line in lines[1:]]
+    seen = set()
+    for entry in entries:
+        reading = STACKS[entry["stack"]].readings[entry["form"]]
+        if entry["form"] == "gguf" or entry["adds"].startswith("as "):  # By architecture, and by the usual stack.
+            assert reading.like or reading.adds, entry
+            continue
+        adds = {"none": "", "no class": None}.get(entry["adds"], entry["adds"])
+        assert reading.letters(entry["type"]) == adds, entry
+        assert adds is None or reading.is_strict(entry["type"]) == (entry["other biases"] == "refused"), entry
+        assert entry["where"], entry
+        seen.add((entry["stack"], entry["type"]))
+    told = {
+        (name, model_type)
+        for name, stack in STACKS.items()
+        if "checkpoint" in stack.readings and not stack.readings["checkpoint"].like
+        for model_type in stack.readings["checkpoint"].adds
+    }
+    assert told <= seen
 
 
 def test_what_was_seen_of_a_baked_llama():
