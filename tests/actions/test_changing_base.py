@@ -36,10 +36,10 @@ def during(monkeypatch):
     def install(happens):
         write = local._write
 
-        def writing(files, *arguments):
-            write(files[:1], *arguments)
+        def writing(files, *arguments, **more):
+            write(files[:1], *arguments, **more)
             happens()
-            write(files[1:], *arguments)
+            write(files[1:], *arguments, **more)
 
         monkeypatch.setattr(local, "_write", writing)
 

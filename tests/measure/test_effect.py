@@ -41,8 +41,8 @@ def answers(folder, queries):
 
 
 def test_each_emotion_raises_its_own_words(smollm2, tmp_path):
-    """Words of each emotion in 40 greedy answers of the baked checkpoints, twice the vector."""
-    queries = open_questions("everyday").texts[:40]
+    """Words of each emotion in 24 greedy answers of the baked checkpoints, twice the vector."""
+    queries = open_questions("everyday").texts[:24]
 
     def rates(folder):
         scores = Lexicon().score(queries, answers(folder, queries))

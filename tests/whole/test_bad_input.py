@@ -186,7 +186,7 @@ def test_weights_far_beyond_usual_warn_with_the_strength(refused, cli, base, vec
         (("--mix", "joy=1", "--layers", "3-1"), ("--layers", "backwards")),
         (("--mix", "joy=1", "--layers", "x"), ("--layers", "8-27")),
         (("--mix", "joy=1", "--layers", "2"), ("--layers", "layer 2", "0 to 1")),
-        (("--mix", "joy=1", "--targets", "tgi"), ("--targets", "'tgi'", "transformers, vllm")),
+        (("--mix", "joy=1", "--targets", "vlm"), ("--targets", "'vlm'", "transformers, vllm")),
         (("--mix", "joy=1", "--each"), ("--each", "--format peft")),
         (("--mix", "joy=1", "--revision", "main"), ("--revision", "Hub id")),
         (("--mix", "joy=1", "--link-mode", "bind"), ("--link-mode", "reflink")),
