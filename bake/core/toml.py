@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sys
-from importlib import resources
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -20,4 +20,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 def shipped_tables(package: str, name: str) -> dict[str, Any]:
     """Read the TOML file `name` that is shipped in `package`."""
-    return parse_toml(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
+    # Unlike importlib.resources, pkgutil imports next to nothing, and every command reads the table of stacks.
+    data = pkgutil.get_data(package, name)
+    assert data is not None
+    return parse_toml(data.decode("utf-8"))
