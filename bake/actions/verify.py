@@ -77,6 +77,10 @@ def verify(
         InputError: `out` is no output of emobake, or `base`, `adapter` or `vectors` cannot be opened.
     """
     stacks = tuple(dict.fromkeys(as_list("stack", stack, "['transformers']")))
+    if weights is not None:
+        able = [name for name, known in STACKS.items() if "weights" in known.options]
+        if not stacks or set(stacks) - set(able):
+            raise InputError(f"`weights` goes with a `stack` that converts and quantises: {', '.join(able)}")
     with reading(), _given(base, adapter) as given:
         options = {"node_modules": None if node_modules is None else os.path.abspath(node_modules)}  # noqa: PTH100
         runs = _Runs(stacks, python, max_new_tokens, {k: v for k, v in options.items() if v}, weights)
@@ -374,11 +378,6 @@ def _run(stack: str, found: _Found, origin: _Origin | None, runs: _Runs) -> Iter
         loading = next(name for name, each in STACKS.items() if form in each.loads)
         yield Check(stack, False, f"is not for GGUF files; `stack` {loading} is")
         return
-    if runs.weights is not None and "weights" not in known.options:
-        able = [name for name in runnable if "weights" in STACKS[name].options]
-        raise InputError(
-            f"`weights` goes with the stacks that convert and quantise: {', '.join(able)}; not with {stack}"
-        )
     python, max_new_tokens = runs.python, runs.max_new_tokens
     options = {key: value for key, value in runs.options.items() if key in known.options}
     if base is None or base.folder is None:

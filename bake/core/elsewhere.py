@@ -123,10 +123,11 @@ def list_titles(names: Iterable[str]) -> str:
 
 def _way_out(names: Iterable[str], architecture: str) -> str:
     """The advice to give some of the stacks a GGUF file."""
-    read = [name for name in names if architecture and _reads_gguf(STACKS[name].readings.get("gguf"), architecture)]
+    read = [name for name in names if architecture and reads_gguf(name, architecture)]
     return f"; give {list_titles(read)} a .gguf" if read else ""
 
 
-def _reads_gguf(reading: Reading | None, architecture: str) -> bool:
-    """True if the stack is known to add the bias of the attention's output in such files."""
+def reads_gguf(stack: str, architecture: str) -> bool:
+    """True if a stack is known to add the bias of the attention's output in GGUF files of an architecture."""
+    reading = STACKS[stack].readings.get("gguf")
     return reading is not None and "o" in (reading.letters(architecture) or "")

@@ -259,8 +259,10 @@ def test_a_further_stack_as_a_target():
     assert choose_route(LLAMA, "m", ["openvino", "sglang"]).name == "flag"
     with pytest.raises(UnsupportedModelError, match=r"serves every stack of `targets`: candle would load UNSTEERED"):
         choose_route(LLAMA, "m", ["candle", "openvino"])
-    with pytest.raises(UnsupportedModelError, match=r"koboldcpp refuses to load it; it loads GGUF files\."):
+    with pytest.raises(UnsupportedModelError, match=r"koboldcpp refuses .* a \.gguf, which KoboldCpp loads steered"):
         choose_route(LLAMA, "m", ["koboldcpp"])
+    with pytest.raises(UnsupportedModelError, match=r"UNSTEERED\. .* a \.gguf, which mistral\.rs loads steered$"):
+        choose_route(LLAMA, "m", ["mistral.rs"])
 
 
 @pytest.mark.parametrize(

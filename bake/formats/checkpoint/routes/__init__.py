@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ....core.elsewhere import list_titles, reads_gguf
 from ....core.names import is_plain
 from ....core.sites import SITE, Site
 from ....core.stacks import USUAL, Support, parse_targets
@@ -278,6 +279,9 @@ def _unserved(family: Family, candidates: list[Route], wanted: tuple[str, ...], 
     lacking = [s for s in wanted if best.stacks[s].status != "steered"]
     what = "; ".join(f"{s} {best.stacks[s].clause}" for s in lacking)
     advice = ", or bake its language model with `text_only`" if _has_plain_form(family) else ""
+    converts = any(route.stacks["llama.cpp"].status == "steered" for route in candidates)
+    if converts and all(reads_gguf(stack, best.result.model_type) for stack in lacking):
+        advice += f", or bake a .gguf, which {list_titles(lacking)} loads steered"
     if family.in_gguf and lacking == ["llama.cpp"]:
         advice += f", or {_IN_GGUF}"
     served = [route for route in in_floats if all(route.stacks[s].status == "steered" for s in wanted)]
