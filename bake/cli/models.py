@@ -13,7 +13,7 @@ from ..core.stacks import STACKS, USUAL, Support
 from . import completion
 from .command import Command
 from .options import json_option
-from .terminal import console, show_command, styled
+from .terminal import STATUS_STYLES, console, show_command, styled
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     from ..actions.overview import MethodOverview, Overview, StackOverview, Way
     from ..core.sites import Site
 
-_STYLES = {
-    "steered": "green",
-    "option": "yellow",
-    "unknown": "yellow",
-    "unsteered": "bold red",
-    "wrong": "bold red",
-    "refuses": "dim",
-}
 _FORMS = {"checkpoint": "checkpoint folders", "gguf": "GGUF files"}
 _WORDS = {"unsteered": "UNSTEERED", "wrong": "WRONG"}
 
@@ -172,7 +164,7 @@ def _route(way: Way) -> str:
 
 def _cell(support: Support, note: str = "") -> RenderableType:
     word = _WORDS.get(support.status, support.status) + ("*" if support.run else "")
-    return styled((word, _STYLES[support.status]), f"; {note}" if note else "")
+    return styled((word, STATUS_STYLES[support.status]), f"; {note}" if note else "")
 
 
 def _cost(way: Way) -> str:

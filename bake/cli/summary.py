@@ -14,7 +14,7 @@ from rich.table import Table
 from ..core.plan import BACKEND, REPO_PLACEHOLDER
 from ..core.stacks import STACKS, Stack
 from .hub_summary import push_as_dict, show_push
-from .terminal import list_names, show_command, show_indented, spelled, styled
+from .terminal import STATUS_STYLES, list_names, show_command, show_indented, spelled, styled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,14 +48,6 @@ _ADAPTERS = {
     "merged": "merged into the base before it was baked",
 }
 _BY_BACKEND = "; vLLM runs the class of transformers"
-_STYLES = {
-    "steered": "green",
-    "option": "yellow",
-    "unknown": "yellow",
-    "unsteered": "bold red",
-    "wrong": "bold red",
-    "refuses": "dim",
-}
 
 
 def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
@@ -115,7 +107,7 @@ def show(console: Console, result: BakeResult, out_name: str, *, verbose: bool =
     console.print("Stacks:")
     stacks = Table.grid(padding=(0, 2))
     for name, support in plan.shown.items():
-        style = _STYLES[support.status] if plan.effect.steers else ""
+        style = STATUS_STYLES[support.status] if plan.effect.steers else ""
         stacks.add_row("  " + name, styled((plan.behaviour(name), style)))
     console.print(stacks)
     for sentence in plan.beware:

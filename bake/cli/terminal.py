@@ -117,6 +117,17 @@ def _plain_console() -> type[Console]:
     return PlainConsole
 
 
+STATUS_STYLES = {
+    "steered": "green",
+    "option": "yellow",
+    "unknown": "yellow",
+    "unsteered": "bold red",
+    "wrong": "bold red",
+    "refuses": "dim",
+}
+"""Status of a stack -> the style that it is shown in."""
+
+
 def styled(*parts: str | tuple[str, str]) -> Text:
     """One line of texts, each alone or with a style of rich."""
     from rich.text import Text
