@@ -60,12 +60,12 @@ class Moods:
 
     @property
     def there(self) -> tuple[Mood, ...]:
-        """Those that are there."""
+        """The moods that are there."""
         return tuple(mood for mood in self.moods if mood.error is None)
 
     @property
     def failed(self) -> tuple[Mood, ...]:
-        """Those that were not written."""
+        """The moods that were not written."""
         return tuple(mood for mood in self.moods if mood.error is not None)
 
     @property

@@ -28,11 +28,11 @@ class Biases:
     """The biases of a result, as letters of `LETTERS`."""
 
     steering: str
-    """Those that steer it."""
+    """The biases that steer it."""
     own: str = ""
-    """Those of the base that the result's class must add as well, where the base's class always had them."""
+    """Biases of the base that the result's class must add as well, where the base's class always had them."""
     zero: str = ""
-    """Those that are zeros, and must only load."""
+    """Biases of zeros, which must only load."""
     is_recast: bool = False
     """True if the base is of another class, so that the very model was not run."""
     is_reshaped: bool = False

@@ -26,7 +26,7 @@ Loaded = Literal["checkpoint", "gguf"]
 
 @dataclass(frozen=True)
 class Reading:
-    """Which biases a stack adds in models of one form, by ``model_type`` or GGUF architecture."""
+    """The biases that a stack adds in models of one form, by ``model_type`` or GGUF architecture."""
 
     like: str = ""
     """The usual stack that runs the models inside this one; empty if it has code of its own."""

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 EXPORT = "export openvino --model {checkpoint} --task text-generation-with-past --weight-format {weights} {folder}"
-"""What optimum-cli is asked for."""
+"""Arguments of optimum-cli."""
 
 
 def version(request: dict[str, Any]) -> str:

@@ -100,7 +100,7 @@ class HeadRoute(Route):
 
     @property
     def biases(self) -> Biases:
-        """Those that make the new head's output constant."""
+        """The biases that make the new head's output constant."""
         return Biases("qkv", is_reshaped=True)
 
     @property

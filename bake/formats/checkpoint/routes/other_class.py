@@ -107,7 +107,7 @@ class OtherClassRoute(Route):
 
     @property
     def biases(self) -> Biases:
-        """Those of the other class, of which the base may have some of its own."""
+        """The biases of the other class, of which the base may have some of its own."""
         return replace(super().biases, own=self.form.own, is_recast=True)
 
     def tokenizer_class(self, declared: object) -> str:

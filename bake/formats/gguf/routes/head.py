@@ -61,7 +61,7 @@ class HeadRoute(GgufRoute):
 
     @property
     def biases(self) -> Biases:
-        """Those that make the new head's output constant."""
+        """The biases that make the new head's output constant."""
         return Biases("qkv", is_reshaped=True)
 
     @property
