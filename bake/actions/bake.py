@@ -15,11 +15,10 @@ from ..core.stacks import parse_targets
 from ..core.steering import Steering, steering
 from ..core.vector_set import EMOTIONS
 from ..errors import InputError
-from ..formats.adapter.open import is_adapter
+from ..formats.adapter.detect import is_adapter
 from ..storage.files import reading
 from ..storage.model_name import ModelName
 from ..vectors.find import SetOpener, Vectors, VectorSource
-from .bake_checkpoint import bake_checkpoint
 from .request import BakeFormat, BakeRequest, BakeResult
 
 if TYPE_CHECKING:
@@ -126,10 +125,16 @@ def bake(
         from .bake_adapter import bake_adapter
 
         return bake_adapter(request)
-    if name.kind == "gguf" or isinstance(request.out, GgufFile):
-        from .bake_gguf import bake_into_gguf
+    if name.kind == "gguf":
+        from .bake_gguf import bake_gguf
 
-        return bake_into_gguf(request)
+        return bake_gguf(request)
+    if isinstance(request.out, GgufFile):
+        from .bake_converted import bake_converted
+
+        return bake_converted(request)
+    from .bake_checkpoint import bake_checkpoint
+
     return bake_checkpoint(request)
 
 

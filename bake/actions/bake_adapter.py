@@ -64,11 +64,11 @@ def merged(adapter: Adapter, base: ModelName, folder: Path) -> Iterator[ModelNam
 
 def _merged(request: BakeRequest, adapter: Adapter) -> BakeResult:
     """Merge the adapter, and bake the result."""
-    from .bake_gguf import bake_into_gguf
+    from .bake_converted import bake_converted
 
     if adapter.record is not None:
         raise InputError(f"{adapter.name}: was steered before, and PEFT cannot merge that; start from the original")
-    base, bake = request.model, bake_into_gguf if isinstance(request.out, GgufFile) else bake_checkpoint
+    base, bake = request.model, bake_converted if isinstance(request.out, GgufFile) else bake_checkpoint
     if request.dry_run:
         return replace(bake(replace(request, adapter=None)), adapter=adapter.name)
     if isinstance(request.out, Folder):

@@ -17,8 +17,9 @@ from ..core.sites import SITE, Site
 from ..core.spelling import did_you_mean
 from ..core.stacks import STACKS, USUAL, Stack, Support, parse_targets
 from ..errors import InputError, UnsupportedModelError
+from ..formats.adapter.detect import is_adapter
 from ..formats.adapter.lora import why_beside
-from ..formats.adapter.open import IN_PEFT, base_of, fetch_adapter, is_adapter
+from ..formats.adapter.open import IN_PEFT, base_of, fetch_adapter
 from ..formats.checkpoint.families import Family, families
 from ..formats.checkpoint.language_model import language_model_config
 from ..formats.checkpoint.open import open_base

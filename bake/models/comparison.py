@@ -17,7 +17,7 @@ from ..core.record import AdapterUse
 from ..core.sites import Site
 from ..core.stacks import STACKS, Support
 from ..errors import MissingPackageError, ModelError, VerifyError
-from ..formats.adapter.open import CONFIG_FILE
+from ..formats.adapter.detect import CONFIG_FILE
 from ..formats.adapter.served import FOLDER as SERVED_FOLDER
 from ..formats.checkpoint.families import Family
 from ..formats.checkpoint.quantisation.method import Method

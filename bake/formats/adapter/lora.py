@@ -21,7 +21,8 @@ from ...errors import BrokenFileError, InputError, UnsupportedModelError
 from ..checkpoint.families import Family
 from ..checkpoint.model import Checkpoint
 from ..checkpoint.projections import find_projections, input_width, module_in_file, output_width
-from .open import CONFIG_FILE, WEIGHTS_FILE, Adapter
+from .detect import CONFIG_FILE
+from .open import WEIGHTS_FILE, Adapter
 from .patterns import are_named, pick
 
 PREFIX = "base_model.model."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from typing import Any
 
 from ...core.names import is_plain
 from ...core.record import RECORD_FILE, AdapterUse, RecordedAdapter
-from ...core.side_files import INDEX, SINGLE, is_carried
+from ...core.side_files import is_carried
 from ...core.stacks import Support
 from ...core.strict_json import parse_json_object
 from ...core.tensors import TensorHeader
@@ -32,9 +31,9 @@ from ..checkpoint.model import Checkpoint
 from ..checkpoint.open import list_files, refuse_link
 from ..front_matter import FrontMatter, read_front_matter, read_start
 from ..safetensors import parse_header, parse_metadata
+from .detect import CONFIG_FILE
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
 IN_PEFT = Support("option", run=True, option="PEFT (PeftModel.from_pretrained)")
 """Treatment of an adapter with biases by transformers."""
 _PICKLE = "adapter_model.bin"
@@ -114,16 +113,6 @@ class Adapter:
         """The part that a record keeps; the tensors `without` are those that a bake changes."""
         tensors = self.tensors.keys() - frozenset(without)
         return RecordedAdapter(use, self.repo_id, self.revision, self.kind, self.digest_of(tensors))
-
-
-def is_adapter(model: ModelName) -> bool:
-    """True if the model is an adapter: it has the config of one, and no weights of a whole model."""
-    if model.kind == "hub":
-        from ...storage.hub.download import holds_adapter
-
-        return holds_adapter(model.name, model.revision)
-    files = (model.path / name for name in (SINGLE, INDEX))
-    return model.kind == "folder" and (model.path / CONFIG_FILE).is_file() and not any(map(os.path.lexists, files))
 
 
 def fetch_adapter(model: ModelName) -> Adapter:

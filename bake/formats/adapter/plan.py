@@ -31,8 +31,9 @@ from ..checkpoint.routes import declared_classes
 from ..checkpoint.wrappers import family_of
 from ..safetensors import NewTensor, serialize
 from .card import adapter_card, adapters_card
+from .detect import CONFIG_FILE
 from .lora import Lora, check_base, read_lora, why_beside
-from .open import CONFIG_FILE, IN_PEFT, WEIGHTS_FILE, Adapter, other_base
+from .open import IN_PEFT, WEIGHTS_FILE, Adapter, other_base
 from .steered_lora import divided, lay_out_lora, lora_homes, lora_scalings
 
 _STAYS = "an adapter must stay one: PEFT cannot merge it into a projection that has no bias"

@@ -20,8 +20,9 @@ from ..checkpoint.model import Checkpoint
 from ..checkpoint.recording import with_documents
 from ..checkpoint.routes import find_family, route_by_name
 from .card import serving_lines, serving_section
+from .detect import CONFIG_FILE
 from .lora import Lora, check_base, module_of, read_lora, replaces, why_beside
-from .open import CONFIG_FILE, WEIGHTS_FILE, Adapter, other_base
+from .open import WEIGHTS_FILE, Adapter, other_base
 
 FOLDER = "adapter"
 """Folder of the adapter in the output."""

@@ -27,8 +27,9 @@ from ..checkpoint.projections import find_projections, input_width, output_width
 from ..checkpoint.recording import Ingredients
 from ..checkpoint.routes import declared_classes
 from ..safetensors import NewTensor, excerpt
+from .detect import CONFIG_FILE
 from .lora import PREFIX, Lora, replaces
-from .open import CONFIG_FILE, IN_PEFT, WEIGHTS_FILE
+from .open import IN_PEFT, WEIGHTS_FILE
 
 
 def lora_homes(lora: Lora, base: Checkpoint, family: Family) -> tuple[Home, ...]:

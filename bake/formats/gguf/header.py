@@ -6,7 +6,7 @@ alignment. llama.cpp (ggml/src/gguf.cpp) accepts tensors only in the order of th
 
 `gguf.GGUFReader` is not used: it makes numpy arrays of every entry of a vocabulary (hundreds of megabytes for 128,000
 tokens) and believes what the file claims. Here a value that is not asked for stays in its stored bytes, so metadata is
-carried over exactly. The types of tensors come from the package.
+carried over exactly.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 from ...core.limits import MAX_GGUF_FIELDS, MAX_GGUF_HEADER, MAX_TENSORS
-from ...core.packages import require
 from ...core.tensors import ReadAt, TensorHeader
 from ...errors import BrokenFileError
+from .tensor_types import TENSOR_TYPES, TYPE_NAMES
 
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
@@ -32,6 +32,7 @@ _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _UINT32 = 4
 _CHUNK = 2**18
+_length = struct.Struct("<Q").unpack_from
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,6 @@ class Field:
     key: str
     kind: int
     data: bytes
-
-
-@dataclass(frozen=True)
-class TensorType:
-    """One of ggml's types; a row is a whole number of blocks."""
-
-    number: int
-    block: int
-    """Elements of a block."""
-    block_bytes: int
 
 
 @dataclass(frozen=True)
@@ -124,22 +115,6 @@ class GgufHeader:
         return struct.unpack(f"<{int.from_bytes(field.data[4:12], 'little')}{form}", field.data[12:])
 
 
-@cache
-def tensor_types() -> Mapping[str, TensorType]:
-    """Types of ggml by name, such as ``Q4_K``.
-
-    Raises:
-        MissingPackageError: the gguf package is not installed.
-    """
-    sizes = require("gguf", extra="gguf", purpose="GGUF files").GGML_QUANT_SIZES
-    return {kind.name: TensorType(int(kind), *size) for kind, size in sizes.items()}
-
-
-@cache
-def _type_names() -> Mapping[int, str]:
-    return {kind.number: name for name, kind in tensor_types().items()}
-
-
 def row_count(tensor: TensorHeader) -> int:
     """Number of rows: the elements of all dimensions but the last, which is a row."""
     return math.prod(tensor.shape[:-1])
@@ -151,7 +126,6 @@ def parse_gguf(file: str, size: int, read: ReadAt) -> GgufHeader:
     Raises:
         BrokenFileError: truncated, not GGUF, a version or byte order that llama.cpp does not read, or a claim that
             contradicts the format or the size.
-        MissingPackageError: the gguf package is not installed.
     """
     cursor = _Cursor(file, size, read)
     if size < 24:
@@ -263,15 +237,15 @@ class _Cursor:
     def skip_texts(self, count: int) -> None:
         """Skip `count` texts. A vocabulary has hundreds of thousands, so most of the time is spent in this loop."""
         data, position = self.data, self.position
+        last = len(data) - 8
         for _ in range(count):
-            end = position + 8 + int.from_bytes(data[position : position + 8], "little")
-            if end > len(data):
+            if position > last:
                 self.position = position
                 self.need(8)
-                self.need(int.from_bytes(self.data[position : position + 8], "little"))
-                data, end = self.data, self.position
-            position = end
+                data, last = self.data, len(self.data) - 8
+            position += 8 + _length(data, position)[0]
         self.position = position
+        self.need(0)
 
     def name(self, what: str) -> str:
         length = self.scalar("Q")
@@ -345,13 +319,13 @@ def _entry(cursor: _Cursor) -> _Entry:
 def _placed(cursor: _Cursor, entries: Iterable[_Entry], base: int, alignment: int) -> Iterable[TensorHeader]:
     position = base
     for entry in entries:
-        dtype = _type_names().get(entry.kind)
+        dtype = TYPE_NAMES.get(entry.kind)
         if dtype is None:
             raise BrokenFileError(
                 f"{cursor.file}: the tensor {entry.name!r} is of type {entry.kind}, which this gguf package does not "
                 "know; pip install -U gguf"
             )
-        kind, dimensions = tensor_types()[dtype], entry.dimensions
+        kind, dimensions = TENSOR_TYPES[dtype], entry.dimensions
         if math.prod(n or 1 for n in dimensions) >= 2**60 or 0 in dimensions or dimensions[0] % kind.block:
             raise cursor.broken(f"the tensor {entry.name!r} cannot be {dtype} of shape {list(dimensions)}")
         if base + entry.offset != position:
@@ -374,7 +348,7 @@ def _unpadded(version: int, alignment: int, fields: Sequence[Field], tensors: Se
         out += [_string(field.key), struct.pack("<I", field.kind), field.data]
     offset = 0
     for tensor in tensors:
-        dimensions, kind = tuple(reversed(tensor.shape)), tensor_types()[tensor.dtype].number
+        dimensions, kind = tuple(reversed(tensor.shape)), TENSOR_TYPES[tensor.dtype].number
         out += [
             _string(tensor.name),
             struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions, kind, offset),

@@ -18,8 +18,9 @@ from ...core.tensors import TensorHeader, WeightFile
 from ...core.vector_set import ModelShape
 from ...errors import BrokenFileError, InputError
 from ...storage.files import Stamps, read_at
-from .header import GgufHeader, parse_gguf, row_count, tensor_types
-from .quants import column_types
+from .header import GgufHeader, parse_gguf, row_count
+from .quants import COLUMN_TYPES
+from .tensor_types import TENSOR_TYPES
 
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 """Names of the files of a set as llama.cpp (llama_split_path) writes them, counted from 1."""
@@ -110,7 +111,7 @@ class GgufModel:
         Raises:
             BrokenFileError: the matrix has no such column, is of a type that stores none, or ends too early.
         """
-        kind, size = column_types().get(tensor.dtype), tensor_types()[tensor.dtype].block_bytes
+        kind, size = COLUMN_TYPES.get(tensor.dtype), TENSOR_TYPES[tensor.dtype].block_bytes
         blocks = np.frombuffer(self.read_blocks(tensor, column), np.uint8).reshape(-1, size)
         if kind is None:
             raise BrokenFileError(f"{self.name}: {tensor.name} stores no bias in column {column}")
@@ -122,7 +123,7 @@ class GgufModel:
         Raises:
             BrokenFileError: no block begins there, or the file ends too early.
         """
-        rows, block = row_count(tensor), tensor_types()[tensor.dtype]
+        rows, block = row_count(tensor), TENSOR_TYPES[tensor.dtype]
         if len(tensor.shape) != 2 or column >= tensor.shape[-1] or column % block.block:
             raise BrokenFileError(f"{self.name}: {tensor.name} stores no bias in column {column}")
         row, place = tensor.size // rows, column // block.block * block.block_bytes
@@ -156,7 +157,6 @@ def open_gguf(path: Path) -> GgufModel:
     Raises:
         InputError: no such file, not the first of its set, or no model but its projector of images; BrokenFileError: a
             wrong header, a file of the set that is missing or belongs to another one.
-        MissingPackageError: the gguf package is not installed.
     """
     if not path.is_file():
         what = "is a folder; give the .gguf file" if path.is_dir() else "no such file"
@@ -188,7 +188,7 @@ def read_header(path: Path) -> GgufHeader:
     """Read the header of one file.
 
     Raises:
-        BrokenFileError, MissingPackageError: as `parse_gguf`.
+        BrokenFileError: as `parse_gguf`.
     """
     return parse_gguf(str(path), path.stat().st_size, read_at(path))
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from ...core.packages import require
 from ...core.tensors import FLOATS
 from ...errors import UnsupportedModelError
-from .header import tensor_types
+from .tensor_types import TENSOR_TYPES
 
 
 @dataclass(frozen=True)
@@ -68,21 +67,21 @@ _PATTERNS: Mapping[str, tuple[int, Mapping[int, bytes]]] = {
 _UNITS = {"IQ4_NL": 113.0, "IQ4_XS": 113.0}
 
 
-@cache
-def column_types() -> Mapping[str, ColumnType]:
-    """The types in which a column can be written, by name.
+def _block(size: int, pattern: Mapping[int, bytes]) -> bytes:
+    block = bytearray(size)
+    for offset, data in pattern.items():
+        block[offset : offset + len(data)] = data
+    return bytes(block)
 
-    Raises:
-        MissingPackageError: the gguf package is not installed.
-    """
-    sizes = {name: kind.block_bytes for name, kind in tensor_types().items()}
-    floats = {name: ColumnType(bytes(dtype.itemsize), 0, name) for name, dtype in FLOATS.items() if name != "F64"}
-    blocks = {
-        name: ColumnType(_block(sizes[name], pattern), place, "F16", _UNITS.get(name, 1.0))
+
+COLUMN_TYPES: Mapping[str, ColumnType] = {
+    **{name: ColumnType(bytes(dtype.itemsize), 0, name) for name, dtype in FLOATS.items() if name != "F64"},
+    **{
+        name: ColumnType(_block(TENSOR_TYPES[name].block_bytes, pattern), place, "F16", _UNITS.get(name, 1.0))
         for name, (place, pattern) in _PATTERNS.items()
-        if name in sizes
-    }
-    return floats | blocks
+    },
+}
+"""The types in which a column can be written, by name."""
 
 
 def dequantize(dtype: str, data: bytes, columns: int) -> np.ndarray:
@@ -91,7 +90,7 @@ def dequantize(dtype: str, data: bytes, columns: int) -> np.ndarray:
     Raises:
         UnsupportedModelError: the gguf package cannot read the type.
     """
-    gguf, kind = require("gguf", extra="gguf", purpose="GGUF files"), tensor_types()[dtype]
+    gguf, kind = require("gguf", extra="gguf", purpose="GGUF files"), TENSOR_TYPES[dtype]
     stored = np.frombuffer(data, np.uint8).reshape(-1, columns // kind.block * kind.block_bytes)
     try:
         return np.asarray(gguf.quants.dequantize(stored, gguf.GGMLQuantizationType[dtype]))
@@ -106,14 +105,7 @@ def zero_bytes_are_zeros(dtype: str) -> bool:
         return True
     try:
         kind = gguf.GGMLQuantizationType[dtype]
-        block = np.zeros((1, tensor_types()[dtype].block_bytes), np.uint8)
+        block = np.zeros((1, TENSOR_TYPES[dtype].block_bytes), np.uint8)
         return not gguf.quants.dequantize(block, kind).any()
     except (KeyError, NotImplementedError):
         return False
-
-
-def _block(size: int, pattern: Mapping[int, bytes]) -> bytes:
-    block = bytearray(size)
-    for offset, data in pattern.items():
-        block[offset : offset + len(data)] = data
-    return bytes(block)

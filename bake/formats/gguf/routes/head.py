@@ -28,10 +28,11 @@ from ...check.biases import misplaced_column
 from ...check.output import Output, StoredModel
 from ..architectures import GgufArchitecture, gguf_architectures
 from ..attention import Attention, head_fields, read_attention, strange_tensor
-from ..header import Field, row_count, tensor_types
+from ..header import Field, row_count
 from ..layout import Placed
 from ..model import RECORD_KEY, GgufModel
-from ..quants import column_types, dequantize, zero_bytes_are_zeros
+from ..quants import COLUMN_TYPES, dequantize, zero_bytes_are_zeros
+from ..tensor_types import TENSOR_TYPES
 from .base import OUT_OF_SCOPE, GgufRoute, read_bias
 
 _WHOLE_BLOCK = 32
@@ -126,7 +127,7 @@ class HeadRoute(GgufRoute):
     @classmethod
     def misplaced(cls, output: Output, entry: RecordedBias, base: StoredModel | None, row: np.ndarray) -> str:
         """Compare the column to the bit."""
-        kind = column_types().get(output.model.tensors[entry.tensor].dtype)
+        kind = COLUMN_TYPES.get(output.model.tensors[entry.tensor].dtype)
         if kind is None or entry.column is None:
             return f"{entry.tensor} is not the output projection of a layer of {output.model.name}"
         return misplaced_column(output, Column(entry.column, kind.stored, kind.unit), entry, base, row)
@@ -146,14 +147,14 @@ class HeadRoute(GgufRoute):
     @cached_property
     def _grown(self) -> Mapping[int, Heads]:
         """Layer -> its heads, once there are more. One number for all blocks, as the metadata may have only one."""
-        multiple = math.lcm(*(tensor_types()[a.tensors["output"].dtype].block for a in self._attention))
+        multiple = math.lcm(*(TENSOR_TYPES[a.tensors["output"].dtype].block for a in self._attention))
         return {
             a.layer: a.heads.grown(heads_to_add(a.heads, tensor_parallel=self.tensor_parallel, multiple=multiple))
             for a in self._attention
         }
 
     def _home(self, attention: Attention) -> Home:
-        tensor, kind = attention.tensors["output"], column_types()[attention.tensors["output"].dtype]
+        tensor, kind = attention.tensors["output"], COLUMN_TYPES[attention.tensors["output"].dtype]
         width = row_count(tensor)
         if width > MAX_WIDTH:
             raise BrokenFileError(f"{self.model.name}: {tensor.name} has {width} outputs, more than any model")
@@ -175,7 +176,7 @@ class HeadRoute(GgufRoute):
         else:
             # The converter quantises a block in its own way.
             blocks = self.model.read_blocks(tensor, column.index)
-            existing = dequantize(tensor.dtype, blocks, tensor_types()[tensor.dtype].block)[:, 0]
+            existing = dequantize(tensor.dtype, blocks, TENSOR_TYPES[tensor.dtype].block)[:, 0]
         if not np.isfinite(existing).all():
             raise BrokenFileError(f"{self.model.name}: column {column.index} of {tensor.name} has a NaN or infinity")
         return Home(attention.layer, tensor.name, tensor.dtype, width, existing, column)
@@ -183,8 +184,8 @@ class HeadRoute(GgufRoute):
     def _wider(self, attention: Attention, own: bytes | None) -> Placed:
         """The output projection with its new columns; those of a block that is not steered are zero."""
         tensor = attention.tensors["output"]
-        kind, rows, columns = column_types()[tensor.dtype], *tensor.shape
-        block = tensor_types()[tensor.dtype]
+        kind, rows, columns = COLUMN_TYPES[tensor.dtype], *tensor.shape
+        block = TENSOR_TYPES[tensor.dtype]
         kept = self._columns.get(attention.layer, columns)
         grown = attention.heads if self._columns else self._grown[attention.layer]
         width = grown.queries * grown.value_size
@@ -293,7 +294,7 @@ def _blockers(model: GgufModel, row: GgufArchitecture) -> Iterator[str]:
 
 def _type_blockers(attention: Attention) -> Iterator[str]:
     output = attention.tensors["output"]
-    kind = column_types().get(output.dtype)
+    kind = COLUMN_TYPES.get(output.dtype)
     if kind is None:
         yield f"{output.name} is {output.dtype}, in which one value cannot be written"
     elif kind.unit != 1 and attention.heads.value_size % _WHOLE_BLOCK:
