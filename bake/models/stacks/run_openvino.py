@@ -28,29 +28,14 @@ def version(request: dict[str, Any]) -> str:
 
 def answer(request: dict[str, Any]) -> list[list[int]]:
     """Generate the tokens that follow each prompt."""
-    import torch
-    import transformers
     from optimum.intel import OVModelForCausalLM
 
-    ends = request.get("eos_token_ids", [])
-    greedy = transformers.GenerationConfig(
-        do_sample=False,
-        max_new_tokens=request["max_new_tokens"],
-        eos_token_id=ends or None,
-        pad_token_id=ends[0] if ends else 0,
-    )
     with tempfile.TemporaryDirectory(prefix="emobake-") as folder:
         _export(request["checkpoint"], folder, request.get("weights", "fp32"))
         # The CPU would round to bfloat16 where it can.
         model = OVModelForCausalLM.from_pretrained(folder, ov_config={"INFERENCE_PRECISION_HINT": "f32"})
-        model.generation_config = greedy
-        out = []
-        for prompt in request["prompts"]:
-            ids = torch.tensor([prompt])
-            result = model.generate(ids, attention_mask=torch.ones_like(ids))
-            out.append(result[0, len(prompt) :].tolist())
-        import_module("log_probs").write(request, lambda text: _logits(model, text))
-        return out
+        found: list[list[int]] = import_module("optimum_greedy").answer(model, request)
+        return found
 
 
 def _export(checkpoint: str, folder: str, weights: str) -> None:
@@ -60,11 +45,3 @@ def _export(checkpoint: str, folder: str, weights: str) -> None:
     if done.returncode:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         raise RuntimeError(f"the export failed: {lines[-1] if lines else done.returncode}")
-
-
-def _logits(model: Any, text: list[int]) -> Any:
-    import torch
-
-    ids = torch.tensor([text])
-    places = torch.arange(len(text))[None]
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places).logits[0].numpy()

@@ -31,39 +31,16 @@ def export(checkpoint: str, folder: Path) -> None:
 
 def answer(request: dict[str, Any]) -> list[list[int]]:
     """Generate the tokens that follow each prompt."""
-    import torch
-    import transformers
     from optimum.onnxruntime import ORTModelForCausalLM
 
-    ends = request.get("eos_token_ids", [])
-    greedy = transformers.GenerationConfig(
-        do_sample=False,
-        max_new_tokens=request["max_new_tokens"],
-        eos_token_id=ends or None,
-        pad_token_id=ends[0] if ends else 0,
-    )
     with tempfile.TemporaryDirectory(prefix="emobake-") as name:
         folder = Path(name) / "model"
         export(request["checkpoint"], folder)
         if request.get("weights"):
             _quantise(folder)
         model = ORTModelForCausalLM.from_pretrained(folder)
-        model.generation_config = greedy
-        out = []
-        for prompt in request["prompts"]:
-            ids = torch.tensor([prompt])
-            result = model.generate(ids, attention_mask=torch.ones_like(ids))
-            out.append(result[0, len(prompt) :].tolist())
-        import_module("log_probs").write(request, lambda text: _logits(model, text))
-        return out
-
-
-def _logits(model: Any, text: list[int]) -> Any:
-    import torch
-
-    ids = torch.tensor([text])
-    places = torch.arange(len(text))[None]
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=places).logits[0].numpy()
+        found: list[list[int]] = import_module("optimum_greedy").answer(model, request)
+        return found
 
 
 def _quantise(folder: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.gguf_files import HEAD, HEADS, HIDDEN, KV_HEADS, LAYERS, Kind, fields_of, tensors_of, write_model
 
-from emobake import InputError, VectorSet, bake
+from emobake import GgufFile, InputError, VectorSet, bake, join
 from emobake.actions.verify import verify
 from emobake.vectors.write import write_set
 
@@ -140,3 +140,23 @@ def test_other_values_do_not_verify(tmp_path):
     write_set(other, tmp_path / "v.safetensors")
     checks = verify(out, base=base, vectors=tmp_path / "v.safetensors")
     assert [check.ok for check in checks if check.name == "arithmetic"] == [False]
+
+
+def test_moods_share_a_file_though_one_of_them_needs_copies(tmp_path):
+    base, moods = tmp_path / "base.gguf", tmp_path / "moods"
+    held = write_model(base, "qwen2moe", Kind.Q8_0, qkv_bias=False)
+    sets = {copies: reachable(held, KV_HEADS * copies) for copies in (1, GROUP)}
+    for copies, vectors in sets.items():
+        first = bake(base, vectors, mix={"joy": 1}, out=GgufFile(moods / f"joy-{copies}.gguf", share="keep")).plan
+        assert first.record.cost.cache == copies
+    assert len(list(moods.glob("base.shared*.gguf"))) == 2  # The copies are weights, so they are in a shared file.
+    for copies, vectors in sets.items():
+        first, one = moods / f"joy-{copies}-00001-of-00002.gguf", tmp_path / f"{copies}.gguf"
+        assert not [check for check in verify(first, base=base, vectors=vectors) if check.ok is False]
+        bake(base, vectors, mix={"joy": 1}, out=one)
+        join(first, tmp_path / "joined.gguf")
+        assert (tmp_path / "joined.gguf").read_bytes() == one.read_bytes()
+        (tmp_path / "joined.gguf").unlink()
+        second = tensors_of(first.with_name(first.name.replace("00001-of", "00002-of")))
+        assert tensors_of(first) | second == tensors_of(one)
+        assert set(tensors_of(first)) == {f"blk.{layer}.attn_v.bias" for layer in range(LAYERS)}
