@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ..core.arguments import require_choice
 from ..core.limits import MAX_DEVICES
@@ -32,7 +32,7 @@ def bake(
     out: str | os.PathLike[str] | Folder | GgufFile | None = None,
     *,
     mix: Mapping[str, float] | None = None,
-    scale: float = 1.0,
+    scale: float | Literal["auto"] = 1.0,
     layers: str | None = None,
     push: str | HubTarget | None = None,
     targets: Iterable[str] = (),
@@ -63,7 +63,8 @@ def bake(
         out: the folder or ``.gguf`` file to write, or a `Folder` or `GgufFile`, which say how. It may be missing with
             `push` or `dry_run`.
         mix: weights by name instead of `times`.
-        scale: factor for all weights.
+        scale: factor for all weights; ``auto``: the one at which their doses, weight over the strength that a
+            measurement chose for the emotion, add up to one. The set must tell the strengths.
         layers: layers to steer, such as ``"8-27"``; None: all.
         push: the Hub repository to push to, or a `HubTarget`, which says how.
         targets: stacks that must load the result steered; names of `emobake.core.stacks.STACKS`.
@@ -106,7 +107,8 @@ def bake(
     request = BakeRequest(
         model=name,
         sets=SetOpener(VectorSource.parse(vectors), name),
-        recipes=_recipes(times, mix, scale, layers, format),
+        recipes=_recipes(times, mix, 1.0 if scale == "auto" else scale, layers, format),
+        auto=scale == "auto",
         out=parse_output(out),
         push=None if push is None else _parse_push(push),
         targets=parse_targets(targets),

@@ -122,7 +122,7 @@ def _plan(request: BakeRequest, opened: _Opened, vectors: VectorSet) -> BakePlan
         plan = make_plan(
             checkpoint,
             vectors,
-            request.recipe,
+            request.recipe(vectors),
             base_model=base_model,
             targets=request.targets,
             force=request.force,
@@ -136,9 +136,14 @@ def _plan(request: BakeRequest, opened: _Opened, vectors: VectorSet) -> BakePlan
     else:
         plans = {
             folder: make_adapter_plan(
-                checkpoint, vectors, recipe, adapter=request.adapter, base_model=base_model, force=request.force
+                checkpoint,
+                vectors,
+                request.recipe(vectors, folder),
+                adapter=request.adapter,
+                base_model=base_model,
+                force=request.force,
             )
-            for folder, recipe in request.recipes.items()
+            for folder in request.recipes
         }
         plan = gather(plans, checkpoint) if request.format == "peft-each" else plans[""]
     if request.sets.by_model and not checkpoint.repo_id and vectors.base_model != base_model:

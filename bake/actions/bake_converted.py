@@ -143,7 +143,7 @@ def _converted_first(request: BakeRequest, out: GgufFile, command: list[str], ba
         plan = make_gguf_plan(
             model,
             vectors,
-            request.recipe,
+            request.recipe(vectors),
             names=[target.name],
             base_model=base_model,
             force=request.force,

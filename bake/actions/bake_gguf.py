@@ -78,10 +78,11 @@ def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
     names = [path.name for path in targets]
     if out is not None and not request.dry_run:
         check_files(out, recognisers(targets, out), model.paths)
+    vectors = request.sets.open(request.emotions, model)
     plan = make_gguf_plan(
         model,
-        request.sets.open(request.emotions, model),
-        request.recipe,
+        vectors,
+        request.recipe(vectors),
         names=shared_names(model, *names) if out_or_model.share else names,
         base_model=request.model.base_model,
         digests={path.name: sha256_of(path) for path in model.paths} if request.hash_files else None,

@@ -11,6 +11,8 @@ from ..core.outputs import Folder, GgufFile
 from ..core.plan import BakePlan
 from ..core.progress import Notice, Progress
 from ..core.steering import Steering
+from ..core.strengths import at_measured_strength, explain
+from ..core.vector_set import VectorSet
 from ..storage.model_name import ModelName
 from ..vectors.find import SetOpener
 
@@ -30,6 +32,8 @@ class BakeRequest:
     sets: SetOpener
     recipes: Mapping[str, Steering]
     """Folder in the output -> weights; ``""`` is the output itself."""
+    auto: bool
+    """True if their scale is to be taken from the strengths that the set tells."""
     out: Folder | GgufFile | None
     push: HubTarget | None
     targets: tuple[str, ...]
@@ -47,10 +51,18 @@ class BakeRequest:
     adapter: Adapter | None = None
     """The adapter that was given as the model; `model` is its base then."""
 
-    @property
-    def recipe(self) -> Steering:
-        """The weights of an output that is one model."""
-        return self.recipes[""]
+    def recipe(self, vectors: VectorSet, folder: str = "") -> Steering:
+        """The weights of the output, or of a `folder` in it, for the set that was opened.
+
+        Raises:
+            InputError: the scale is to be chosen, and the set does not tell the strengths.
+        """
+        given = self.recipes[folder]
+        if not self.auto:
+            return given
+        chosen = at_measured_strength(given, vectors)
+        self.notice(explain(chosen, vectors))
+        return chosen
 
     @property
     def emotions(self) -> list[str]:

@@ -38,11 +38,16 @@ if TYPE_CHECKING:
 @output_options
 @hub_options
 @carrying_options
+@click.option(
+    "--auto",
+    is_flag=True,
+    help="Scale the weights to the strength that was measured for the set, instead of --scale.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Name every file.")
-def bake(as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+def bake(auto: bool, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
     """Bake emotion vectors into a model, and write a standalone copy of it.
 
     The attention output biases of the copy hold the weighted vectors (arXiv 2502.04075), so that transformers, vLLM,
@@ -52,6 +57,10 @@ def bake(as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
         raise click.UsageError("give --model, a checkpoint's folder or Hub id (emobake --help shows examples)")
     from ..actions.bake import bake as run
 
+    if auto:
+        if options["scale"] != 1:
+            raise click.UsageError("--auto chooses the scale; leave --scale out")
+        options["scale"] = "auto"
     push = _push(options)
     model, vectors = model_and_vectors(options)
     out_name = options["out"] or ""

@@ -17,6 +17,7 @@ from ..errors import VectorError
 from .limits import MAX_HIDDEN, MAX_LAYERS, MAX_ROW_FLOATS
 from .names import EMOTION_RULE, is_emotion_name, is_plain
 from .sites import SITE, Site
+from .strengths import Strength
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness")
 """The paper's emotions, in the order of `times`."""
@@ -73,6 +74,8 @@ class VectorSet:
     """Emotion -> precision, for sets that emobake extracted; empty for others."""
     extraction: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the extraction as JSON data; empty if unknown."""
+    strengths: Mapping[str, Strength] = field(default_factory=dict)
+    """Emotion -> the strength that a measurement chose; empty if none was made."""
     parts: tuple[VectorSet, ...] = ()
     """The sets that this one was merged of, each with its name, source and digests; empty for a set of its own."""
 

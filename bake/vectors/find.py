@@ -256,4 +256,6 @@ def _no_vectors(model: str, ids: tuple[str, ...], like: Likeness | None) -> NoVe
 
 
 def _registered(entry: RegisteredSet, emotions: Iterable[str] | None) -> VectorSet:
-    return replace(open_vectors(pull(entry), emotions), name=entry.name)
+    found = open_vectors(pull(entry), emotions)
+    known = {emotion: entry.strengths[emotion] for emotion in found.emotions if emotion in entry.strengths}
+    return replace(found, name=entry.name, strengths=known or found.strengths)

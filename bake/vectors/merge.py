@@ -45,6 +45,7 @@ def merge_sets(sets: Sequence[VectorSet]) -> VectorSet:
         license=first.license if len({one.license for one in sets}) == 1 else "",
         statistics={emotion: found for one in sets for emotion, found in one.statistics.items()},
         extraction=first.extraction if all(one.extraction == first.extraction for one in sets) else {},
+        strengths={emotion: found for one in sets for emotion, found in one.strengths.items()},
         parts=tuple(sets),
     )
 

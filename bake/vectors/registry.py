@@ -9,6 +9,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from ..core.strengths import Strength, parse_strengths
+
 
 @dataclass(frozen=True)
 class PublishedFile:
@@ -40,6 +42,8 @@ class RegisteredSet:
     """File in this package's data, for a shipped set."""
     files: Mapping[str, PublishedFile] = field(default_factory=dict)
     """Emotion -> file in the published form, for a set that is fetched."""
+    strengths: Mapping[str, Strength] = field(default_factory=dict)
+    """Emotion -> the strength that we measured."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ def _set(entry: dict[str, Any]) -> RegisteredSet:
         entry["source"],
         entry.get("shipped", ""),
         {emotion: _file(entry, file) for emotion, file in entry.get("files", {}).items()},
+        parse_strengths(entry.get("strengths", {})) or {},
     )
 
 

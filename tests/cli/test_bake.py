@@ -1,10 +1,14 @@
 """The command line when all is well: what it prints, where, and what it leaves on the disk."""
 
 import json
+from dataclasses import replace
 
 from support.running import TIMES
 
 import emobake
+from emobake.core.strengths import Strength
+from emobake.vectors.open import open_vectors
+from emobake.vectors.write import write_set
 
 
 def test_the_summary_names_route_stacks_files_and_next_commands(cli, base, vectors, tmp_path):
@@ -147,3 +151,23 @@ def test_a_destroyed_model_needs_force(cli, base, vectors, tmp_path):
     cli(*some).one_line("strength 1e+30", "destroys the model", "--force")
     ran = cli(*some, "--force").ok()
     assert "strength" in ran.err
+
+
+def test_auto_bakes_at_the_strength_that_the_set_tells(cli, base, vectors, tmp_path):
+    known = {"joy": Strength(0.8, "emobake eval ...", 0.31, 0.02)}
+    write_set(replace(open_vectors(vectors), strengths=known), tmp_path / "known.safetensors", overwrite=True)
+    words = ("--model", base, "--vectors", tmp_path / "known.safetensors", "--mix", "joy=1", "--json")
+    ran = cli(*words, "--auto", "--out", tmp_path / "auto").ok()
+    assert json.loads(ran.out)["scale"] == 0.8
+    assert "joy at its measured strength 0.8 (KL 0.31 nats, 2.0% of the answers collapsed)" in ran.err
+    cli(*words, "--scale", "0.8", "--out", tmp_path / "named").ok()
+    auto, named = (
+        [file.read_bytes() for file in sorted((tmp_path / name).glob("*.safetensors"))] for name in ("auto", "named")
+    )
+    assert auto == named != []
+    cli(*words, "--auto", "--scale", "2", "--dry-run").one_line("leave --scale out")
+    unknown = ("--model", base, "--vectors", vectors, "--mix", "joy=1", "--auto", "--out", tmp_path / "no")
+    cli(*unknown).one_line("tells no measured strength for joy")
+    assert not (tmp_path / "no").exists()
+    emobake.bake(base, tmp_path / "known.safetensors", mix={"joy": 2}, scale="auto", out=tmp_path / "python")
+    assert emobake.read_record(tmp_path / "python").steering.scale == 0.4

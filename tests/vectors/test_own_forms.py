@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emobake import VectorError
+from emobake import BrokenFileError, VectorError
+from emobake.core.strengths import Strength
 from emobake.core.vector_set import EMOTIONS, Statistics, VectorSet
 from emobake.vectors.formats.published import parse_published, published_files, to_published
 from emobake.vectors.formats.single_file import parse_single_file, to_single_file
@@ -92,6 +93,16 @@ def test_own_form_keeps_statistics_and_the_record_of_the_extraction():
     read = read_single(content)
     assert (read.statistics, read.extraction) == (statistics, {"seed": 0})
     assert read_single(content, ["joy"]).statistics == {"joy": statistics["joy"]}
+
+
+def test_own_form_keeps_measured_strengths():
+    strengths = {"joy": Strength(0.8, "emobake eval ...", 0.3, 0.02), "fear": Strength(1.5, "by hand")}
+    content = to_single_file(replace(SET, strengths=strengths))
+    assert read_single(content).strengths == strengths
+    assert read_single(content, ["joy"]).strengths == {"joy": strengths["joy"]}
+    wrong = replace(SET, strengths={"joy": Strength(-1, "by hand")})
+    with pytest.raises(BrokenFileError, match="strengths are malformed"):
+        read_single(to_single_file(wrong))
 
 
 def test_malformed_statistics_are_refused():

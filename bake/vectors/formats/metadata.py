@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ...core.sites import SITES, Site
+from ...core.strengths import parse_strengths
 from ...core.strict_json import parse_json_object
 from ...core.vector_set import EMOTIONS, Statistics, VectorSet
 from ...errors import BrokenFileError, VectorError
@@ -34,6 +35,9 @@ def to_metadata(vectors: VectorSet) -> dict[str, str]:
         metadata["statistics"] = json.dumps(statistics, allow_nan=False)
     if vectors.extraction:
         metadata["extraction"] = json.dumps(dict(vectors.extraction), sort_keys=True, allow_nan=False)
+    if vectors.strengths:
+        strengths = {emotion: found.as_json() for emotion, found in vectors.strengths.items()}
+        metadata["strengths"] = json.dumps(strengths, sort_keys=True, allow_nan=False)
     return metadata
 
 
@@ -42,11 +46,14 @@ def with_metadata(vectors: VectorSet, metadata: Mapping[str, Any]) -> VectorSet:
 
     Raises:
         VectorError: an unknown site.
-        BrokenFileError: malformed statistics or extraction.
+        BrokenFileError: malformed statistics, extraction or strengths.
     """
     name, site = vectors.name, parse_site(vectors.name, metadata)
     base_model, source, license = (str(metadata.get(key, "")) for key in ("base_model", "source", "license"))
     statistics = _statistics(name, str(metadata.get("statistics", "{}")), vectors.layers)
+    strengths = parse_strengths(parse_json_object(str(metadata.get("strengths", "{}")), f"{name} (strengths)"))
+    if strengths is None:
+        raise BrokenFileError(f"{name}: its strengths are malformed; fetch it again")
     return replace(
         vectors,
         site=site,
@@ -55,6 +62,7 @@ def with_metadata(vectors: VectorSet, metadata: Mapping[str, Any]) -> VectorSet:
         license=license,
         statistics={emotion: statistics[emotion] for emotion in vectors.emotions if emotion in statistics},
         extraction=parse_json_object(str(metadata.get("extraction", "{}")), f"{name} (extraction)"),
+        strengths={emotion: strengths[emotion] for emotion in vectors.emotions if emotion in strengths},
     )
 
 
