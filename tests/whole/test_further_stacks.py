@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,11 +93,13 @@ def test_mistral_rs_runs_the_file_steered(case: Case, tmp_path: Path):
     assert [check for check in checks if check.ok is False] == []
 
 
-def test_litgpt_refuses_it(case: Case):
+def test_litgpt_refuses_it(case: Case, tmp_path: Path):
+    # In a folder of its own, because LitGPT leaves a file of weights beside the model.
+    folder = shutil.copytree(case.out, tmp_path / "joyful", copy_function=os.link)
     command = [
         interpreter("litgpt").with_name("litgpt"),
         "convert_to_litgpt",
-        case.out,
+        folder,
         "--model_name",
         "SmolLM2-135M-Instruct",
     ]
