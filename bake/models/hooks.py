@@ -16,7 +16,12 @@ import numpy as np
 from ..formats.checkpoint.families import Family
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import torch
+
+    Row: TypeAlias = np.ndarray | torch.Tensor
+    """``[hidden]``, float32: an array, or a tensor, which gradients reach."""
 
 Scope = Literal["every", "last"]
 """``every`` position, as a bias does; or the ``last`` of each forward pass, as the paper's published code does."""
@@ -70,12 +75,13 @@ def reading(
 def adding(
     model: torch.nn.Module,
     family: Family,
-    rows: Mapping[int, np.ndarray],
+    rows: Mapping[int, Row],
     scope: Scope = "every",
     positions: torch.Tensor | None = None,
 ) -> Iterator[None]:
     """Within the context, add to each layer in `rows` its row (float32 ``[hidden]``) at the site.
 
+    A row that is a tensor gets its gradient by a backward pass.
     `positions`, bool ``[batch, positions]``, selects positions of the one forward pass to come, whatever the `scope`.
     """
     import torch
@@ -96,7 +102,9 @@ def adding(
         return hook
 
     handles = [
-        site_module(model, family, layer).register_forward_hook(add(torch.from_numpy(row.copy())))
+        site_module(model, family, layer).register_forward_hook(
+            add(row if isinstance(row, torch.Tensor) else torch.from_numpy(row.copy()))
+        )
         for layer, row in rows.items()
     ]
     try:

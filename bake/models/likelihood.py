@@ -20,6 +20,8 @@ from .sampling import Tokens, padded
 if TYPE_CHECKING:
     import torch
 
+    from .hooks import Row
+
 Pair = tuple[Tokens, Tokens]
 """A prompt and an answer; neither is empty."""
 _LOGITS = 2**29
@@ -31,7 +33,7 @@ class SteeredModel:
     """A live model with rows added at the site of its family; without rows, the model as it is."""
 
     live: LiveModel
-    rows: Mapping[int, np.ndarray] = field(default_factory=dict)
+    rows: Mapping[int, Row] = field(default_factory=dict)
     """Layer -> float32 ``[hidden]``."""
     scope: Scope = "every"
     """``last`` here means the prompt's last position and every later one, where hooks at the last position of each
@@ -52,14 +54,17 @@ def batches(live: LiveModel, pairs: Sequence[Pair]) -> list[list[int]]:
     return found
 
 
-def answer_logits(steered: SteeredModel, pairs: Sequence[Pair]) -> list[torch.Tensor]:
-    """The logits that predict each answer's tokens: float32 ``[answer tokens, vocabulary]`` per pair."""
+def answer_logits(steered: SteeredModel, pairs: Sequence[Pair], *, differentiable: bool = False) -> list[torch.Tensor]:
+    """The logits that predict each answer's tokens: float32 ``[answer tokens, vocabulary]`` per pair.
+
+    Where they are `differentiable`, a backward pass reaches the steered model's rows that are tensors.
+    """
     import torch
 
     live = steered.live
     ids, attention = padded(live, [[*prompt, *answer] for prompt, answer in pairs], "right")
     positions = _answers_mask(ids, pairs, first=-1, to_end=True) if steered.scope == "last" else None
-    with torch.inference_mode(), adding(live.model, live.family, steered.rows, positions=positions):
+    with torch.inference_mode(not differentiable), adding(live.model, live.family, steered.rows, positions=positions):
         logits = live.model(input_ids=ids, attention_mask=attention, use_cache=False).logits
     return [
         row[len(prompt) - 1 : len(prompt) + len(answer) - 1].float()

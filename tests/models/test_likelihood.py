@@ -96,3 +96,23 @@ def test_norms_are_those_of_a_plain_hook(live):
     for site, outputs in seen.items():
         wanted = torch.cat([x[len(p) :] for x, (p, _) in zip(outputs, PAIRS, strict=True)]).norm(dim=-1).mean()
         assert found[site][1] == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_gradients_reach_rows_that_are_tensors(live, rows):
+    """The gradient of the likelihood against a difference quotient; the logits are those of arrays."""
+    tensors = {layer: torch.tensor(row, requires_grad=True) for layer, row in rows.items()}
+    found = answer_logits(SteeredModel(live, tensors), PAIRS, differentiable=True)
+    for one, other in zip(found, answer_logits(SteeredModel(live, rows), PAIRS), strict=True):
+        torch.testing.assert_close(one.detach(), other)
+
+    def likelihood(step):
+        moved = {0: rows[0] + np.float32(step) * np.eye(32, dtype=np.float32)[5], 2: rows[2]}
+        return sum(log_likelihoods(SteeredModel(live, moved), PAIRS))
+
+    total = sum(
+        logits.log_softmax(-1)[range(len(answer)), list(answer)].sum()
+        for logits, (_, answer) in zip(found, PAIRS, strict=True)
+    )
+    total.backward()
+    assert float(tensors[0].grad[5]) == pytest.approx((likelihood(0.02) - likelihood(-0.02)) / 0.04, rel=0.02, abs=1e-3)
+    assert tensors[2].grad.abs().sum() > 0
