@@ -19,7 +19,7 @@ from .progress import count_bars
 from .terminal import console, resumable, show_command, warn
 
 if TYPE_CHECKING:
-    from ..measure.extraction import Extraction
+    from ..measure.extraction import Extraction, Method
     from ..measure.queries import Questionnaire
 
 
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     metavar="FILE|NAME",
     help="Queries per emotion, JSON or JSONL; or emotionquery, the paper's 500, which are fetched. "
     "Default: 240 that are shipped with emobake.",
+)
+@click.option(
+    "--every-emotion",
+    is_flag=True,
+    help="Ask every query under every emotion, in turn one of each: with five emotions, five times the answers.",
 )
 @click.option("--emotions", metavar="NAME,...", shell_complete=completion.emotions, help="Only these emotions.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N queries of each emotion.")
@@ -57,6 +62,42 @@ if TYPE_CHECKING:
     help="Measure recorded answers instead of generating.",
 )
 @click.option("--save-answers", metavar="FILE", type=click.Path(path_type=Path), help="Record the answers, as JSONL.")
+@click.option(
+    "--method",
+    type=click.Choice(["mean", "trained"]),
+    default="mean",
+    show_default=True,
+    help="mean: the mean difference, as in the paper. trained: a bias per layer, optimised by gradient for the "
+    "emotional answers; docs/science.md compares them. --seed orders the queries of a training, too.",
+)
+@click.option(
+    "--subtract-mean",
+    is_flag=True,
+    help="mean: subtract the mean over the emotions, query by query. Goes with --every-emotion, or with recorded "
+    "answers of such a run.",
+)
+@click.option(
+    "--best-layers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="mean: keep the N layers of each emotion in which the contrast separates best.",
+)
+@click.option("--steps", type=click.IntRange(1), metavar="N", help="trained: steps at most. Default: 300.")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="X",
+    help="trained: step size, as a share of the mean difference. Default: 0.02.",
+)
+@click.option(
+    "--kl-weight",
+    type=click.FloatRange(0),
+    metavar="X",
+    help="trained: weight of the KL divergence from the base on the neutral answers. Default: 0.3.",
+)
+@click.option(
+    "--queries-per-step", type=click.IntRange(1), metavar="N", help="trained: queries in one step. Default: 4."
+)
 @sampling_options(max_new_tokens=64, temperature=0.0, top_p=1.0)
 @batch_option("Queries per batch; each is two sequences.")
 @runtime_options
@@ -78,6 +119,7 @@ def extract(
     from ..storage.model_name import ModelName
 
     questionnaire = _questionnaire(**{key: options.pop(key) for key in _QUESTIONS})
+    method = _method(seed=options["seed"], **{key: options.pop(key) for key in _METHOD})
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: give `out` a name that ends in .safetensors; `emobake vectors convert` writes others")
     name = ModelName.parse(model, revision=revision, base_model=base_model)
@@ -85,16 +127,34 @@ def extract(
     with resumable(), ExitStack() as bars:
         progress = count_bars(bars, silent=quiet or as_json)
         done = run(
-            name, out, questionnaire, sampling=sampling, runtime=runtime, progress=progress, notice=warn, **options
+            name,
+            out,
+            questionnaire,
+            method=method,
+            sampling=sampling,
+            runtime=runtime,
+            progress=progress,
+            notice=warn,
+            **options,
         )
     _report(done, model, out, as_json=as_json, quiet=quiet)
 
 
-_QUESTIONS = ("queries", "emotions", "limit", "emotional_prompt", "neutral_prompt", "contrast", "reuse_answers")
+_QUESTIONS = (
+    "queries",
+    "every_emotion",
+    "emotions",
+    "limit",
+    "emotional_prompt",
+    "neutral_prompt",
+    "contrast",
+    "reuse_answers",
+)
 
 
 def _questionnaire(
     queries: str | None,
+    every_emotion: bool,
     emotions: str | None,
     limit: int | None,
     emotional_prompt: str | None,
@@ -107,6 +167,8 @@ def _questionnaire(
     from ..measure.query_sets import open_queries
     from ..storage.files import read_small
 
+    if every_emotion and (contrast or reuse_answers):
+        raise click.UsageError("--every-emotion asks queries; --contrast and --reuse-answers bring answers along")
     if sum(source is not None for source in (queries, contrast, reuse_answers)) > 1:
         raise click.UsageError("--queries, --contrast and --reuse-answers exclude one another; give one")
     if contrast is not None:
@@ -121,10 +183,29 @@ def _questionnaire(
             found = parse_answers(read_small(reuse_answers, most=MAX_ANSWERS), str(reuse_answers), *prompts)
         else:
             content, name = open_queries(queries)
-            found = ask(parse_queries(content, name), content, Path(name).name, *prompts)
+            asked = parse_queries(content, name)
+            found = ask(asked, content, Path(name).name, *prompts, every_emotion=every_emotion)
     if emotions is not None:
         found = found.of([emotion_name(name) for name in emotions.split(",")])
     return found.limited(limit)
+
+
+_TRAINING = ("steps", "learning_rate", "kl_weight", "queries_per_step")
+_METHOD = ("method", "subtract_mean", "best_layers", *_TRAINING)
+
+
+def _method(seed: int, method: str, subtract_mean: bool, best_layers: int | None, **training: Any) -> Method:
+    from ..measure.extraction import MeanDifference
+    from ..measure.training import Training
+
+    given = {key: value for key, value in training.items() if value is not None}
+    if method == "trained":
+        if subtract_mean or best_layers is not None:
+            raise click.UsageError("--subtract-mean and --best-layers go with --method mean")
+        return Training(**given, seed=seed)
+    if given:
+        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} goes with --method trained")
+    return MeanDifference(subtract_mean, best_layers)
 
 
 def _template(given: str | None, default: str) -> str:

@@ -53,22 +53,29 @@ def show_statistics(console: Console, vectors: VectorSet, description: Descripti
     """Print how certain each vector is, and the cosines between emotions."""
     shown = _fitting(console, vectors)
     if vectors.statistics:
-        table = _table("Statistics", ["emotion", "queries", "split-half cosine", "standard error / norm"])
+        table = _table(
+            "Statistics", ["emotion", "queries", "split-half cosine", "standard error / norm", "best layers"]
+        )
         for i, emotion in enumerate(shown):
             found = vectors.statistics.get(emotion)
             if found is None:
-                table.add_row(styled(emotion), "", "", "")
+                table.add_row(styled(emotion), "", "", "", "")
                 continue
             norms, errors = description.norms[i], np.array(found.standard_error)
             ratio = f"{(errors[norms > 0] / norms[norms > 0]).mean():.2f}" if norms.any() else ""
             cosine = "" if found.split_half_cosine is None else f"{found.split_half_cosine:.3f}"
-            table.add_row(styled(emotion), str(found.count), cosine, ratio)
+            table.add_row(styled(emotion), str(found.count), cosine, ratio, _best(description.separation[i]))
         console.print(table)
     if len(shown) > 1:
         table = _table("Cosines", ["", *shown])
         for i, emotion in enumerate(shown):
             table.add_row(styled(emotion), *(_cosine(x) for x in description.cosines[i, : len(shown)]))
         console.print(table)
+
+
+def _best(separation: np.ndarray) -> str:
+    """The three layers that separate best, the best first."""
+    return ", ".join(str(layer) for layer in np.argsort(-separation, kind="stable")[:3] if separation[layer] > 0)
 
 
 def _fitting(console: Console, vectors: VectorSet) -> tuple[str, ...]:
@@ -110,6 +117,7 @@ def as_dict(vectors: VectorSet, description: Description) -> dict[str, Any]:
         },
         "layer_cosines": _numbers(description.layer_cosines),
         "shared": _numbers(description.shared),
+        "separation": {e: _numbers(row) for e, row in zip(vectors.emotions, description.separation, strict=True)},
         "statistics": {emotion: asdict(found) for emotion, found in vectors.statistics.items()},
         "extraction": dict(vectors.extraction),
         "problems": list(map(spelled, description.problems)),

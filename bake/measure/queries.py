@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import PurePath
 from typing import Any
 
@@ -88,6 +89,26 @@ class Questionnaire:
         kept = tuple(contrast for contrast in self.contrasts if contrast.number < limit)
         return Questionnaire(kept, {**self.record, "limit": limit})
 
+    def scenarios(self) -> list[list[int]]:
+        """Group the contrasts that ask the same query, one of each emotion: their indices.
+
+        Raises:
+            InputError: there is one emotion only, or a query that not every emotion is asked in the same place.
+        """
+        groups: dict[int, list[int]] = {}
+        for i, contrast in enumerate(self.contrasts):
+            groups.setdefault(contrast.number, []).append(i)
+        if len(self.emotions) < 2:
+            raise InputError("`subtract_mean` needs two emotions: the mean over one is that emotion itself")
+        for group in groups.values():
+            queries = {self.contrasts[i].query for i in group}
+            if len(group) < len(self.emotions) or len(queries) > 1 or not all(queries):
+                raise InputError(
+                    "`subtract_mean` needs the same queries under each emotion, in the same order; query "
+                    f"{self.contrasts[group[0]].number + 1} of {self.contrasts[group[0]].emotion} is not asked of all"
+                )
+        return list(groups.values())
+
 
 def parse_queries(content: bytes, file: str) -> dict[str, list[str]]:
     """Parse queries by emotion from JSON or JSONL.
@@ -142,8 +163,13 @@ def ask(
     name: str,
     emotional: str = EMOTIONAL,
     neutral: str = NEUTRAL,
+    *,
+    every_emotion: bool = False,
 ) -> Questionnaire:
     """Ask each query under both conditions; `content` is the file of the queries, `name` its name.
+
+    With `every_emotion` each emotion is asked the queries of all emotions, in turn one of each, so that the first N
+    are of all kinds. That is as many times the contrasts as there are emotions.
 
     Raises:
         InputError: a condition prompt without ``{query}``, or an emotional one that equals the neutral one.
@@ -153,6 +179,9 @@ def ask(
             raise InputError(f"`{argument}` has no {{query}} in it, the place of the query")
     if emotional == neutral:
         raise InputError("`emotional` and `neutral` are the same: there would be nothing to subtract")
+    if every_emotion:
+        mixed = [query for turn in zip_longest(*queries.values()) for query in turn if query is not None]
+        queries = dict.fromkeys(queries, mixed)
     contrasts = tuple(
         Contrast(emotion, i, query, _fill(emotional, emotion, query), _fill(neutral, emotion, query))
         for emotion, texts in queries.items()
@@ -165,6 +194,7 @@ def ask(
             "queries_sha256": hashlib.sha256(content).hexdigest(),
             "emotional_prompt": emotional,
             "neutral_prompt": neutral,
+            **({"every_emotion": True} if every_emotion else {}),
         },
     )
 

@@ -32,6 +32,8 @@ class Description:
     """``[layers]``, the mean over pairs of emotions; NaN if there is none."""
     shared: np.ndarray
     """``[layers]``, the common part of the squared length: ``|mean|^2 / mean(|.|^2)``."""
+    separation: np.ndarray
+    """``[emotions, layers]``, see `separation`; NaN for an emotion without statistics."""
     problems: tuple[str, ...]
     """Problems, one line each."""
     advice: tuple[str, ...]
@@ -49,7 +51,48 @@ def describe(vectors: VectorSet) -> Description:
         cosines, layer_cosines = _cosines(by_layer, len(rows))
         shared = np.square(rows.mean(axis=0)).sum(axis=1) / np.square(norms).mean(axis=0)
     problems = tuple(_problems(vectors, norms, cosines))
-    return Description(norms, cosines, layer_cosines, shared, problems, tuple(_advice(vectors, shared)))
+    apart = np.stack([separation(vectors, emotion) for emotion in vectors.emotions])
+    return Description(norms, cosines, layer_cosines, shared, apart, problems, tuple(_advice(vectors, shared)))
+
+
+def separation(vectors: VectorSet, emotion: str) -> np.ndarray:
+    """Effect size of the contrast in each layer: float64 ``[layers]``; NaN without statistics.
+
+    It is the length of the mean over the spread of the single differences around it, ``|mean| / (e sqrt(n))`` for n
+    queries and a standard error e. Chance alone gives ``1 / sqrt(n)``.
+    """
+    found = vectors.statistics.get(emotion)
+    if found is None:
+        return np.full(vectors.layers, np.nan)
+    lengths = np.linalg.norm(vectors.rows[vectors.emotions.index(emotion)].astype(np.float64), axis=1)
+    spread = np.sqrt(found.count) * np.array(found.standard_error)
+    apart: np.ndarray = np.divide(lengths, spread, out=np.zeros_like(lengths), where=spread > 0)
+    return apart
+
+
+def keep_best_layers(vectors: VectorSet, count: int) -> VectorSet:
+    """Make every row zero but those of the `count` layers of each emotion with the largest `separation`.
+
+    Raises:
+        VectorError: an emotion without statistics.
+    """
+    rows, statistics, best = np.zeros_like(vectors.rows), dict(vectors.statistics), {}
+    for i, emotion in enumerate(vectors.emotions):
+        if emotion not in statistics:
+            raise VectorError(f"{vectors.name}: has no statistics of {emotion}, which tell its best layers")
+        kept = np.zeros(vectors.layers, bool)
+        kept[np.argsort(-separation(vectors, emotion), kind="stable")[:count]] = True
+        rows[i, kept] = vectors.rows[i, kept]
+        errors = np.where(kept, statistics[emotion].standard_error, 0.0)
+        statistics[emotion] = replace(statistics[emotion], standard_error=tuple(errors.tolist()))
+        best[emotion] = np.flatnonzero(kept).tolist()
+    return replace(
+        vectors,
+        rows=rows,
+        source=_and(vectors.source, f"the {count} layers of each emotion that separate best"),
+        statistics=statistics,
+        extraction={**vectors.extraction, "best_layers": best} if vectors.extraction else {},
+    )
 
 
 def remove_common(vectors: VectorSet) -> VectorSet:

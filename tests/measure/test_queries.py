@@ -137,3 +137,28 @@ def test_malformed_answers():
         parse_answers(lines(entry | {"neutral_tokens": [-1]}), "a.jsonl")
     with pytest.raises(BrokenFileError, match="no text 'neutral'"):
         parse_answers(lines({k: v for k, v in entry.items() if k != "neutral"}), "a.jsonl")
+
+
+def test_every_emotion_is_asked_every_query_in_turn():
+    asked = ask({"joy": ["A?", "B?"], "fear": ["C?"]}, b"x", "q.json", every_emotion=True)
+    assert [(c.emotion, c.number, c.query) for c in asked.contrasts] == [
+        (emotion, i, query) for emotion in ("joy", "fear") for i, query in enumerate(["A?", "C?", "B?"])
+    ]
+    assert asked.record["every_emotion"] is True
+    assert [c.query for c in asked.limited(2).contrasts] == ["A?", "C?", "A?", "C?"], "some of each kind"
+    assert asked.scenarios() == [[0, 3], [1, 4], [2, 5]]
+    recorded = "".join(answer_line(c, Answer("a"), Answer("b")) for c in asked.contrasts)
+    assert parse_answers(recorded.encode(), "a.jsonl").scenarios() == asked.scenarios()
+
+
+@pytest.mark.parametrize(
+    ("queries", "words"),
+    [
+        ({"joy": ["A?"]}, "needs two emotions"),
+        ({"joy": ["A?", "B?"], "fear": ["A?"]}, "query 2 of joy is not asked of all"),
+        ({"joy": ["A?", "B?"], "fear": ["A?", "C?"]}, "query 2 of joy is not asked of all"),
+    ],
+)
+def test_scenarios_need_every_query_under_every_emotion(queries, words):
+    with pytest.raises(InputError, match=words):
+        ask(queries, b"x", "q.json").scenarios()

@@ -8,7 +8,7 @@ import pytest
 
 from emobake import InputError, VectorError, VectorSet, open_vectors
 from emobake.core.vector_set import EMOTIONS, Statistics
-from emobake.vectors.arithmetic import add_mix, describe, remove_common
+from emobake.vectors.arithmetic import add_mix, describe, keep_best_layers, remove_common, separation
 from emobake.vectors.write import write_set
 
 RANDOM = np.random.default_rng(5)
@@ -176,3 +176,28 @@ def test_list(cli):
     out = cli("vectors", "list").ok().out
     for words in ("llama3.1-8b-instruct", "openbmb/MiniCPM3-4B", "3584", "shipped with emobake", "vectors extract"):
         assert words in out
+
+
+def test_separation_is_the_length_of_the_mean_over_the_spread_of_single_differences():
+    drawn = np.random.default_rng(1).normal((3.0, 0.0), (1.0, 4.0), (400, 2)).astype(np.float32)
+    errors = tuple(np.abs(drawn.std(axis=0, ddof=1)) / np.sqrt(400))
+    found = VectorSet(("joy", "awe"), np.stack([drawn.mean(axis=0), drawn[0]])[:, :, None])
+    found = replace(found, statistics={"joy": Statistics(400, errors, 0.9)})
+    # In a layer with one number the measure is the classical effect size; chance makes none.
+    assert separation(found, "joy") == pytest.approx([3.0, 0.0], abs=0.25)
+    assert np.isnan(separation(found, "awe")).all()
+    np.testing.assert_array_equal(describe(found).separation[0], separation(found, "joy"))
+
+
+def test_the_layers_that_separate_best_are_kept():
+    errors = {"joy": (1.0, 0.1, 1.0, 0.2, 1.0, 1.0), "fear": (0.1, 1.0, 1.0, 1.0, 1.0, 0.1)}
+    rows = np.ones((2, 6, 4), np.float32)
+    statistics = {emotion: Statistics(9, error, 0.9) for emotion, error in errors.items()}
+    made = VectorSet(("joy", "fear"), rows, "set", statistics=statistics, extraction={"model": "m"})
+    kept = keep_best_layers(made, 2)
+    assert [np.flatnonzero(table.any(axis=1)).tolist() for table in kept.rows] == [[1, 3], [0, 5]]
+    assert kept.extraction == {"model": "m", "best_layers": {"joy": [1, 3], "fear": [0, 5]}}
+    assert kept.statistics["joy"].standard_error == (0, 0.1, 0, 0.2, 0, 0) and "2 layers" in kept.source
+    np.testing.assert_array_equal(keep_best_layers(made, 99).rows, rows)
+    with pytest.raises(VectorError, match="no statistics of anger"):
+        keep_best_layers(SET, 2)
