@@ -85,6 +85,14 @@ from .terminal import console, resumable, warn
     "name the endpoint.",
 )
 @click.option("--control/--no-control", default=True, help="A random direction of the same norm beside each.")
+@click.option("--prompted/--no-prompted", default=True, help="The base under a system prompt beside each.")
+@click.option(
+    "--system-prompt",
+    metavar="TEXT",
+    default="",
+    help="That system prompt; {emotion} stands for the target emotions. Default: Answer with {emotion}. Let {emotion} "
+    "show in every sentence.",
+)
 @sampling_options(max_new_tokens=512, temperature=0.6, top_p=0.9)
 @batch_option("Answers generated at once.")
 @click.option(
@@ -146,7 +154,7 @@ def _evaluate(options: dict[str, Any], **common: Any) -> dict[str, Any] | None:
     from ..measure.evaluation import evaluate, evaluate_answers, evaluate_checkpoints
 
     checkpoints, answers = options.pop("checkpoints"), options.pop("answers")
-    mix = parsed_mix(options.pop("mix"))
+    mix, system_prompt = parsed_mix(options.pop("mix")), _system_prompt(options)
     emotions = [name for name in options.pop("emotions").split(",") if name.strip()]
     steered = options["times"] is not None or mix is not None or bool(emotions)
     if sum(map(bool, (checkpoints, answers is not None, steered))) != 1:
@@ -155,11 +163,23 @@ def _evaluate(options: dict[str, Any], **common: Any) -> dict[str, Any] | None:
         if options["model"] is None:
             raise InputError("no model: give `model`")
         model, source = model_and_vectors(options)
-        return evaluate(model, vectors=source, mix=mix, emotions=emotions, **common, **options)
+        return evaluate(
+            model, vectors=source, mix=mix, emotions=emotions, system_prompt=system_prompt, **common, **options
+        )
     base = None
     if options["model"] is not None:
         base, _ = model_and_vectors({**options, "vectors": ()})
     vectors = named_sets(options["vectors"])
     if checkpoints:
-        return evaluate_checkpoints(checkpoints, model=base, vectors=vectors, **common)
+        return evaluate_checkpoints(checkpoints, model=base, vectors=vectors, system_prompt=system_prompt, **common)
     return evaluate_answers(answers, model=base, vectors=vectors, **common)
+
+
+def _system_prompt(options: dict[str, Any]) -> str | None:
+    """The system prompt of the prompted baseline; None if there is to be none."""
+    from ..measure.experiment import SYSTEM_PROMPT
+
+    prompted, text = options.pop("prompted"), options.pop("system_prompt")
+    if text and not prompted:
+        raise InputError("`system_prompt` does not go with --no-prompted")
+    return text or SYSTEM_PROMPT if prompted else None

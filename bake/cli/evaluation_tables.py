@@ -8,17 +8,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..measure.report import Column, columns_of, plain, verdict
+from ..measure.report import Column, columns_of, plain, prompt_verdict, rows_of, verdict
+from ..measure.summary import main_ones
 from .terminal import styled
 
 
 def show_evaluation(console: Console, data: Mapping[str, Any], out: str) -> None:
     """Print each direction, with a row per measure and a column per strength; then best strengths, and the report."""
-    controls = {one["like"]: one for one in data["directions"] if one["control"]}
-    for one in (one for one in data["directions"] if not one["control"]):
-        for table in _tables(console, one["name"], columns_of(data, one, controls.get(one["name"])), one["points"]):
+    for one in main_ones(data["directions"]):
+        for table in _tables(console, one["name"], columns_of(data, one), rows_of(data, one)):
             console.print(table)
-        console.print(styled(plain(verdict(data, one))))
+        for text in filter(None, (verdict(data, one), prompt_verdict(data, one))):
+            console.print(styled(plain(text)))
     for one in data["scorers"]:
         if one["note"]:
             console.print(styled((f"{one['name']}:", "bold yellow"), f" {one['note']}"))

@@ -25,8 +25,9 @@ from ..storage.model_name import ModelName
 from ..storage.publish import recover, write_all
 from ..vectors.find import Vectors, VectorSource, find_vectors
 from ..vectors.pictures import SUFFIXES, picture
+from .carry_out import carry_out
 from .engines import EvaluationSettings
-from .experiment import STRENGTHS, Experiment, baked_experiment, recorded_experiment, steered_experiment
+from .experiment import STRENGTHS, SYSTEM_PROMPT, Experiment, baked_experiment, recorded_experiment, steered_experiment
 from .ledger import writing
 from .neutral_prompts import PROMPTS, neutral_count
 from .plots import plot_evaluation
@@ -35,7 +36,7 @@ from .recorded_answers import read_results
 from .report import LAYERS, examples_of, write_report
 from .scorers.base import DEFAULT_CLASSIFIER, Scorer
 from .scorers.open import open_scorers
-from .stages import Findings, carry_out, results_of
+from .stages import Findings, results_of
 from .summary import summarize
 
 QUESTIONS = "emotionquery+"
@@ -86,6 +87,7 @@ def evaluate(
     layers: str | None = None,
     strengths: Sequence[float] = STRENGTHS,
     control: bool = True,
+    system_prompt: str | None = SYSTEM_PROMPT,
     questions: str = QUESTIONS,
     limit: int | None = None,
     scorers: Sequence[str | Scorer] = (),
@@ -109,6 +111,8 @@ def evaluate(
         layers: layers to steer.
         strengths: factors for each direction; 0 is always among them.
         control: evaluate a random direction beside each.
+        system_prompt: evaluate the base under this system prompt beside each, with the names of the target emotions in
+            the place of ``{emotion}``; None: do not.
         questions: a file, or a name of `emobake.measure.query_sets.open_questions`.
         limit: number of queries of each part of the set, and of neutral prompts; None: all.
         scorers: names of `emobake.measure.scorers.open.open_scorers`, or objects with the interface of `Scorer`;
@@ -133,7 +137,15 @@ def evaluate(
         nonlocal seen
         seen = seen or _seen(found, (), plan.asked)
         return steered_experiment(
-            plan.asked, found, weights, emotions, strengths, control=control, seed=plan.settings.seed, seen=seen
+            plan.asked,
+            found,
+            weights,
+            emotions,
+            strengths,
+            control=control,
+            system_prompt=system_prompt,
+            seed=plan.settings.seed,
+            seen=seen,
         )
 
     live, found = open_steered(model, vectors, accept=experiment_with, runtime=plan.settings.runtime)
@@ -146,6 +158,7 @@ def evaluate_checkpoints(
     *,
     model: str | os.PathLike[str] | ModelName | None = None,
     vectors: Vectors | None = None,
+    system_prompt: str | None = SYSTEM_PROMPT,
     questions: str = QUESTIONS,
     limit: int | None = None,
     scorers: Sequence[str | Scorer] = (),
@@ -159,6 +172,7 @@ def evaluate_checkpoints(
         out: folder for the report.
         model: the base; default: the one in the record of the first checkpoint.
         vectors: the set that was baked, to tell which questions are held out; default: by the records.
+        system_prompt: as for `evaluate`.
         questions: the queries.
         limit: number of queries of each part of the set.
         scorers: how answers are scored.
@@ -170,7 +184,7 @@ def evaluate_checkpoints(
     checkpoints = as_list("checkpoints", checkpoints, "['./joyful']")
     baked = [(Path(one), read_record(Path(one))) for one in checkpoints]
     seen = _seen(found, [record for _, record in baked], plan.asked)
-    experiment = baked_experiment(plan.asked, baked, seen)
+    experiment = baked_experiment(plan.asked, baked, seen, system_prompt=system_prompt)
     base = model or baked[0][1].base.model
     if not base:
         raise InputError("the base of the checkpoints is not recorded; give it as `model`")
@@ -302,8 +316,8 @@ def _run(
 ) -> dict[str, Any] | None:
     """Carry the experiment out, and write the report."""
     experiment = _limited(experiment, plan, live)
-    if live is not None and live.note:
-        experiment = replace(experiment, warnings=(*experiment.warnings, live.note))
+    if live is not None:
+        experiment = replace(experiment, warnings=(*experiment.warnings, *_notes(live, experiment)))
     record = {
         "emobake": __version__,
         "model": None if live is None else live.base_model or _label(live),
@@ -329,6 +343,16 @@ def _run(
     return data
 
 
+def _notes(live: LiveModel, experiment: Experiment) -> list[str]:
+    """Remarks on the model: no chat template, or no place for a system prompt."""
+    notes = [live.note] if live.note else []
+    if any(one.system for one in experiment.directions) and not live.has_system_role:
+        notes.append(
+            f"{live.name}: its chat template has no place for a system prompt, which stands before the user's message"
+        )
+    return notes
+
+
 def _limited(experiment: Experiment, plan: _Plan, live: LiveModel | None) -> Experiment:
     """The experiment with as many neutral prompts as the limit allows, and a warning if anything is left out."""
     neutral, asked, every = neutral_count(plan.limit), len(plan.asked.texts), len(plan.every.texts)
@@ -347,11 +371,15 @@ def _write(findings: Findings, data: dict[str, Any], folder: Path, label: str) -
     experiment = findings.experiment
     shown = data["questions"]["shown"]
     places = [i for i, group in enumerate(experiment.questions.groups) if shown in ("all", group)]
+    said = findings.answers
     curves = {
-        one.name: [(v.strength, findings.answers[v.key]) for v in experiment.curve(one)]
+        one.name: [(f"{v.strength:g}", said[v.key]) for v in experiment.curve(one)]
         for one in experiment.directions
-        if one.kind != "control"
+        if not one.like
     }
+    for one in experiment.directions:
+        if one.kind == "prompt" and one.like in curves:
+            curves[one.like].append(("prompt", said[experiment.curve(one)[-1].key]))
     files = {
         REPORT: json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
         "report.md": write_report(data, examples_of(experiment.questions.texts, places, curves), tuple(figures)),

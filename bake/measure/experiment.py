@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.names import emotion_name, is_emotion_name
-from ..core.record import Record
+from ..core.record import Record, RecordedVectors
 from ..core.steering import Steering, weighted_sum
 from ..core.vector_set import EMOTIONS, VectorSet
 from ..errors import InputError
@@ -24,6 +24,20 @@ from .recorded_answers import BASE, Kind, Recorded
 
 STRENGTHS = (-1.0, 0.0, 1.0, 2.0, 4.0)
 """Strengths of the paper's evaluation."""
+SYSTEM_PROMPT = "Answer with {emotion}. Let {emotion} show in every sentence."
+"""System prompt of the prompted baseline; ``{emotion}`` is the target emotions, such as ``joy and fear``."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Recipe of a direction at strength 1, by which a bake is recognised."""
+
+    weights: tuple[tuple[str, float], ...]
+    """Emotion and weight, scale included; none is zero."""
+    layers: tuple[int, ...] | None
+    """Steered layers; None means all."""
+    digests: Mapping[str, str]
+    """Emotion -> digest of its rows, see `emobake.core.record.RecordedVectors.rows`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +51,11 @@ class Direction:
     rows: np.ndarray | None = None
     """float32 ``[layers, hidden]`` at strength 1; None if there are only answers or checkpoints."""
     like: str = ""
-    """For a control: the direction whose norms it has."""
+    """For a control: the direction whose norms it has. For a prompt: the direction that it stands beside."""
+    system: str = ""
+    """For a prompt: the system prompt before every query."""
+    recipe: Recipe | None = None
+    """Recipe of the rows; None if there is none, or if it is unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +93,11 @@ class Experiment:
         """The direction of `variant`; None for the base."""
         return next((one for one in self.directions if one.name == variant.direction), None)
 
+    def system(self, variant: Variant) -> str:
+        """The system prompt of `variant`; empty for all but prompted ones."""
+        direction = self.direction(variant)
+        return "" if direction is None else direction.system
+
     def curve(self, direction: Direction) -> list[Variant]:
         """The variants of one direction by strength, with the base as strength 0."""
         own = [v for v in self.variants if v.direction == direction.name]
@@ -91,6 +114,7 @@ def steered_experiment(
     strengths: Sequence[float],
     *,
     control: bool = True,
+    system_prompt: str | None = None,
     seed: int = 0,
     seen: Seen = UNKNOWN,
 ) -> Experiment:
@@ -103,6 +127,7 @@ def steered_experiment(
         emotions: emotions of the set, or ``base`` for the mean of all its vectors (EV_base in the paper).
         strengths: factors; 0 is always among them.
         control: add to every direction a random one with the same norms, at the positive strengths.
+        system_prompt: add to every direction the base under this system prompt, such as `SYSTEM_PROMPT`; None: do not.
         seed: of the random directions.
         seen: the queries that the vectors were made from.
 
@@ -124,13 +149,20 @@ def steered_experiment(
         controls = [_control(one, seed) for one in directions]
         variants += [Variant(one.name, strength) for one in controls for strength in checked if strength > 0]
         directions += controls if any(strength > 0 for strength in checked) else []
-    return _with_seen(Experiment(questions, tuple(directions), tuple(variants)), seen)
+    experiment = _prompted(Experiment(questions, tuple(directions), tuple(variants)), system_prompt)
+    return _with_seen(experiment, seen)
 
 
 def baked_experiment(
-    questions: Questions, checkpoints: Iterable[tuple[Path, Record]], seen: Seen = UNKNOWN
+    questions: Questions,
+    checkpoints: Iterable[tuple[Path, Record]],
+    seen: Seen = UNKNOWN,
+    *,
+    system_prompt: str | None = None,
 ) -> Experiment:
     """Make an experiment on baked checkpoints, each with its record, and their base.
+
+    `system_prompt` as for `steered_experiment`.
 
     Raises:
         InputError: a record of adapters; the same checkpoint twice.
@@ -143,14 +175,18 @@ def baked_experiment(
         weights = [(name, weight * record.steering.scale) for name, weight in record.steering.weights if weight]
         if len(weights) == 1 and record.steering.layers is None:
             name, strength = weights[0]
-            directions[name] = Direction(name, "emotion", (name,))
+            one = Recipe(((name, 1.0),), None, record.vectors.rows)
+            directions[name] = Direction(name, "emotion", (name,), recipe=one)
         else:
             name, strength = folder.resolve().name, 1.0
-            directions[name] = Direction(name, "mix", tuple(emotion for emotion, weight in weights if weight > 0))
+            whole = Recipe(tuple(weights), record.steering.layers, record.vectors.rows)
+            wanted = tuple(emotion for emotion, weight in weights if weight > 0)
+            directions[name] = Direction(name, "mix", wanted, recipe=whole)
         variants.append(Variant(name, strength, checkpoint=folder))
     if len({variant.key for variant in variants}) < len(variants):
         raise InputError("two of the checkpoints have the same weights; give each once")
-    return _with_seen(Experiment(questions, tuple(directions.values()), tuple(variants)), seen)
+    experiment = _prompted(Experiment(questions, tuple(directions.values()), tuple(variants)), system_prompt)
+    return _with_seen(experiment, seen)
 
 
 def recorded_experiment(questions: Questions, recorded: Sequence[Recorded], seen: Seen = UNKNOWN) -> Experiment:
@@ -160,9 +196,9 @@ def recorded_experiment(questions: Questions, recorded: Sequence[Recorded], seen
     variants = []
     for one in recorded:
         name = f"{one.model}: {one.name}" if several else one.name
-        if one.kind == "control":
+        if one.kind in ("control", "prompt"):
             like = one.name.partition(" like ")[2]
-            directions[name] = Direction(name, "control", like=f"{one.model}: {like}" if several else like)
+            directions[name] = Direction(name, one.kind, like=f"{one.model}: {like}" if several else like)
         else:
             wanted = (one.name,) if one.kind == "emotion" and is_emotion_name(one.name) else ()
             directions[name] = Direction(name, one.kind, wanted or (EMOTIONS if one.kind == BASE else ()))
@@ -180,20 +216,29 @@ def _mixed(vectors: VectorSet, steering: Steering) -> Direction:
     rows = weighted_sum(vectors, steering)
     weights = [(name, weight) for name, weight in steering.weights if weight]
     wanted = tuple(name for name, weight in weights if weight * steering.scale > 0)
+    recipe = _recipe(vectors, steering)
     if len(weights) == 1 and weights[0][1] == 1 and steering.scale == 1 and steering.layers is None:
-        return Direction(weights[0][0], "emotion", wanted, rows)
+        return Direction(weights[0][0], "emotion", wanted, rows, recipe=recipe)
     # The scale is in the rows; a single emotion with another weight gets another name than the plain one.
     name = "+".join(f"{weight * steering.scale:g} {name}" for name, weight in weights)
-    return Direction(name.replace("+-", "-"), "mix", wanted, rows)
+    return Direction(name.replace("+-", "-"), "mix", wanted, rows, recipe=recipe)
+
+
+def _recipe(vectors: VectorSet, steering: Steering) -> Recipe:
+    weights = tuple((name, weight * steering.scale) for name, weight in steering.weights if weight)
+    return Recipe(weights, steering.layers, RecordedVectors.of(vectors, steering).rows)
 
 
 def _single(vectors: VectorSet, emotion: str) -> Direction:
     if emotion == BASE and BASE not in vectors.emotions:
-        return Direction(BASE, BASE, vectors.emotions, vectors.rows.mean(axis=0, dtype=np.float64).astype(np.float32))
-    rows = weighted_sum(vectors, Steering(((emotion, 1.0),)))
+        rows = vectors.rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+        mean = Steering(tuple((name, 1 / len(vectors.emotions)) for name in vectors.emotions))
+        return Direction(BASE, BASE, vectors.emotions, rows, recipe=_recipe(vectors, mean))
+    alone = Steering(((emotion, 1.0),))
+    rows = weighted_sum(vectors, alone)
     if not rows.any():
         raise InputError(f"{vectors.name}: its vectors of {emotion} are all zero")
-    return Direction(emotion, "emotion", (emotion,), rows)
+    return Direction(emotion, "emotion", (emotion,), rows, recipe=_recipe(vectors, alone))
 
 
 def _control(direction: Direction, seed: int) -> Direction:
@@ -204,6 +249,39 @@ def _control(direction: Direction, seed: int) -> Direction:
     return Direction(
         f"random like {direction.name}", "control", direction.emotions, rows.astype(np.float32), direction.name
     )
+
+
+def _prompted(experiment: Experiment, system_prompt: str | None) -> Experiment:
+    """The experiment with the base under a system prompt beside every direction that has target emotions.
+
+    The mean of all emotions is no emotion that one could ask for.
+    """
+    if system_prompt is None:
+        return experiment
+    if not system_prompt.strip():
+        raise InputError("`system_prompt` is empty; say how to answer, for example: Answer with {emotion}.")
+    wanted = [one for one in experiment.directions if one.kind in ("emotion", "mix") and one.emotions]
+    prompts = [
+        Direction(
+            f"prompt like {one.name}",
+            "prompt",
+            one.emotions,
+            like=one.name,
+            system=system_prompt.replace("{emotion}", _listed(one.emotions)),
+        )
+        for one in wanted
+    ]
+    variants = [Variant(one.name, 1.0) for one in prompts]
+    return replace(
+        experiment,
+        directions=(*experiment.directions, *prompts),
+        variants=(*experiment.variants, *variants),
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in words: ``anger, fear and joy``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _with_seen(experiment: Experiment, seen: Seen) -> Experiment:

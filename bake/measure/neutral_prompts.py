@@ -21,9 +21,9 @@ def neutral_count(limit: int | None) -> int:
     return PROMPTS if limit is None else min(limit, PROMPTS)
 
 
-def neutral_prompts(steered: SteeredModel, count: int = PROMPTS) -> Sequence[Tokens]:
-    """Token ids of `count` everyday queries, spread over the shipped ones."""
-    return steered.live.prompts(open_questions(EVERYDAY).limited(count).texts)
+def neutral_prompts(steered: SteeredModel, count: int = PROMPTS, system: str = "") -> Sequence[Tokens]:
+    """Token ids of `count` everyday queries, spread over the shipped ones, each under the same `system` prompt."""
+    return steered.live.prompts(open_questions(EVERYDAY).limited(count).texts, system)
 
 
 def continued(

@@ -77,7 +77,7 @@ def _panels(data: Mapping[str, Any]) -> list[Panel]:
     first = {one["name"]: one for one in data["directions"]}
 
     def emotion(one: Mapping[str, Any], point: Mapping[str, Any]) -> float | None:
-        wanted = first[one["like"]]["emotions"] if one["control"] and one["like"] in first else one["emotions"]
+        wanted = first[one["like"]]["emotions"] if one["like"] in first else one["emotions"]
         return target(point["groups"][group], main["name"], wanted)
 
     def measure(key: str) -> Value:
@@ -100,7 +100,7 @@ def _draw_panel(axis: Axes, data: Mapping[str, Any], panel: Panel) -> None:
     title, value, scale = panel
     for i, one in enumerate(data["directions"]):
         _line(axis, data, one, i, value)
-        if title.startswith("KL") and not one["control"]:
+        if title.startswith("KL") and one["kind"] not in ("control", "prompt"):
             _line(axis, data, one, i, lambda _, point: point["kl_worst"], linestyle=":", label=None)
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("strength")
@@ -143,11 +143,14 @@ def _line(axis: Axes, data: Mapping[str, Any], one: Mapping[str, Any], i: int, v
     found = [(point["strength"], y) for point in one["points"] if (y := value(one, point)) is not None]
     if not found:
         return
-    if one["control"]:
+    if one["like"]:
         places = [j for j, other in enumerate(data["directions"]) if other["name"] == one["like"]]
         like = places[0] if places else i
         style = {"color": _colour(data["directions"][like], like), "linestyle": "--", "alpha": 0.55} | style
-    else:
+    if one["kind"] == "prompt":  # A level, not a curve: a prompt has no strength.
+        axis.axhline(found[-1][1], label=one["name"], linewidth=1.4, **(style | {"linestyle": "-."}))
+        return
+    if not one["like"]:
         style = {"color": _colour(one, i), "marker": "o", "markersize": 4} | style
     axis.plot(*zip(*found, strict=True), **({"label": one["name"], "linewidth": 1.8} | style))
 

@@ -2,7 +2,7 @@
 
 ``results/base/<model>/<strength>.json`` holds the answers under the mean of all emotions' vectors, and
 ``results/emotion/<model>/<strength>/<emotion>.json`` those under one: a JSON list of texts, in the order of the
-queries. Two kinds that the published results do not have replace ``emotion``: ``mix`` and ``control``.
+queries. Kinds that the published results do not have replace ``emotion``: ``mix``, ``control`` and ``prompt``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..core.strict_json import parse_json
 from ..errors import BrokenFileError, InputError
 from ..storage.files import read_small
 
-Kind = Literal["base", "emotion", "mix", "control"]
+Kind = Literal["base", "emotion", "mix", "control", "prompt"]
 BASE: Kind = "base"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.text import code, markdown
 from .scorers.base import TOPIC
-from .summary import target
+from .summary import beside, main_ones, target
 
 HEADING = "## Evaluation"
 DOSE_RESPONSE, LAYERS = "dose_response", "layers"
@@ -32,15 +32,12 @@ def write_report(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]],
     parts += [f"> **{markdown(one['name'])}** {markdown(one['note'])}." for one in data["scorers"] if one["note"]]
     if DOSE_RESPONSE in pictures:
         parts.append(f"![What was measured, by strength]({DOSE_RESPONSE}.png)")
-    controls = {one["like"]: one for one in data["directions"] if one["control"]}
     shown, groups = data["questions"]["shown"], data["questions"]["groups"]
     others = {group: count for group, count in groups.items() if group != shown} if len(groups) > 1 else {}
-    for one in data["directions"]:
-        if not one["control"]:
-            control = controls.get(one["name"])
-            parts += [f"### {markdown(one['name'])}", _table(data, one, control), verdict(data, one)]
-            for group, count in others.items():
-                parts += [f"The {count} *{markdown(group)}* queries:", _table(data, one, control, group)]
+    for one in main_ones(data["directions"]):
+        parts += [f"### {markdown(one['name'])}", _table(data, one), verdict(data, one), prompt_verdict(data, one)]
+        for group, count in others.items():
+            parts += [f"The {count} *{markdown(group)}* queries:", _table(data, one, group)]
     if data["layers"]:
         parts += ["### Dose by layer", _doses(data)]
         if LAYERS in pictures:
@@ -69,15 +66,16 @@ _TITLES = {
 def examples_of(
     texts: Sequence[str],
     places: Sequence[int],
-    curves: Mapping[str, Sequence[tuple[float, Sequence[str]]]],
+    curves: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
 ) -> list[dict[str, Any]]:
-    """Examples of answers: the first queries of `places`, with the answers along each direction's curve."""
+    """Examples of answers: the first queries of `places`, with the answers along each direction's curve.
+
+    A curve is pairs of a label, the strength, and all answers.
+    """
     return [
         {
             "query": texts[place],
-            "answers": {
-                name: {f"{strength:g}": answers[place] for strength, answers in curve} for name, curve in curves.items()
-            },
+            "answers": {name: {label: answers[place] for label, answers in curve} for name, curve in curves.items()},
         }
         for place in places[:_EXAMPLES]
     ]
@@ -115,14 +113,25 @@ def _asked(data: Mapping[str, Any]) -> str:
     return "; ".join(parts) + f". Made by `emobake eval` {data['emobake']}."
 
 
-def columns_of(
-    data: Mapping[str, Any], direction: Mapping[str, Any], control: Mapping[str, Any] | None, group: str = ""
-) -> list[Column]:
-    """The columns of a direction's table that are not empty; `control` is its random direction."""
+def rows_of(data: Mapping[str, Any], direction: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The points of a direction's table: its own by strength, and that of the prompt beside it."""
+    prompt = beside(data["directions"], direction, "prompt")
+    found = [point for point in prompt["points"] if point["strength"]] if prompt else []
+    return [*direction["points"], *({**point, "strength": None} for point in found)]
+
+
+def strength_of(point: Mapping[str, Any]) -> str:
+    """The strength of a point of `rows_of` in words."""
+    return "prompt" if point["strength"] is None else f"{point['strength']:g}"
+
+
+def columns_of(data: Mapping[str, Any], direction: Mapping[str, Any], group: str = "") -> list[Column]:
+    """The columns of a direction's table that are not empty."""
     main, group = not group, group or data["questions"]["shown"]
     emotions = direction["emotions"]
-    beside = {point["strength"]: point for point in control["points"]} if control else {}
-    columns: list[Column] = [("strength", lambda point: f"{point['strength']:g}")]
+    control = beside(data["directions"], direction, "control")
+    drawn = {point["strength"]: point for point in control["points"]} if control else {}
+    columns: list[Column] = [("strength", strength_of)]
     wanted = emotions[0] if len(emotions) == 1 else "emotion"
     for scorer in data["scorers"]:
         name, unit = scorer["name"], scorer["unit"]
@@ -132,14 +141,14 @@ def columns_of(
             return _cell(target(point["groups"][group], name, emotions))
 
         def random(point: Mapping[str, Any], name: str = name) -> str:
-            own = beside.get(point["strength"])
+            own = drawn.get(point["strength"])
             return _cell(target(own["groups"][group], name, emotions)) if own else ""
 
         def topic(point: Mapping[str, Any], name: str = name) -> str:
             return _cell(target(point["groups"][group], name, [TOPIC]))
 
         columns.append((f"{title} ({unit})", figure))
-        if beside:
+        if drawn:
             columns.append((f"{title}, random vector", random))
         columns.append((f"topic, {name} ({unit})", topic))  # A judge's; for others the column is empty.
     columns += [
@@ -161,15 +170,13 @@ def columns_of(
     return [column for column in columns if any(column[1](point) for point in direction["points"])]
 
 
-def _table(
-    data: Mapping[str, Any], direction: Mapping[str, Any], control: Mapping[str, Any] | None, group: str = ""
-) -> str:
-    columns = columns_of(data, direction, control, group)
+def _table(data: Mapping[str, Any], direction: Mapping[str, Any], group: str = "") -> str:
+    columns = columns_of(data, direction, group)
     lines = [
         "| " + " | ".join(markdown(name) for name, _ in columns) + " |",
         "| " + " | ".join("---:" for _ in columns) + " |",
     ]
-    lines += ["| " + " | ".join(cell(point) for _, cell in columns) + " |" for point in direction["points"]]
+    lines += ["| " + " | ".join(cell(point) for _, cell in columns) + " |" for point in rows_of(data, direction)]
     return "\n".join(lines)
 
 
@@ -183,12 +190,33 @@ def verdict(data: Mapping[str, Any], direction: Mapping[str, Any]) -> str:
     return f"Best strength of these: **{found['strength']:g}** ({markdown(found['why'])})."
 
 
+def prompt_verdict(data: Mapping[str, Any], direction: Mapping[str, Any]) -> str:
+    """The prompted baseline of a direction against its best strength, in Markdown; empty if there is none."""
+    prompt = beside(data["directions"], direction, "prompt")
+    if prompt is None:
+        return ""
+    said = f"*prompt* is the base under the system prompt {code(prompt['system_prompt'] or 'that was recorded')}"
+    group, scorer = data["questions"]["shown"], next(one["name"] for one in data["scorers"] if one["main"])
+
+    def emotion(point: Mapping[str, Any]) -> float | None:
+        return target(point["groups"][group], scorer, direction["emotions"])
+
+    best = data["best"].get(direction["name"], {}).get("strength")
+    own = next((point for point in direction["points"] if point["strength"] == best), None)
+    asked = emotion(next(point for point in prompt["points"] if point["strength"]))
+    reached = None if own is None else emotion(own)
+    if asked is None or reached is None:
+        return f"{said}."
+    winner = "the prompt wins" if asked > reached else "the vectors win" if asked < reached else "both are equal"
+    return f"{said}: {_cell(asked)} against {_cell(reached)} at strength {best:g}, so by the emotion {winner}."
+
+
 def _doses(data: Mapping[str, Any]) -> str:
     lines = [
         "| direction | norm at strength 1 | over the attention output | over the residual stream |",
         "| --- | ---: | ---: | ---: |",
     ]
-    controls = {one["name"] for one in data["directions"] if one["control"]}
+    controls = {one["name"] for one in data["directions"] if one["kind"] == "control"}
     for name, found in data["layers"].items():
         if name in controls:  # Its norms are the same.
             continue

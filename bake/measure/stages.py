@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.progress import Progress, no_progress
-from ..core.record import RECORD_FILE
-from ..errors import InputError
+from ..core.progress import Progress
 from ..models.likelihood import Pair, SteeredModel, answer_logits, batches, divergences, log_likelihoods, norms
-from ..models.loading import LiveModel, fingerprint, model_failing
-from ..storage.files import sha256_of
+from ..models.loading import LiveModel, model_failing
 from .engines import EvaluationSettings, Models, bias_norms
-from .experiment import Direction, Experiment, Variant
-from .ledger import WorkFolder, writing
+from .experiment import Experiment, Variant
+from .ledger import WorkFolder
 from .neutral_prompts import continued, neutral_prompts
-from .processes import Processes
 from .recorded_answers import answers_json, results_file
 from .scorers.base import Scorer
 
@@ -82,9 +77,10 @@ class Stages:
         """The queries."""
         return self.experiment.questions.texts
 
-    def prompts(self) -> list[list[int]]:
-        """Token ids of the queries."""
-        return self.base.prompts(self.texts)
+    def prompts(self, variants: Sequence[Variant], texts: Sequence[str] = ()) -> dict[str, list[list[int]]]:
+        """System prompt of each of `variants` -> token ids of `texts` under it; default: of the queries."""
+        systems = dict.fromkeys(self.experiment.system(variant) for variant in variants)
+        return {system: self.base.prompts(texts or self.texts, system) for system in systems}
 
     @property
     def steered(self) -> list[Variant]:
@@ -117,7 +113,7 @@ class Stages:
             Key -> result of all processes.
         """
         ledger, processes = self.work.ledger(stage), self.work.processes
-        todo = {v.key: [i for i in range(count) if _key(v, i) not in ledger.done] for v in variants}
+        todo = {v.key: [i for i in range(count) if key_of(v, i) not in ledger.done] for v in variants}
         parts = [(v, batch) for v in variants if todo[v.key] for batch in split(v, todo[v.key])]
         if in_turn and not any(v.checkpoint for v in variants):
             parts.sort(key=lambda part: part[1])
@@ -135,81 +131,34 @@ class Stages:
         return [[todo[i] for i in batch] for batch in batches(self.base, [pairs[i] for i in todo])]
 
 
-def carry_out(
-    experiment: Experiment,
-    out: Path,
-    live: LiveModel | None,
-    scorers: Sequence[Scorer],
-    settings: EvaluationSettings,
-    *,
-    record: Mapping[str, Any],
-    restart: bool = False,
-    progress: Progress = no_progress,
-) -> tuple[Findings, WorkFolder] | None:
-    """Answer, measure and score; every process but the first gets None.
-
-    Finished work is in ``<out>/.partial`` until the returned `WorkFolder` is removed.
-
-    Raises:
-        InputError: another evaluation was begun in `out`; the model's context is too small.
-        ModelError, HubError: a model, scorer or endpoint failed. OutputError: `out` cannot be written.
-    """
-    if live is not None and any(variant.answers is None for variant in experiment.variants):
-        _check_room(live, experiment, settings.sampling.max_new_tokens)
-    processes = Processes()
-    begun = _begun(experiment, live, settings, record)
-    with writing(out):
-        work = WorkFolder(out / ".partial", processes, begun, "an evaluation", restart=restart)
-    models = None if live is None else Models(live, experiment, settings)
-    stages = Stages(experiment, settings, work, models, progress)
-    answers = answer(stages)
-    neutral = answer_neutral(stages) if live is not None else []
-    kl = measure_divergences(stages, neutral) if live is not None else {}
-    likely = measure_likelihoods(stages, answers) if live is not None else {}
-    scales, doses = measure_scales(stages, neutral) if live is not None else ({}, _doses(experiment))
-    scores = {scorer.name: score(stages, scorer, answers) for scorer in scorers}
-    processes.wait()
-    if not processes.is_first:
-        return None
-    count, variants = len(stages.texts), experiment.variants
-    findings = Findings(
-        experiment,
-        {v.key: [answers[_key(v, i)]["text"] for i in range(count)] for v in variants},
-        {v.key: [answers[_key(v, i)]["tokens"] for i in range(count)] for v in variants},
-        {v.key: [likely[_key(v, i)] for i in range(count)] for v in variants} if live else {},
-        {v.key: [kl[_key(v, i)] for i in range(experiment.neutral)] for v in stages.steered} if live else {},
-        {name: {v.key: [found[_key(v, i)] for i in range(count)] for v in variants} for name, found in scores.items()},
-        {one.name: doses[one.name] for one in experiment.directions if one.name in doses},
-        scales,
-        record,
-    )
-    return findings, work
-
-
 def answer(stages: Stages) -> dict[str, Any]:
     """Key -> ``{"text": ..., "tokens": count}`` of each answer; recorded answers have no count."""
     given = {
-        _key(v, i): {"text": text, "tokens": None}
+        key_of(v, i): {"text": text, "tokens": None}
         for v in stages.experiment.variants
         for i, text in enumerate(v.answers or ())
     }
     variants = [v for v in stages.experiment.variants if v.answers is None]
     if not variants:
         return given
-    prompts, settings = stages.prompts(), stages.settings
-    size = settings.runtime.batch_size if settings.engine == "transformers" else len(prompts)
+    prompts, settings, count = stages.prompts(variants), stages.settings, len(stages.texts)
+    size = settings.runtime.batch_size if settings.engine == "transformers" else count
 
     def work(variant: Variant, places: list[int]) -> dict[str, Any]:
-        found = stages.live.answer(variant, [prompts[i] for i in places], [str(i) for i in places])
+        own = prompts[stages.experiment.system(variant)]
+        found = stages.live.answer(variant, [own[i] for i in places], [str(i) for i in places])
         return {
-            _key(variant, i): {
+            key_of(variant, i): {
                 "text": stages.base.tokenizer.decode(tokens, skip_special_tokens=True),
                 "tokens": len(tokens),
             }
             for i, tokens in zip(places, found, strict=True)
         }
 
-    return given | stages.run("answers", variants, len(prompts), lambda _, todo: _by_length(todo, prompts, size), work)
+    def split(variant: Variant, todo: list[int]) -> list[list[int]]:
+        return by_length(todo, prompts[stages.experiment.system(variant)], size)
+
+    return given | stages.run("answers", variants, count, split, work)
 
 
 def answer_neutral(stages: Stages) -> list[Pair]:
@@ -220,25 +169,30 @@ def answer_neutral(stages: Stages) -> list[Pair]:
 
     def work(_: Variant, places: list[int]) -> dict[str, Any]:
         pairs = continued(steered, [prompts[i] for i in places], size)
-        return {_key(base, i): list(said) for i, (_, said) in zip(places, pairs, strict=True)}
+        return {key_of(base, i): list(said) for i, (_, said) in zip(places, pairs, strict=True)}
 
-    found = stages.run("neutral", [base], len(prompts), lambda _, todo: _by_length(todo, prompts, size), work)
-    return [(prompt, found[_key(base, i)]) for i, prompt in enumerate(prompts)]
+    found = stages.run("neutral", [base], len(prompts), lambda _, todo: by_length(todo, prompts, size), work)
+    return [(prompt, found[key_of(base, i)]) for i, prompt in enumerate(prompts)]
 
 
 def measure_divergences(stages: Stages, neutral: Sequence[Pair]) -> dict[str, Any]:
     """Key of variant and prompt -> KL from the base at each of the base's tokens."""
     known: dict[tuple[int, ...], list[torch.Tensor]] = {}
     """Logits of the base on the last batch, for all variants in turn."""
+    systems = dict.fromkeys(stages.experiment.system(variant) for variant in stages.steered)
+    base, count = SteeredModel(stages.base), len(neutral)
+    prompts = {system: neutral_prompts(base, count, system) for system in systems}
 
     def work(variant: Variant, places: list[int]) -> dict[str, Any]:
         pairs = [neutral[i] for i in places]
+        # A prompted variant reads its system prompt before the same prompt and answer.
+        own = prompts[stages.experiment.system(variant)]
         with stages.live.steered(variant) as steered, model_failing(steered.live.name):
             if tuple(places) not in known:
                 known.clear()
-                known[tuple(places)] = answer_logits(SteeredModel(stages.base), pairs)
-            found = divergences(known[tuple(places)], steered, pairs)
-        return {_key(variant, i): [round(x, 6) for x in values] for i, values in zip(places, found, strict=True)}
+                known[tuple(places)] = answer_logits(base, pairs)
+            found = divergences(known[tuple(places)], steered, [(own[i], neutral[i][1]) for i in places])
+        return {key_of(variant, i): [round(x, 6) for x in values] for i, values in zip(places, found, strict=True)}
 
     def split(_: Variant, todo: list[int]) -> list[list[int]]:
         return stages.fitting(neutral, todo)
@@ -248,7 +202,8 @@ def measure_divergences(stages: Stages, neutral: Sequence[Pair]) -> dict[str, An
 
 def measure_likelihoods(stages: Stages, answers: Mapping[str, Any]) -> dict[str, Any]:
     """Key -> log probability of the answer under the base, after its own query and after another one."""
-    base, texts, prompts = stages.base, stages.texts, stages.prompts()
+    base, texts = stages.base, stages.texts
+    prompts = base.prompts(texts)
     others = [prompts[_other(texts, i)] for i in range(len(texts))]
     # A recorded answer may be longer than this model's context allows after either query.
     room = None if base.context is None else max(0, base.context - max(map(len, prompts)))
@@ -257,7 +212,7 @@ def measure_likelihoods(stages: Stages, answers: Mapping[str, Any]) -> dict[str,
         return list(base.tokenizer(answers[key]["text"], add_special_tokens=False)["input_ids"])[:room]
 
     variants = stages.experiment.variants
-    pairs = {v.key: [(prompts[i], tokens(_key(v, i))) for i in range(len(texts))] for v in variants}
+    pairs = {v.key: [(prompts[i], tokens(key_of(v, i))) for i in range(len(texts))] for v in variants}
 
     def split(variant: Variant, todo: list[int]) -> list[list[int]]:
         empty = [i for i in todo if not pairs[variant.key][i][1]]
@@ -267,12 +222,12 @@ def measure_likelihoods(stages: Stages, answers: Mapping[str, Any]) -> dict[str,
     def work(variant: Variant, places: list[int]) -> dict[str, Any]:
         own = [pairs[variant.key][i] for i in places]
         if not own[0][1]:
-            return {_key(variant, i): None for i in places}
+            return {key_of(variant, i): None for i in places}
         with model_failing(base.name):
             first = log_likelihoods(SteeredModel(base), own)
             second = log_likelihoods(SteeredModel(base), [(others[i], pairs[variant.key][i][1]) for i in places])
         return {
-            _key(variant, i): {"tokens": len(pair[1]), "own": round(a, 4), "other": round(b, 4)}
+            key_of(variant, i): {"tokens": len(pair[1]), "own": round(a, 4), "other": round(b, 4)}
             for i, pair, a, b in zip(places, own, first, second, strict=True)
         }
 
@@ -286,7 +241,7 @@ def measure_scales(stages: Stages, neutral: Sequence[Pair]) -> tuple[dict[str, l
     """
     with model_failing(stages.base.name):
         found = norms(stages.base, neutral)
-    doses = _doses(stages.experiment)
+    doses = doses_of(stages.experiment)
     for direction in stages.experiment.directions:
         own = [v for v in stages.experiment.variants if v.direction == direction.name and v.checkpoint and v.strength]
         if direction.name not in doses and own:
@@ -301,9 +256,9 @@ def score(stages: Stages, scorer: Scorer, answers: Mapping[str, Any]) -> dict[st
     texts = stages.texts
 
     def work(variant: Variant, places: list[int]) -> dict[str, Any]:
-        said = [answers[_key(variant, i)]["text"] for i in places]
+        said = [answers[key_of(variant, i)]["text"] for i in places]
         found = scorer.score([texts[i] for i in places], said)
-        return {_key(variant, i): dict(figures) for i, figures in zip(places, found, strict=True)}
+        return {key_of(variant, i): dict(figures) for i, figures in zip(places, found, strict=True)}
 
     stage = "scores-" + hashlib.sha256(scorer.name.encode()).hexdigest()[:12]
     variants, size = stages.experiment.variants, scorer.batch_size
@@ -320,50 +275,20 @@ def results_of(findings: Findings, model: str) -> dict[str, str]:
     return found
 
 
-def _begun(
-    experiment: Experiment, live: LiveModel | None, settings: EvaluationSettings, record: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Everything that the results depend on."""
-    given = [text for variant in experiment.variants for text in variant.answers or ()]
-    return {
-        **record,
-        "questions": [experiment.questions.sha256, len(experiment.questions.texts)],
-        "neutral prompts": experiment.neutral,
-        "subjects": [variant.key for variant in experiment.variants],
-        "directions": {one.name: _digest(one) for one in experiment.directions},
-        "checkpoints": {v.key: sha256_of(v.checkpoint / RECORD_FILE) for v in experiment.variants if v.checkpoint},
-        "answers": hashlib.sha256("\0".join(given).encode("utf-8", "replace")).hexdigest() if given else "",
-        "sampling": asdict(settings.sampling),
-        "engine": settings.engine,
-        "weights": None if live is None else fingerprint(live),
-    }
-
-
-def _digest(direction: Direction) -> str:
-    return "" if direction.rows is None else hashlib.sha256(direction.rows.tobytes()).hexdigest()
-
-
-def _doses(experiment: Experiment) -> dict[str, list[float]]:
+def doses_of(experiment: Experiment) -> dict[str, list[float]]:
+    """Direction -> norm of its rows by layer."""
     return {
         one.name: np.linalg.norm(one.rows, axis=1).tolist() for one in experiment.directions if one.rows is not None
     }
 
 
-def _check_room(live: LiveModel, experiment: Experiment, wanted: int) -> None:
-    prompts = live.prompts(experiment.questions.texts)
-    longest = max(map(len, prompts))
-    if live.context is not None and longest + wanted > live.context:
-        raise InputError(
-            f"{live.name}: its context of {live.context} has no room for {wanted} new tokens after a query of "
-            f"{longest}; take a smaller `max_new_tokens`"
-        )
-
-
-def _key(variant: Variant, i: int) -> str:
+def key_of(variant: Variant, i: int) -> str:
+    """Key of item `i` of `variant` in a ledger."""
     return f"{variant.key}/{i}"
 
 
-def _by_length(todo: Iterable[int], prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+def by_length(todo: Iterable[int], prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """Divide the indices `todo` of `prompts` into batches of `size`, the longest prompts first."""
     return _cut(sorted(todo, key=lambda i: (-len(prompts[i]), i)), size)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .neutral_prompts import PROMPTS
+from .recorded_answers import Kind
 from .repetition import DISTINCT, LOOP, SHORTEST, WINDOW, Repetition, repetition
 from .scorers.base import TOPIC, Scorer
 
@@ -72,9 +73,7 @@ def summarize(findings: Findings, scorers: Sequence[Scorer], settings: Evaluatio
             {"name": one.name, "unit": one.unit, "note": one.note, "main": one.name == main.name} for one in scorers
         ],
         "directions": directions,
-        "best": {
-            one["name"]: best(one, shown, main.name) for one in directions if not one["control"] and one["emotions"]
-        },
+        "best": {one["name"]: best(one, shown, main.name) for one in main_ones(directions) if one["emotions"]},
         "layers": _layers(findings),
         "warnings": list(experiment.warnings),
         "definitions": definitions(experiment.neutral),
@@ -104,6 +103,16 @@ def best(direction: Mapping[str, Any], group: str, scorer: str) -> dict[str, Any
     }
 
 
+def main_ones(directions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The directions of a report that are evaluated for themselves: no controls, no prompts."""
+    return [one for one in directions if one["kind"] not in ("control", "prompt")]
+
+
+def beside(directions: Sequence[Mapping[str, Any]], main: Mapping[str, Any], kind: Kind) -> Mapping[str, Any] | None:
+    """The control or the prompt that stands beside a direction; None if there is none."""
+    return next((one for one in directions if one["kind"] == kind and one["like"] == main["name"]), None)
+
+
 def target(measured: Mapping[str, Any], scorer: str, emotions: Iterable[str]) -> float | None:
     """Mean of a scorer's figures for the target emotions of a direction."""
     figures = [x for emotion in emotions if (x := measured["scores"].get(scorer, {}).get(emotion)) is not None]
@@ -126,6 +135,7 @@ def _curve(findings: Findings, direction: Direction, measured: Mapping[str, Any]
         "kind": direction.kind,
         "control": direction.kind == "control",
         "like": direction.like or None,
+        "system_prompt": direction.system or None,
         "emotions": list(direction.emotions),
         "points": [{"strength": v.strength, **measured[v.key]} for v in findings.experiment.curve(direction)],
     }

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,9 +108,35 @@ class LiveModel:
         """
         return encode_chats(self.tokenizer, [messages], self.name)[0]
 
-    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of many questions, each a conversation of its own, as `prompt` makes them."""
-        return encode_chats(self.tokenizer, [[{"role": "user", "content": text}] for text in texts], self.name)
+    def prompts(self, texts: Sequence[str], system: str = "") -> list[list[int]]:
+        """Token ids of many questions, each a conversation of its own under the same `system` prompt."""
+        chats = [self.under(system, [{"role": "user", "content": text}]) for text in texts]
+        return encode_chats(self.tokenizer, chats, self.name)
+
+    @cached_property
+    def has_system_role(self) -> bool:
+        """True if a system prompt has a place in the conversations that the model reads.
+
+        Some chat templates refuse one, and some drop it without a word.
+        """
+        text = "Answer in one word."
+        try:
+            tokens = self.prompt([{"role": "system", "content": text}, {"role": "user", "content": "Hello"}])
+        except InputError:
+            return False
+        return text in str(self.tokenizer.decode(tokens))
+
+    def under(self, system: str, messages: Sequence[Message]) -> list[Message]:
+        """The conversation `messages`, which begins with the user, under a system prompt.
+
+        Without a place for one, it stands before the user's first message; an empty one changes nothing.
+        """
+        if not system:
+            return list(messages)
+        if self.has_system_role:
+            return [{"role": "system", "content": system}, *messages]
+        first, *rest = messages
+        return [{**first, "content": f"{system}\n\n{first['content']}"}, *rest]
 
 
 def load(

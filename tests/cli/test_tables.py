@@ -36,14 +36,20 @@ def point(strength):
 
 
 def data(strengths):
-    curve = {"name": "joy", "emotions": ["joy"], "control": False, "like": None, "points": [*map(point, strengths)]}
+    curve = {"name": "joy", "kind": "emotion", "emotions": ["joy"], "like": None, "points": [*map(point, strengths)]}
+    prompt = {"name": "prompt like joy", "kind": "prompt", "like": "joy", "system_prompt": "Answer with joy. " * 9}
     return {
         "questions": {"shown": "all"},
         "scorers": [
-            {"name": "SamLowe/roberta-base-go_emotions", "unit": "probability", "note": ""},
-            {"name": "lexicon", "unit": "words per 100, weak", "note": "a weak measure, which counts words " * 4},
+            {"name": "SamLowe/roberta-base-go_emotions", "unit": "probability", "note": "", "main": True},
+            {
+                "name": "lexicon",
+                "unit": "words per 100, weak",
+                "note": "a weak measure, counting words " * 4,
+                "main": False,
+            },
         ],
-        "directions": [curve, curve | {"name": "random like joy", "control": True, "like": "joy"}],
+        "directions": [curve, curve | {"name": "random like joy", "kind": "control", "like": "joy"}, curve | prompt],
         "best": {
             "joy": {"strength": 1.0, "why": "lexicon: 0.123 at 0, 2.34 here; within bounds: " + "collapsed, " * 9}
         },
@@ -55,7 +61,17 @@ def data(strengths):
 def test_an_evaluation(width, strengths):
     lines = printed(width, show_evaluation, data(strengths), "./report")
     want = {"SamLowe/roberta-base-go_emotions", "(probability)", "collapsed", "perplexity", "distinct-2", "worst", "KL"}
-    want |= {"unended", "within", "bounds:", "measure,", "random", "vector", *(f"{x:g}" for x in strengths)}
+    want |= {
+        "unended",
+        "within",
+        "bounds:",
+        "measure,",
+        "random",
+        "prompt",
+        "system",
+        "vector",
+        *(f"{x:g}" for x in strengths),
+    }
     assert want <= words_of(lines)
 
 

@@ -170,7 +170,7 @@ def test_reports():
     point = {"strength": 1.0, "kl": 0.1, "kl_worst": None}
     measures = dict.fromkeys(("perplexity", "topic", "collapsed", "unended", "distinct_2", "words"), 0.5)
     point["groups"] = {group: {**measures, "scores": {NASTY: {"joy": 0.5}}} for group in ("all", NASTY)}
-    direction = {"name": NASTY, "like": NASTY, "control": False, "emotions": ["joy"], "points": [point]}
+    direction = {"name": NASTY, "like": NASTY, "kind": "mix", "emotions": ["joy"], "points": [point]}
     scorer = {"name": NASTY, "unit": "probability", "note": NASTY, "main": True}
     data = {
         "definitions": definitions(),

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.checkpoints import edit_json, tree
+from support.paths import ROOT, SMOLLM2_VECTORS
 
 import emobake
 from emobake.errors import ModelError
@@ -75,7 +76,7 @@ def test_a_whole_report(whole, tiny_chat):
     data = report(whole)
     assert data["model"] == "tiny-chat" and str(tiny_chat.parent) not in (whole / "report.json").read_text()
     names = [one["name"] for one in data["directions"]]
-    assert names == ["joy", "anger", "random like joy", "random like anger"]
+    assert names == ["joy", "anger", "random like joy", "random like anger", "prompt like joy", "prompt like anger"]
     assert [point["strength"] for point in data["directions"][0]["points"]] == [-1, 0, 2]
     assert [point["strength"] for point in data["directions"][2]["points"]] == [0, 2]
     for one in data["directions"]:
@@ -84,6 +85,9 @@ def test_a_whole_report(whole, tiny_chat):
             assert measured["answers"] == 4 and measured["perplexity"] > 1 and 0 <= measured["topic"] <= 1
             assert (point["kl"] > 0.001) == (point["strength"] != 0)
             assert point["kl_worst"] >= point["kl"]
+    assert data["directions"][4]["system_prompt"] == "Answer with joy. Let joy show in every sentence."
+    assert answers(whole, "prompt/tiny-chat/1/prompt like joy.json") != answers(whole, "emotion/tiny-chat/0/joy.json")
+    assert "| prompt |" in (whole / "report.md").read_text()
     assert len(answers(whole, "emotion/tiny-chat/2/joy.json")) == 4
     assert answers(whole, "emotion/tiny-chat/0/joy.json") == answers(whole, "emotion/tiny-chat/0/anger.json")
     assert "weak measure" in (whole / "report.md").read_text()
@@ -344,6 +348,72 @@ def test_a_model_without_a_chat_template_is_named_in_the_report(tiny_chat, tiny_
         settings=EvaluationSettings(Sampling(2, temperature=0)),
     )
     assert any("has no chat template" in warning for warning in data["warnings"])
+
+
+def test_the_prompted_baseline_by_hand(smollm2, tmp_path):
+    """Its answer and its KL, computed with transformers alone."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    (tmp_path / "q.json").write_text('["What is the time?"]')
+    data = evaluate(
+        smollm2,
+        tmp_path / "r",
+        SMOLLM2_VECTORS,
+        emotions=["joy"],
+        strengths=[0],
+        system_prompt="Be full of {emotion}!",
+        questions=str(tmp_path / "q.json"),
+        limit=1,
+        scorers=["lexicon"],
+        settings=EvaluationSettings(Sampling(8, temperature=0)),
+    )
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(smollm2), AutoTokenizer.from_pretrained(smollm2)
+
+    def ids(query, system=""):
+        begin = [{"role": "system", "content": system}] if system else []
+        chat = [*begin, {"role": "user", "content": query}]
+        text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        return tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+
+    def greedy(prompt, count):
+        mask = torch.ones_like(prompt)
+        said = model.generate(prompt, attention_mask=mask, max_new_tokens=count, do_sample=False, pad_token_id=0)
+        return said[0, prompt.shape[1] :]
+
+    said = tokenizer.decode(greedy(ids("What is the time?", "Be full of joy!"), 8), skip_special_tokens=True)
+    assert answers(tmp_path / "r", "prompt/SmolLM2-135M-Instruct/1/prompt like joy.json") == [said]
+    query = json.loads((ROOT / "vectors" / "queries" / "everyday.json").read_text())[0]
+    answer = greedy(ids(query), 50)
+    found = []
+    for prompt in (ids(query), ids(query, "Be full of joy!")):
+        with torch.inference_mode():
+            logits = model(torch.cat([prompt, answer[None]], 1)).logits[0, prompt.shape[1] - 1 : -1]
+        found.append(logits.double().log_softmax(-1))
+    kl = (found[0].exp() * (found[0] - found[1])).sum(-1).mean()
+    prompt = next(one for one in data["directions"] if one["kind"] == "prompt")
+    assert prompt["points"][1]["kl"] == pytest.approx(float(kl), rel=1e-4)
+
+
+def test_a_template_without_a_place_for_a_system_prompt(tiny_chat, tiny_vectors, asked, tmp_path):
+    """One that refuses it, as Gemma's does, and one that drops it: it stands before the user's message."""
+    from emobake.models.loading import load
+    from emobake.storage.model_name import ModelName
+
+    user = "{% for m in messages %}{% if m.role == 'user' %}<{{ m.content }}>{% endif %}{% endfor %}"
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + user
+    shutil.copytree(tiny_chat, tmp_path / "other")
+    for template in (refusing, user):
+        (tmp_path / "other" / "chat_template.jinja").write_text(template)
+        live = load(ModelName.parse(tmp_path / "other"))
+        assert not live.has_system_role
+        assert live.tokenizer.decode(live.prompts(["Hi?"], "Be glad.")[0]) == "<Be glad.\n\nHi?>"
+    out = tmp_path / "r"
+    common = {"emotions": ["joy"], "strengths": [1], "control": False, "scorers": ["lexicon"], "limit": 1}
+    few = EvaluationSettings(Sampling(2, temperature=0))
+    data = evaluate(tmp_path / "other", out, tiny_vectors, questions=asked, settings=few, **common)
+    assert any("no place for a system prompt" in warning for warning in data["warnings"])
+    assert load(ModelName.parse(tiny_chat)).has_system_role
 
 
 def test_the_summary_on_the_terminal(cli, words, tmp_path):

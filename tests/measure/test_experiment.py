@@ -12,7 +12,7 @@ from emobake.core.steering import steering
 from emobake.core.vector_set import EMOTIONS, VectorSet
 from emobake.errors import InputError
 from emobake.formats.output import read_record
-from emobake.measure.experiment import baked_experiment, recorded_experiment, steered_experiment
+from emobake.measure.experiment import SYSTEM_PROMPT, baked_experiment, recorded_experiment, steered_experiment
 from emobake.measure.query_sets import Questions, Seen, comparable, extraction_queries, open_questions
 from emobake.measure.recorded_answers import Recorded
 from emobake.vectors.registry import registry
@@ -57,6 +57,31 @@ def test_a_random_direction_of_the_same_norms():
     assert keys(experiment) == ["@0", "joy@-1", "joy@1", "joy@4", "random like joy@1", "random like joy@4"]
     again = steered_experiment(QUESTIONS, VectorSet(EMOTIONS, rows), None, ["joy"], [1], seed=3)
     assert np.array_equal(again.directions[1].rows, control.rows)
+
+
+def test_a_prompt_beside_each_direction_that_has_target_emotions():
+    experiment = steered_experiment(
+        QUESTIONS, SET, None, ["joy", "base"], [1], control=False, system_prompt=SYSTEM_PROMPT
+    )
+    assert keys(experiment) == ["@0", "joy@1", "base@1", "prompt like joy@1"]
+    prompt = experiment.directions[2]
+    assert (prompt.kind, prompt.like, prompt.rows) == ("prompt", "joy", None)
+    assert [experiment.system(variant) for variant in experiment.variants] == ["", "", "", prompt.system]
+    assert prompt.system == "Answer with joy. Let joy show in every sentence."
+    mixed = steering(mix={"anger": 1, "fear": 1, "joy": 2, "sadness": -1})
+    experiment = steered_experiment(QUESTIONS, SET, mixed, [], [1], control=False, system_prompt="Show {emotion}.")
+    assert experiment.directions[1].system == "Show anger, fear and joy."
+    with pytest.raises(InputError, match="`system_prompt` is empty"):
+        steered_experiment(QUESTIONS, SET, None, ["joy"], [1], system_prompt=" ")
+
+
+def test_the_recipe_by_which_a_bake_is_recognised():
+    mixed = steering(mix={"joy": 1, "anger": -0.5, "fear": 0}, scale=2, layers="1")
+    (mix,) = steered_experiment(QUESTIONS, SET, mixed, [], [1], control=False).directions
+    assert mix.recipe.weights == (("joy", 2.0), ("anger", -1.0)) and mix.recipe.layers == (1,)
+    assert mix.recipe.digests["joy"] == hashlib.sha256(ROWS[3].tobytes()).hexdigest()
+    (base,) = steered_experiment(QUESTIONS, SET, None, ["base"], [1], control=False).directions
+    assert base.recipe.weights == tuple((emotion, 0.2) for emotion in EMOTIONS)
 
 
 @pytest.mark.parametrize(

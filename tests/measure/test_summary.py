@@ -112,7 +112,7 @@ def test_the_more_believable_scorer_decides(data):
 
 def test_the_report_reads(findings, data):
     texts = findings.experiment.questions.texts
-    examples = examples_of(texts, [1], {"joy": [(0.0, TEXTS["@0"]), (2.0, TEXTS["joy@2"])]})
+    examples = examples_of(texts, [1], {"joy": [("0", TEXTS["@0"]), ("2", TEXTS["joy@2"])]})
     report = write_report(data, examples, ("dose_response",))
     assert report.startswith("## Evaluation\n") and report.endswith(".\n")
     table = next(line for line in report.splitlines() if line.startswith("| 2 |"))
