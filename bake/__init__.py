@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .actions.push import push
     from .actions.request import BakeResult
     from .actions.verify import verify
+    from .core.bounds import Bounds
     from .core.check import Check
     from .core.outputs import Folder, GgufFile
     from .core.plan import BakePlan
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BakePlan": "core.plan",
     "BakeResult": "actions.request",
+    "Bounds": "core.bounds",
     "Check": "core.check",
     "Checkpoint": "formats.checkpoint.model",
     "Conversation": "actions.conversation",
@@ -104,6 +106,7 @@ _HOMES = {
 __all__ = [
     "BakePlan",
     "BakeResult",
+    "Bounds",
     "BrokenFileError",
     "Check",
     "Checkpoint",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from ..core.arguments import require_choice
+from ..core.bounds import Bounds
 from ..core.limits import MAX_DEVICES
 from ..core.outputs import Folder, GgufFile, parse_output
 from ..core.progress import Notice, Progress, no_notice, no_progress
@@ -43,6 +45,8 @@ def bake(
     text_only: bool = False,
     hash_files: bool = False,
     force: bool = False,
+    report: str | os.PathLike[str] | None = None,
+    bounds: Bounds | None = None,
     dry_run: bool = False,
     progress: Progress = no_progress,
     notice: Notice = no_notice,
@@ -78,6 +82,8 @@ def bake(
         hash_files: record the sha256 of every weight file (reads them all).
         force: write even if nothing would be steered in total, or so strongly that the model is destroyed, or if
             layers without attention (of a hybrid) lose their vectors.
+        report: the output of an evaluation of this very steering, which must hold `bounds`; else nothing is written.
+        bounds: bounds on what the steering may cost, by the figures of `report`.
         dry_run: plan only.
         progress: told of the bytes that are carried over.
         notice: told of what the user must not miss while files are written and the Hub is at work.
@@ -104,6 +110,8 @@ def bake(
         raise InputError(f"{name}: a GGUF file holds a language model alone already; leave `text_only` out")
     if text_only and format != "checkpoint":
         raise InputError("`text_only` goes with `format` checkpoint: an adapter is loaded on top of the whole model")
+    if (report is None) != (bounds is None or not bounds.given):
+        raise InputError("`report` goes with a bound: `max_kl`, `max_collapse` or `max_capability_drop`; give both")
     request = BakeRequest(
         model=name,
         sets=SetOpener(VectorSource.parse(vectors), name),
@@ -119,6 +127,8 @@ def bake(
         text_only=text_only,
         hash_files=hash_files,
         force=force,
+        report=None if report is None else Path(report),
+        bounds=bounds or Bounds(),
         dry_run=dry_run,
         progress=progress,
         notice=notice,

@@ -49,6 +49,7 @@ def bake_checkpoint(request: BakeRequest) -> BakeResult:
     opened = _open(request, out)
     vectors = request.sets.open(request.emotions)
     plan = _plan(request, opened, vectors)
+    request.check_bounds(plan)
     base_model = request.model.base_model or opened.checkpoint.repo_id
     result = BakeResult(plan, None if out is None or request.dry_run else out.target, str(request.model), base_model)
     result = replace(result, adapter="" if request.adapter is None else request.adapter.name)

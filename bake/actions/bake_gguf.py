@@ -89,6 +89,7 @@ def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
         force=request.force,
         tensor_parallel=request.tensor_parallel,
     )
+    request.check_bounds(plan)
     plan = for_targets(request, replace(plan, left_out=tuple(_projectors(model))))
     plan = with_modelfile(plan, model.header, out)
     result = result_of(request, plan, out, request.model.base_model)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..core.bounds import Bounds
 from ..core.plan import CARD_FILE
 from ..core.progress import Notice, no_notice
 from ..core.record import Record
@@ -21,6 +22,7 @@ from ..storage.hub.contents import Item, addressed
 from ..storage.hub.snapshot import COPIES, Snapshot, find_snapshot
 from ..storage.hub.target import HubTarget, parse_target, settle
 from ..storage.model_name import is_gguf
+from .receipt import check_receipt
 from .verify import verify_alone
 
 _REPORT = "evaluation"
@@ -32,6 +34,7 @@ def push(
     target: str | HubTarget,
     *,
     report: str | os.PathLike[str] | None = None,
+    bounds: Bounds | None = None,
     dry_run: bool = False,
     notice: Notice = no_notice,
 ) -> Pushed:
@@ -45,6 +48,7 @@ def push(
         folder: the output.
         target: the repository, perhaps with ``@branch``, or a `HubTarget`, which says how.
         report: the output of an evaluation; it becomes a section of the card, its pictures go along.
+        bounds: bounds on what the steering may cost, by the figures of `report`.
         dry_run: only plan.
         notice: told of what the user must not miss on the way.
 
@@ -54,7 +58,9 @@ def push(
         OutputError: the commit does not hold what was sent.
     """
     folder = Path(folder)
-    parsed = parse_target(target)
+    parsed, bounds = parse_target(target), bounds or Bounds()
+    if bounds.given and report is None:
+        raise InputError("bounds go with `report`, the output of `emobake eval`; give it")
     if is_gguf(folder.name):
         raise InputError(f"{folder}: a GGUF file goes to the Hub by `hf upload {parsed.repo_id} {folder}`")
     with reading():
@@ -65,6 +71,8 @@ def push(
             if check.ok is False:
                 raise InputError(f"{folder}: {check.name}: {check.detail}; nothing was uploaded. Bake it again")
         section, pictures = ("", []) if report is None else _report(Path(report), record)
+    if bounds.given and report is not None:
+        check_receipt(Path(report), record, bounds)
     settled = settle(parsed, need_token=not dry_run)
     source, problem = find_snapshot(record.base.model, record.base.revision)
     if problem:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..core.bounds import Bounds
 from ..core.outputs import Folder, GgufFile
 from ..core.plan import BakePlan
 from ..core.progress import Notice, Progress
@@ -15,6 +16,7 @@ from ..core.strengths import at_measured_strength, explain
 from ..core.vector_set import VectorSet
 from ..storage.model_name import ModelName
 from ..vectors.find import SetOpener
+from .receipt import check_receipt
 
 if TYPE_CHECKING:
     from ..formats.adapter.open import Adapter
@@ -48,6 +50,9 @@ class BakeRequest:
     dry_run: bool
     progress: Progress
     notice: Notice
+    report: Path | None = None
+    """The report that holds the bake to `bounds`; None if none is set."""
+    bounds: Bounds = field(default_factory=Bounds)
     adapter: Adapter | None = None
     """The adapter that was given as the model; `model` is its base then."""
 
@@ -63,6 +68,15 @@ class BakeRequest:
         chosen = at_measured_strength(given, vectors)
         self.notice(explain(chosen, vectors))
         return chosen
+
+    def check_bounds(self, plan: BakePlan) -> None:
+        """Refuse a plan that the report does not tell of, or tells to be beyond the bounds.
+
+        Raises:
+            InputError: as `check_receipt`.
+        """
+        if self.report is not None:
+            check_receipt(self.report, plan.record, self.bounds)
 
     @property
     def emotions(self) -> list[str]:

@@ -16,6 +16,8 @@ from ..errors import InputError, OutputError
 from ..storage.model_name import ModelName, is_gguf
 from .command import Command
 from .options import (
+    bound_options,
+    bounds_of,
     carrying_options,
     hub_options,
     model_and_vectors,
@@ -43,6 +45,13 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Scale the weights to the strength that was measured for the set, instead of --scale.",
 )
+@click.option(
+    "--report",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="A report of `emobake eval` on this very steering: nothing is written if it is beyond the bounds.",
+)
+@bound_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
@@ -79,6 +88,7 @@ def bake(auto: bool, as_json: bool, quiet: bool, verbose: bool, **options: Any) 
             mix=parsed_mix(mix),
             targets=targets.split(",") if targets else (),
             format=_format(options),
+            bounds=bounds_of(options),
             progress=byte_bar(bars, silent=quiet or as_json),
             notice=warn,
             **options,

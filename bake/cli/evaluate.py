@@ -14,6 +14,8 @@ from . import completion
 from .command import Command, Numbers
 from .options import (
     batch_option,
+    bound_options,
+    bounds_of,
     json_option,
     model_and_vectors,
     model_option,
@@ -93,6 +95,34 @@ from .terminal import console, resumable, warn
     help="That system prompt; {emotion} stands for the target emotions. Default: Answer with {emotion}. Let {emotion} "
     "show in every sentence.",
 )
+@click.option(
+    "--behaviour/--no-behaviour",
+    default=True,
+    help="Refusal, agreement and capability, by shipped prompts and tasks that need no download.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(0, 64),
+    default=4,
+    show_default=True,
+    metavar="N",
+    help="Answers to each of 5 queries, for the diversity among them; 0: none.",
+)
+@click.option(
+    "--turns",
+    type=click.IntRange(0, 10),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Measure the emotion by turn, over conversations of N turns with a scripted user.",
+)
+@click.option(
+    "--lm-eval",
+    metavar="TASK,...",
+    default="",
+    help="Run these tasks of lm-eval on the base and on each direction at its chosen strength.",
+)
+@bound_options
 @sampling_options(max_new_tokens=512, temperature=0.6, top_p=0.9)
 @batch_option("Answers generated at once.")
 @click.option(
@@ -127,13 +157,20 @@ def eval_command(out: Path, overwrite: bool, restart: bool, as_json: bool, quiet
     engine, python = options.pop("engine"), options.pop("engine_python")
     if python is not None and engine != "vllm":
         raise click.UsageError("--engine-python goes with --engine vllm")
-    judge = options.pop("judge")
+    judge, bounds = options.pop("judge"), bounds_of(options)
     common = {
         "out": Report(out, overwrite, restart),
         "questions": options.pop("questions"),
         "limit": options.pop("limit"),
         "scorers": [*options.pop("scorers"), *([f"{JUDGE}{judge}"] if judge else [])],
-        "settings": EvaluationSettings(sampling_of(options), runtime_of(options), engine, python),
+        "settings": EvaluationSettings(
+            sampling_of(options),
+            runtime_of(options),
+            engine,
+            python,
+            **{key: options.pop(key) for key in ("behaviour", "samples", "turns")},
+            benchmarks=tuple(filter(None, options.pop("lm_eval").split(","))),
+        ),
     }
     with resumable(), ExitStack() as bars:
         data = _evaluate(options, progress=count_bars(bars, silent=quiet or as_json), **common)
@@ -146,7 +183,7 @@ def eval_command(out: Path, overwrite: bool, restart: bool, as_json: bool, quiet
     elif not quiet:
         from .evaluation_tables import show_evaluation
 
-        show_evaluation(console(), data, str(out))
+        show_evaluation(console(), data, str(out), bounds)
 
 
 def _evaluate(options: dict[str, Any], **common: Any) -> dict[str, Any] | None:

@@ -8,22 +8,33 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..core.bounds import Bounds
 from ..measure.report import Column, columns_of, plain, prompt_verdict, rows_of, verdict
 from ..measure.summary import main_ones
-from .terminal import styled
+from .terminal import spelled, styled
 
 
-def show_evaluation(console: Console, data: Mapping[str, Any], out: str) -> None:
+def show_evaluation(console: Console, data: Mapping[str, Any], out: str, bounds: Bounds | None = None) -> None:
     """Print each direction, with a row per measure and a column per strength; then best strengths, and the report."""
     for one in main_ones(data["directions"]):
         for table in _tables(console, one["name"], columns_of(data, one), rows_of(data, one)):
             console.print(table)
         for text in filter(None, (verdict(data, one), prompt_verdict(data, one))):
             console.print(styled(plain(text)))
+    for line in _held(data, bounds or Bounds()):
+        console.print(styled(line))
     for one in data["scorers"]:
         if one["note"]:
             console.print(styled((f"{one['name']}:", "bold yellow"), f" {one['note']}"))
     console.print(styled(f"Report: {out}"))
+
+
+def _held(data: Mapping[str, Any], bounds: Bounds) -> Iterator[str]:
+    """A line per direction and strength on the bounds; none if none is given."""
+    for one in data.get("receipt", {}).get("directions", ()) if bounds.given else ():
+        for point in (point for point in one["points"] if point["strength"]):
+            beyond = spelled("; ".join(bounds.beyond(point)))
+            yield f"{one['name']} at {point['strength']:g}: {f'beyond {beyond}' if beyond else 'within the bounds'}"
 
 
 def _tables(

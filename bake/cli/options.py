@@ -15,6 +15,7 @@ from . import completion
 from .command import Numbers
 
 if TYPE_CHECKING:
+    from ..core.bounds import Bounds
     from ..models.loading import Runtime
     from ..models.sampling import Sampling
     from ..storage.model_name import ModelName
@@ -337,5 +338,25 @@ hub_options = _together(
     ),
 )
 """Push to the Hub: visibility, pull request, message."""
+
+bound_options = _together(
+    *(
+        click.option(name, type=click.FloatRange(0), metavar="X", help=help)
+        for name, help in (
+            ("--max-kl", "Bound on the mean KL from the base, in nats."),
+            ("--max-collapse", "Bound on the share of answers that collapse, from 0 to 1."),
+            ("--max-capability-drop", "Bound on the loss of right tasks, a difference of two shares, from 0 to 1."),
+        )
+    )
+)
+"""Bounds on what a steering may cost, by its report."""
+
+
+def bounds_of(options: dict[str, Any]) -> Bounds:
+    """Make a value of the bounds, and remove them."""
+    from ..core.bounds import Bounds
+
+    return Bounds(**{name: options.pop(name) for name in ("max_kl", "max_collapse", "max_capability_drop")})
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .command import Command
-from .options import hub_options, json_option
+from .options import bound_options, bounds_of, hub_options, json_option
 from .terminal import console, warn
 
 
@@ -25,6 +25,7 @@ from .terminal import console, warn
     type=click.Path(path_type=Path),
     help="Put the report that `emobake eval` wrote there into the model card, with its pictures.",
 )
+@bound_options
 @click.option("--dry-run", is_flag=True, help="Show what would be sent, and change nothing.")
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
@@ -50,7 +51,9 @@ def push(
     from .hub_summary import push_as_dict, show_push
 
     quiet_library(always=quiet or as_json)
-    pushed = upload(folder, HubTarget(repo_id, **options), report=report, dry_run=dry_run, notice=warn)
+    bounds = bounds_of(options)
+    target = HubTarget(repo_id, **options)
+    pushed = upload(folder, target, report=report, bounds=bounds, dry_run=dry_run, notice=warn)
     if as_json:
         click.echo(json.dumps(push_as_dict(pushed), indent=2))
     elif not quiet:

@@ -42,6 +42,14 @@ class EvaluationSettings:
     """Generates the answers."""
     engine_python: Path | None = None
     """Python with vLLM installed; default: this interpreter."""
+    behaviour: bool = True
+    """Ask the shipped prompts for refusal and agreement, and the shipped tasks for capability."""
+    samples: int = 4
+    """Answers to each of a few queries, for the diversity among them; 0: none."""
+    turns: int = 0
+    """Turns of a conversation, by which the emotion is measured; 0: none."""
+    benchmarks: tuple[str, ...] = ()
+    """Tasks that lm-eval runs on the base and on each direction at its chosen strength."""
 
     @property
     def seed(self) -> int:
@@ -64,10 +72,16 @@ class Models:
         """
         if self._settings.engine == "vllm":
             return self._answer_in_vllm(variant, prompts, names)
+        return self.answer_here(variant, prompts, names, self._settings.sampling)
+
+    def answer_here(
+        self, variant: Variant, prompts: Sequence[Tokens], names: Sequence[str], sampling: Sampling
+    ) -> Sequence[Tokens]:
+        """Let `variant` answer in transformers, whatever the engine; see `answer`."""
         with self.steered(variant) as steered, model_failing(steered.live.name):
             live = steered.live
             with adding(live.model, live.family, steered.rows):
-                return sample(live, prompts, self._settings.sampling, names)
+                return sample(live, prompts, sampling, names)
 
     @contextlib.contextmanager
     def steered(self, variant: Variant) -> Iterator[SteeredModel]:
@@ -97,7 +111,7 @@ class Models:
         if sampling.temperature:
             seeds = [(sampling.seed or 0) * 1_000_003 + int(name) for name in names]
             options["drawing"] = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seeds": seeds}
-        with self._checkpoint(variant) as folder, self._aside():
+        with self.checkpoint(variant) as folder, self.aside():
             return run_stack(
                 "vllm",
                 folder,
@@ -109,8 +123,8 @@ class Models:
             ).tokens
 
     @contextlib.contextmanager
-    def _aside(self) -> Iterator[None]:
-        """Move the base off its GPU, of which vLLM wants nearly all; a model with a device map stays."""
+    def aside(self) -> Iterator[None]:
+        """Move the base off its GPU, of which other programs want nearly all; a model with a device map stays."""
         device = self.base.device
         if device.type != "cuda" or self._settings.runtime.device_map is not None:
             yield
@@ -125,8 +139,8 @@ class Models:
             self.base.model.to(device)
 
     @contextlib.contextmanager
-    def _checkpoint(self, variant: Variant) -> Iterator[Path]:
-        """A folder with the variant as a checkpoint."""
+    def checkpoint(self, variant: Variant) -> Iterator[Path]:
+        """Within the context, a folder with the variant as a checkpoint; a prompted one is the base."""
         direction = self._experiment.direction(variant)
         if variant.checkpoint is not None:
             yield variant.checkpoint

@@ -18,7 +18,7 @@ from ..core.steering import Steering, steering
 from ..core.vector_set import VectorSet
 from ..errors import InputError
 from ..formats.output import read_record
-from ..models.loading import LiveModel, load
+from ..models.loading import LiveModel, load, weight_files
 from ..models.steered import open_steered
 from ..storage.files import reading
 from ..storage.model_name import ModelName
@@ -29,15 +29,18 @@ from .carry_out import carry_out
 from .engines import EvaluationSettings
 from .experiment import STRENGTHS, SYSTEM_PROMPT, Experiment, baked_experiment, recorded_experiment, steered_experiment
 from .ledger import writing
+from .lm_eval import check_tasks
 from .neutral_prompts import PROMPTS, neutral_count
 from .plots import plot_evaluation
 from .query_sets import Questions, Seen, extraction_queries, open_questions
+from .receipt import LAYERS, TURNS, receipt_of
 from .recorded_answers import read_results
-from .report import LAYERS, examples_of, write_report
+from .report import examples_of, write_report
 from .scorers.base import DEFAULT_CLASSIFIER, Scorer
 from .scorers.open import open_scorers
 from .stages import Findings, results_of
 from .summary import summarize
+from .turns import MOST
 
 QUESTIONS = "emotionquery+"
 REPORT = "report.json"
@@ -252,6 +255,9 @@ def _prepare(
     report = out if isinstance(out, Report) else Report(out)
     folder = report.check()
     require("matplotlib.figure", extra="eval", purpose="evaluation")  # Better to know before the work.
+    check_tasks(settings.benchmarks)
+    if not 0 <= settings.turns <= MOST or settings.samples < 0:
+        raise InputError(f"`turns` takes a number from 0 to {MOST}, and `samples` one from 0 on")
     every = open_questions(questions)
     scorers = as_list("scorers", scorers, "['lexicon']")
     given = [one for one in scorers if not isinstance(one, str)]
@@ -338,6 +344,8 @@ def _run(
         return None
     findings, work = done
     data = summarize(findings, plan.scorers, plan.settings)
+    if live is not None and answers == "generated":
+        data["receipt"] = receipt_of(data, experiment.directions, weight_files(live))
     _write(findings, data, plan.folder, _label(live))
     work.remove()
     return data
@@ -362,7 +370,7 @@ def _limited(experiment: Experiment, plan: _Plan, live: LiveModel | None) -> Exp
     if not parts:
         return experiment
     warning = f"a quick look at {' and '.join(parts)}; a whole run gives steadier figures"
-    return replace(experiment, neutral=neutral, warnings=(*experiment.warnings, warning))
+    return replace(experiment, neutral=neutral, limit=plan.limit, warnings=(*experiment.warnings, warning))
 
 
 def _write(findings: Findings, data: dict[str, Any], folder: Path, label: str) -> None:
@@ -387,7 +395,7 @@ def _write(findings: Findings, data: dict[str, Any], folder: Path, label: str) -
     if data["answers"] == "generated":
         files |= {f"results/{path}": text for path, text in results_of(findings, label).items()}
     pictures = {f"{name}{suffix}": picture(figure, suffix) for name, figure in figures.items() for suffix in SUFFIXES}
-    outdated = ("results", *(f"{LAYERS}{suffix}" for suffix in SUFFIXES))
+    outdated = ("results", *(f"{name}{suffix}" for name in (LAYERS, TURNS) for suffix in SUFFIXES))
     with writing(folder):
         content = {name: text.encode() for name, text in files.items()} | pictures
         write_all(folder / REPORT, content, outdated=outdated)

@@ -88,6 +88,8 @@ class Experiment:
     """Groups of questions none of which was used to make the vectors; None if unknown."""
     neutral: int = PROMPTS
     """Number of neutral prompts, on which the variants are compared with the base."""
+    limit: int | None = None
+    """Number of prompts of each group of the shipped sets; None: all."""
 
     def direction(self, variant: Variant) -> Direction | None:
         """The direction of `variant`; None for the base."""

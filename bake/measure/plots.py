@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..vectors.pictures import COLOURS, check_picture, new_figure, save_figure
-from .report import DOSE_RESPONSE, LAYERS
+from .receipt import DOSE_RESPONSE, LAYERS, TURNS
 from .summary import target
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def plot_evaluation(data: Mapping[str, Any]) -> dict[str, Figure]:
     figures = {DOSE_RESPONSE: _dose_response(data)}
     if any(found["norm"] for found in data["layers"].values()):
         figures[LAYERS] = _layers(data)
+    if data.get("turns"):
+        figures[TURNS] = _turns(data)
     return figures
 
 
@@ -134,6 +136,34 @@ def _layers(data: Mapping[str, Any]) -> Figure:
         axis.title.set_fontsize(10)
         axis.set_ylim(bottom=0)
         axis.legend(frameon=False, fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(_title(data), x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def _turns(data: Mapping[str, Any]) -> Figure:
+    """The emotion by turn, a panel for each direction; dashed where the user's own system prompt stands."""
+    curves = data["turns"]["curves"]
+    names = list(dict.fromkeys(one["direction"] for one in curves))
+    colours = {"base": "#777777", "prompt": "#7a4fb5", "vectors": "#c8321e"}
+    figure = new_figure(figsize=(4.8 * len(names), 3.8))
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for one in (one for one in curves if one["direction"] == name):
+            values = [float("nan") if x is None else x for x in one["emotion"]]
+            own = one["own_system_prompt"]
+            axis.plot(
+                range(1, len(values) + 1),
+                values,
+                color=colours[one["who"]],
+                linestyle="--" if own else "-",
+                marker="o",
+                markersize=4,
+                linewidth=1.6,
+                label=f"{one['who']}{', own system prompt' if own else ''}",
+            )
+        axis.set(xlabel="turn", title=name)
+        axis.title.set_fontsize(10)
+        axis.legend(frameon=False, fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(_title(data), x=0.01, ha="left", fontsize=11)
     return figure

@@ -59,7 +59,7 @@ def open_queries(given: str | None) -> tuple[bytes, str]:
         InputError: no such file or name; the errors of `pull_queries`.
     """
     if given is None or (given == OWN and not Path(given).exists()):
-        return _shipped("emotions.json"), "emotions.json"
+        return shipped("emotions.json"), "emotions.json"
     if Path(given).exists():
         return read_small(Path(given), most=MAX_ANSWERS), given
     entry = _registered(given)
@@ -84,9 +84,9 @@ def open_questions(given: str) -> Questions:
         if entry := next((entry for entry in registry().queries if entry.file.blob == blob), None):
             name, groups = entry.name, dict(entry.groups)
     elif given == EVERYDAY:
-        content, name = _shipped("everyday.json"), given
+        content, name = shipped("everyday.json"), given
     elif given == OWN:
-        content, name = _shipped("emotions.json"), given
+        content, name = shipped("emotions.json"), given
     elif entry := _registered(given):
         content, name, groups = pull_queries(given), given, dict(entry.groups)
     else:
@@ -121,7 +121,7 @@ def extraction_queries(source: str, queries: Mapping[str, str], questions: Quest
     of the vectors, the paper's queries for extraction count as seen.
     """
     digest = queries.get("queries_sha256")
-    own, made = _shipped("emotions.json"), "those that the vectors were made from"
+    own, made = shipped("emotions.json"), "those that the vectors were made from"
     if digest == hashlib.sha256(own).hexdigest():
         return Seen(_texts(parse_queries(own, "emotions.json").values()), made)
     if digest == questions.sha256:
@@ -157,5 +157,18 @@ def _registered(name: str) -> RegisteredQueries | None:
     return next((entry for entry in registry().queries if entry.name == name), None)
 
 
-def _shipped(name: str) -> bytes:
+def open_shipped(name: str) -> Questions:
+    """A shipped file of prompts by group, as `parse_questions` reads it."""
+    content = shipped(name)
+    pairs = [(text, group) for group, texts in parse_questions(content, name).items() for text in texts]
+    return Questions(
+        name.removesuffix(".json"),
+        tuple(text for text, _ in pairs),
+        tuple(group for _, group in pairs),
+        hashlib.sha256(content).hexdigest(),
+    )
+
+
+def shipped(name: str) -> bytes:
+    """Content of a shipped file of queries."""
     return (resources.files("emobake.vectors_data") / "queries" / name).read_bytes()

@@ -48,7 +48,7 @@ class Repetition:
 
 def repetition(text: str) -> Repetition:
     """Measure `text`."""
-    units = _UNIT.findall(text.lower())
+    units = units_of(text)
     starts = range(0, max(1, len(units) - WINDOW + _STEP), _STEP) if len(units) >= SHORTEST else ()
     return Repetition(
         distinct(units, 1),
@@ -61,7 +61,25 @@ def repetition(text: str) -> Repetition:
 
 def distinct(units: Sequence[str], n: int) -> float:
     """Share of different n-grams of `units`; 1 if there are none."""
-    grams = list(zip(*(units[i:] for i in range(n)), strict=False))
+    return _distinct([units], n)
+
+
+def diversity(answers: Sequence[str]) -> float:
+    """Share of different pairs of units among all pairs of several answers to one query; 1 if there are none.
+
+    Distinct-2 of Li et al. 2016 (arXiv 1510.03055) over all answers together, where a pair does not join two answers. N
+    times the same answer gives an N-th of its own distinct-2.
+    """
+    return _distinct([units_of(answer) for answer in answers], 2)
+
+
+def units_of(text: str) -> list[str]:
+    """The words and signs that are counted."""
+    return _UNIT.findall(text.lower())
+
+
+def _distinct(texts: Sequence[Sequence[str]], n: int) -> float:
+    grams = [gram for units in texts for gram in zip(*(units[i:] for i in range(n)), strict=False)]
     return len(set(grams)) / len(grams) if grams else 1.0
 
 

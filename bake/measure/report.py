@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..core.text import code, markdown
+from .cells import cell, share
+from .receipt import DOSE_RESPONSE, LAYERS, write_receipt
 from .scorers.base import TOPIC
 from .summary import beside, main_ones, target
 
 HEADING = "## Evaluation"
-DOSE_RESPONSE, LAYERS = "dose_response", "layers"
-"""Names of the pictures, without their suffix."""
 _EXCERPT = 280
 """Characters of an example answer."""
 _EXAMPLES = 3
@@ -34,6 +34,7 @@ def write_report(data: Mapping[str, Any], examples: Sequence[Mapping[str, Any]],
         parts.append(f"![What was measured, by strength]({DOSE_RESPONSE}.png)")
     shown, groups = data["questions"]["shown"], data["questions"]["groups"]
     others = {group: count for group, count in groups.items() if group != shown} if len(groups) > 1 else {}
+    parts.append(write_receipt(data, pictures))
     for one in main_ones(data["directions"]):
         parts += [f"### {markdown(one['name'])}", _table(data, one), verdict(data, one), prompt_verdict(data, one)]
         for group, count in others.items():
@@ -138,14 +139,14 @@ def columns_of(data: Mapping[str, Any], direction: Mapping[str, Any], group: str
         title = wanted if len(data["scorers"]) == 1 else f"{wanted}, {name}"
 
         def figure(point: Mapping[str, Any], name: str = name) -> str:
-            return _cell(target(point["groups"][group], name, emotions))
+            return cell(target(point["groups"][group], name, emotions))
 
         def random(point: Mapping[str, Any], name: str = name) -> str:
             own = drawn.get(point["strength"])
-            return _cell(target(own["groups"][group], name, emotions)) if own else ""
+            return cell(target(own["groups"][group], name, emotions)) if own else ""
 
         def topic(point: Mapping[str, Any], name: str = name) -> str:
-            return _cell(target(point["groups"][group], name, [TOPIC]))
+            return cell(target(point["groups"][group], name, [TOPIC]))
 
         columns.append((f"{title} ({unit})", figure))
         if drawn:
@@ -154,17 +155,17 @@ def columns_of(data: Mapping[str, Any], direction: Mapping[str, Any], group: str
     columns += [
         (title, lambda point, key=key, form=form: form(point["groups"][group][key]))  # type: ignore[misc]
         for key, title, form in (
-            ("collapsed", "collapsed", _share),
-            ("perplexity", "perplexity", _cell),
-            ("topic", "topic", _share),
-            ("distinct_2", "distinct-2", _cell),
-            ("words", "words", _cell),
-            ("unended", "unended", _share),
+            ("collapsed", "collapsed", share),
+            ("perplexity", "perplexity", cell),
+            ("topic", "topic", share),
+            ("distinct_2", "distinct-2", cell),
+            ("words", "words", cell),
+            ("unended", "unended", share),
         )
     ]
     if main:  # On the neutral prompts, whatever was asked.
         columns += [
-            (title, lambda point, key=key: _cell(point[key]))  # type: ignore[misc]
+            (title, lambda point, key=key: cell(point[key]))  # type: ignore[misc]
             for key, title in (("kl", "KL"), ("kl_worst", "KL worst 5%"))
         ]
     return [column for column in columns if any(column[1](point) for point in direction["points"])]
@@ -176,7 +177,7 @@ def _table(data: Mapping[str, Any], direction: Mapping[str, Any], group: str = "
         "| " + " | ".join(markdown(name) for name, _ in columns) + " |",
         "| " + " | ".join("---:" for _ in columns) + " |",
     ]
-    lines += ["| " + " | ".join(cell(point) for _, cell in columns) + " |" for point in rows_of(data, direction)]
+    lines += ["| " + " | ".join(show(point) for _, show in columns) + " |" for point in rows_of(data, direction)]
     return "\n".join(lines)
 
 
@@ -208,7 +209,7 @@ def prompt_verdict(data: Mapping[str, Any], direction: Mapping[str, Any]) -> str
     if asked is None or reached is None:
         return f"{said}."
     winner = "the prompt wins" if asked > reached else "the vectors win" if asked < reached else "both are equal"
-    return f"{said}: {_cell(asked)} against {_cell(reached)} at strength {best:g}, so by the emotion {winner}."
+    return f"{said}: {cell(asked)} against {cell(reached)} at strength {best:g}, so by the emotion {winner}."
 
 
 def _doses(data: Mapping[str, Any]) -> str:
@@ -251,13 +252,3 @@ def _measured(data: Mapping[str, Any], name: str) -> bool:
 def plain(text: str) -> str:
     """`text` of the report without its Markdown."""
     return html.unescape(re.sub(r"\\(.)", r"\1", text.replace("**", "")))
-
-
-def _cell(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"

@@ -16,6 +16,7 @@ import numpy as np
 from ..core.progress import Progress
 from ..models.likelihood import Pair, SteeredModel, answer_logits, batches, divergences, log_likelihoods, norms
 from ..models.loading import LiveModel, model_failing
+from ..models.sampling import Sampling
 from .engines import EvaluationSettings, Models, bias_norms
 from .experiment import Experiment, Variant
 from .ledger import WorkFolder
@@ -25,6 +26,8 @@ from .scorers.base import Scorer
 
 if TYPE_CHECKING:
     import torch
+
+    from .turns import Turns
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,16 @@ class Findings:
     """Site -> mean norm of the base's values there, by layer, while it answers neutral prompts."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """Provenance: model, vectors, versions. JSON data, no local paths."""
+    behaviour: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Answers to the shipped prompts for behaviour."""
+    capability: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Answers to the shipped tasks."""
+    samples: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    """Several answers to each of a few queries."""
+    turns: Turns | None = None
+    """Conversations of several turns."""
+    benchmarks: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Task -> metric -> figure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +174,29 @@ def answer(stages: Stages) -> dict[str, Any]:
     return given | stages.run("answers", variants, count, split, work)
 
 
+def answer_here(
+    stages: Stages, stage: str, variants: Sequence[Variant], texts: Sequence[str], sampling: Sampling, copies: int = 1
+) -> dict[str, list[list[str]]]:
+    """Key of variant -> for each text its answers, `copies` of them, in transformers whatever the engine."""
+    prompts, size = stages.prompts(variants, texts), stages.settings.runtime.batch_size
+
+    def work(variant: Variant, places: list[int]) -> dict[str, Any]:
+        own = prompts[stages.experiment.system(variant)]
+        names = [f"{stage}/{i}" for i in places]
+        found = stages.live.answer_here(variant, [own[i // copies] for i in places], names, sampling)
+        texts = (str(stages.base.tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in found)
+        return {key_of(variant, i): text for i, text in zip(places, texts, strict=True)}
+
+    def split(variant: Variant, todo: list[int]) -> list[list[int]]:
+        own = prompts[stages.experiment.system(variant)]
+        return by_length(todo, [prompt for prompt in own for _ in range(copies)], size)
+
+    found = stages.run(stage, variants, len(texts) * copies, split, work)
+    return {
+        v.key: [[found[key_of(v, i * copies + k)] for k in range(copies)] for i in range(len(texts))] for v in variants
+    }
+
+
 def answer_neutral(stages: Stages) -> list[Pair]:
     """Neutral prompts, and the base's answers to them."""
     steered = SteeredModel(stages.base)
@@ -251,18 +287,22 @@ def measure_scales(stages: Stages, neutral: Sequence[Pair]) -> tuple[dict[str, l
     return {site: values.tolist() for site, values in found.items()}, doses
 
 
-def score(stages: Stages, scorer: Scorer, answers: Mapping[str, Any]) -> dict[str, Any]:
-    """Key -> figures of one scorer."""
-    texts = stages.texts
+def score(
+    stages: Stages,
+    scorer: Scorer,
+    queries: Sequence[str],
+    answers: Mapping[str, Sequence[str]],
+    variants: Sequence[Variant],
+    stage: str = "scores",
+) -> dict[str, Any]:
+    """Key -> figures of one scorer; `answers` are those of each variant to `queries`."""
 
     def work(variant: Variant, places: list[int]) -> dict[str, Any]:
-        said = [answers[key_of(variant, i)]["text"] for i in places]
-        found = scorer.score([texts[i] for i in places], said)
+        found = scorer.score([queries[i] for i in places], [answers[variant.key][i] for i in places])
         return {key_of(variant, i): dict(figures) for i, figures in zip(places, found, strict=True)}
 
-    stage = "scores-" + hashlib.sha256(scorer.name.encode()).hexdigest()[:12]
-    variants, size = stages.experiment.variants, scorer.batch_size
-    return stages.run(stage, variants, len(texts), lambda _, todo: _cut(todo, size), work, title=scorer.name)
+    ledger, size = f"{stage}-{hashlib.sha256(scorer.name.encode()).hexdigest()[:12]}", scorer.batch_size
+    return stages.run(ledger, variants, len(queries), lambda _, todo: _cut(todo, size), work, title=scorer.name)
 
 
 def results_of(findings: Findings, model: str) -> dict[str, str]:

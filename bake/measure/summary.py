@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .behaviour import behaviour_figures, behaviour_set
+from .capability import capability_figures, capability_questions
 from .neutral_prompts import PROMPTS
 from .recorded_answers import Kind
-from .repetition import DISTINCT, LOOP, SHORTEST, WINDOW, Repetition, repetition
+from .repetition import DISTINCT, LOOP, SHORTEST, WINDOW, Repetition, diversity, repetition
 from .scorers.base import TOPIC, Scorer
+from .turns import CONVERSATIONS, OWN
 
 if TYPE_CHECKING:
     from .engines import EvaluationSettings
@@ -75,6 +78,7 @@ def summarize(findings: Findings, scorers: Sequence[Scorer], settings: Evaluatio
         "directions": directions,
         "best": {one["name"]: best(one, shown, main.name) for one in main_ones(directions) if one["emotions"]},
         "layers": _layers(findings),
+        "turns": _turns(findings, main),
         "warnings": list(experiment.warnings),
         "definitions": definitions(experiment.neutral),
     }
@@ -101,6 +105,26 @@ def best(direction: Mapping[str, Any], group: str, scorer: str) -> dict[str, Any
         "strength": top[1],
         "why": f"{scorer}: {before:.3g} at 0, {top[0]:.3g} here; within bounds: {', '.join(_bounds(base, base))}",
     }
+
+
+def chosen(data: Mapping[str, Any], direction: Mapping[str, Any]) -> dict[str, Any]:
+    """The strength of a direction that further measures are made at, and the rule by which it was chosen.
+
+    The best one; without one, 1, or the strength that is nearest to it.
+    """
+    best = data["best"].get(direction["name"], {}).get("strength")
+    if best is not None:
+        return {"strength": best, "rule": "the best strength"}
+    own = [point["strength"] for point in direction["points"] if point["strength"]]
+    nearest = min(own, key=lambda strength: (abs(strength - 1), strength), default=None)
+    return {"strength": nearest, "rule": "no strength is called the best; the nearest to 1"}
+
+
+def chosen_variants(findings: Findings, scorers: Sequence[Scorer], settings: EvaluationSettings) -> list[Variant]:
+    """The variant of each direction at its chosen strength."""
+    data = summarize(findings, scorers, settings)
+    wanted = {(one["name"], chosen(data, one)["strength"]) for one in main_ones(data["directions"])}
+    return [v for v in findings.experiment.variants if v.strength and (v.direction, v.strength) in wanted]
 
 
 def main_ones(directions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -154,8 +178,60 @@ def _variant(
     return {
         "kl": _number(kl.mean()) if kl.size else None,
         "kl_worst": _number(np.sort(kl)[-math.ceil(WORST * kl.size) :].mean()) if kl.size else None,
+        **_besides(findings, variant),
         "groups": {part: _group(findings, variant.key, places, texts, settings) for part, places in parts.items()},
     }
+
+
+def _besides(findings: Findings, variant: Variant) -> dict[str, Any]:
+    """The figures that do not come from the answers to the queries; None for what was not measured."""
+    key, limit = variant.key, findings.experiment.limit
+    told, done, drawn = findings.behaviour.get(key), findings.capability.get(key), findings.samples.get(key)
+    return {
+        "behaviour": None if told is None else behaviour_figures(told, behaviour_set().limited(limit).groups),
+        "capability": None if done is None else capability_figures(capability_questions().limited(limit).texts, done),
+        "diversity": None if drawn is None else _mean([diversity(answers) for answers in drawn]),
+        "benchmarks": findings.benchmarks.get(key),
+    }
+
+
+def _turns(findings: Findings, main: Scorer) -> dict[str, Any] | None:
+    """The emotion by turn, mean over the conversations; None if no conversations were held."""
+    found = findings.turns
+    if found is None:
+        return None
+    mains = [one for one in findings.experiment.directions if not one.like and one.emotions]
+
+    def curve(direction: Direction, variant: Variant, own: int) -> dict[str, Any]:
+        talks, said = found.scores[main.name][variant.key][own], found.answers[variant.key][own]
+        by_turn = zip(*talks, strict=True)
+        return {
+            "direction": direction.name,
+            "who": "base" if not variant.direction else "prompt" if variant.direction != direction.name else "vectors",
+            "strength": variant.strength if variant.direction == direction.name else None,
+            "own_system_prompt": bool(own),
+            "system_tokens": found.system_tokens[variant.key],
+            "emotion": [_target_mean(figures, direction.emotions) for figures in by_turn],
+            "collapsed": [_mean([repetition(text).collapsed for text in texts]) for texts in zip(*said, strict=True)],
+        }
+
+    likes = {one.name: one.like for one in findings.experiment.directions}
+    return {
+        "conversations": CONVERSATIONS,
+        "own_system_prompt": OWN,
+        "scorer": main.name,
+        "curves": [
+            curve(one, variant, own)
+            for one in mains
+            for variant in found.variants
+            if variant.direction in ("", one.name) or likes.get(variant.direction) == one.name
+            for own in (0, 1)
+        ],
+    }
+
+
+def _target_mean(figures: Sequence[Mapping[str, float]], emotions: Sequence[str]) -> float | None:
+    return _mean([one[emotion] for one in figures for emotion in emotions if emotion in one])
 
 
 def _group(

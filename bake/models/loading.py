@@ -283,8 +283,12 @@ def encode_chats(tokenizer: Any, conversations: Sequence[Sequence[Message]], nam
 
 def fingerprint(live: LiveModel) -> list[list[Any]]:
     """Names, sizes and times of the weight files, which tell checkpoints apart without reading them."""
-    files = sorted(live.folder.glob("*.safetensors"))
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return [[name, size, (live.folder / name).stat().st_mtime_ns] for name, size in weight_files(live)]
+
+
+def weight_files(live: LiveModel) -> list[tuple[str, int]]:
+    """Names and sizes of the weight files."""
+    return [(file.name, file.stat().st_size) for file in sorted(live.folder.glob("*.safetensors"))]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,8 @@ pytestmark = pytest.mark.real
 
 QUERIES = ["What is the time?", "Name a river in Portugal.", "How are you?", "Tell me about bread."]
 TOKENS = 12
-DRAWN = EvaluationSettings(Sampling(TOKENS, 0.6, 0.9), Runtime(batch_size=3))
+ALONE = {"behaviour": False, "samples": 0}
+DRAWN = EvaluationSettings(Sampling(TOKENS, 0.6, 0.9), Runtime(batch_size=3), **ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,7 @@ def words(tiny_chat, tiny_vectors, asked):
     """The command line of an evaluation of joy and anger at -1, 0 and 2, without --out."""
     words = ["eval", "--model", tiny_chat, "--vectors", tiny_vectors, "--emotions", "joy,anger", "--strengths", -1, 0]
     words += [2, "--queries", asked, "--max-new-tokens", TOKENS, "--batch-size", 3, "--scorer", "lexicon"]
+    words += ["--no-behaviour", "--samples", 0]
     return [*map(str, words)]
 
 
@@ -168,7 +171,7 @@ def test_checkpoints_tell_which_queries_are_held_out(tiny_chat, tiny_vectors, as
     made = replace(vectors, extraction={"queries": "q.json", "queries_sha256": digest, "seed": 0})
     emobake.bake(tiny_chat, made, mix={"joy": 1}, out=tmp_path / "once")
     emobake.bake(tmp_path / "once", vectors, mix={"fear": 1}, out=tmp_path / "twice")
-    few = EvaluationSettings(Sampling(4, temperature=0))
+    few = EvaluationSettings(Sampling(4, temperature=0), **ALONE)
     for name, held_out, said in (("once", [], "4 of the 4 queries are among"), ("twice", None, "is not known")):
         out = tmp_path / f"report-{name}"
         found = evaluate_checkpoints(
@@ -345,7 +348,7 @@ def test_a_model_without_a_chat_template_is_named_in_the_report(tiny_chat, tiny_
         limit=1,
         scorers=["lexicon"],
         control=False,
-        settings=EvaluationSettings(Sampling(2, temperature=0)),
+        settings=EvaluationSettings(Sampling(2, temperature=0), **ALONE),
     )
     assert any("has no chat template" in warning for warning in data["warnings"])
 
@@ -366,7 +369,7 @@ def test_the_prompted_baseline_by_hand(smollm2, tmp_path):
         questions=str(tmp_path / "q.json"),
         limit=1,
         scorers=["lexicon"],
-        settings=EvaluationSettings(Sampling(8, temperature=0)),
+        settings=EvaluationSettings(Sampling(8, temperature=0), **ALONE),
     )
     model, tokenizer = AutoModelForCausalLM.from_pretrained(smollm2), AutoTokenizer.from_pretrained(smollm2)
 
@@ -410,10 +413,110 @@ def test_a_template_without_a_place_for_a_system_prompt(tiny_chat, tiny_vectors,
         assert live.tokenizer.decode(live.prompts(["Hi?"], "Be glad.")[0]) == "<Be glad.\n\nHi?>"
     out = tmp_path / "r"
     common = {"emotions": ["joy"], "strengths": [1], "control": False, "scorers": ["lexicon"], "limit": 1}
-    few = EvaluationSettings(Sampling(2, temperature=0))
+    few = EvaluationSettings(Sampling(2, temperature=0), **ALONE)
     data = evaluate(tmp_path / "other", out, tiny_vectors, questions=asked, settings=few, **common)
     assert any("no place for a system prompt" in warning for warning in data["warnings"])
     assert load(ModelName.parse(tiny_chat)).has_system_role
+
+
+LM_EVAL = """
+import json, sys
+from pathlib import Path
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+model = given["--model_args"].partition("=")[2].partition(",")[0]
+assert Path(model, "config.json").is_file() and given["--tasks"] == "arc_easy" and given["--limit"] == "1"
+baked = Path(model, "emobake.json").exists()
+out = Path(given["--output_path"], "model")
+out.mkdir(parents=True)
+found = {"alias": "arc_easy", "acc,none": 0.25 if baked else 0.5, "acc_stderr,none": "N/A"}
+(out / "results_2026.json").write_text(json.dumps({"results": {"arc_easy": found}}))
+"""
+
+
+def test_a_receipt_with_turns_samples_and_benchmarks(cli, tiny_chat, tiny_vectors, asked, tmp_path, monkeypatch):
+    """All of it on a tiny model; then a bake is held to it. lm-eval is a stand-in here."""
+    package = tmp_path / "stand-in" / "lm_eval"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "__main__.py").write_text(LM_EVAL)
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.setitem(sys.modules, "lm_eval", types.ModuleType("lm_eval"))  # Forgotten after the test.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package.parent), os.environ.get("PYTHONPATH", "")]))
+    out = tmp_path / "r"
+    words = ["eval", "--model", tiny_chat, "--vectors", tiny_vectors, "--mix", "joy=1", "--strengths", 1, 2]
+    words += ["--queries", asked, "--limit", 1, "--max-new-tokens", 6, "--scorer", "lexicon", "--samples", 2]
+    words += ["--turns", 2, "--lm-eval", "arc_easy", "--max-kl", 0, "--out", out]
+    ran = cli(*words).ok()
+    assert "joy at 1: beyond --max-kl 0" in " ".join(ran.out.split())
+    data, text = report(out), (out / "report.md").read_text()
+    receipt = data["receipt"]
+    (joy,) = receipt["directions"]
+    rows = emobake.open_vectors(tiny_vectors).rows
+    assert joy["weights"] == {"joy": 1.0} and joy["rows_sha256"]["joy"] == hashlib.sha256(rows[3].tobytes()).hexdigest()
+    zero, one, _ = joy["points"]
+    assert (
+        zero["capability_drop"] == zero["refusal_shift"] == zero["agreement_shift"] == 0 and 0 < one["diversity"] <= 1
+    )
+    assert one["kl"] == data["directions"][0]["points"][1]["kl"] and joy["prompt"]["kl"] > 0 and joy["control"]
+    assert data["directions"][0]["points"][0]["capability"]["tasks"] == 3  # one of each kind
+    curves = data["turns"]["curves"]
+    assert {(c["who"], c["own_system_prompt"]) for c in curves} == {
+        (who, own) for who in ("base", "vectors", "prompt") for own in (False, True)
+    }
+    assert all(len(c["emotion"]) == 2 for c in curves)
+    assert {c["system_tokens"] > 0 for c in curves if c["who"] == "prompt"} == {True}
+    chosen = joy["chosen"]["strength"]
+    points = {p["strength"]: p["benchmarks"] for p in data["directions"][0]["points"]}
+    assert points[0] == {"arc_easy": {"acc": 0.5}} and points[chosen] == {"arc_easy": {"acc": 0.25}}
+    assert "### Behaviour" in text and "| acc | 0.5 | 0.25 |" in text and "](turns.png)" in text
+    assert (out / "turns.svg").exists()
+    bake = ["--model", tiny_chat, "--vectors", tiny_vectors, "--mix", "joy=2", "--report", out]
+    cli(*bake, "--max-kl", 0, "--out", tmp_path / "no").one_line("beyond --max-kl 0")
+    cli(*bake, "--max-kl", 99, "--max-collapse", 1, "--max-capability-drop", 1, "--out", tmp_path / "yes").ok()
+
+
+def test_benchmarks_that_cannot_run(cli, words, tmp_path, monkeypatch):
+    more = ["--out", tmp_path / "r", "--lm-eval"]
+    cli(*words, *more, "no task").one_line("--lm-eval takes names of tasks")
+    cli(*words, *more, "arc_easy").one_line("benchmarks: needs lm_eval", "emobake[lm-eval]", code=1)
+    assert not (tmp_path / "r").exists()
+
+
+def test_conversations_by_hand(smollm2, tmp_path):
+    """Two turns under both system prompts, computed with transformers alone."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from emobake.measure.turns import OWN, scripts
+
+    (tmp_path / "q.json").write_text('["What is the time?"]')
+    settings = EvaluationSettings(Sampling(6, temperature=0), turns=2, **ALONE)
+    common = {
+        "questions": str(tmp_path / "q.json"),
+        "limit": 1,
+        "control": False,
+        "system_prompt": "Be full of {emotion}!",
+    }
+    seen = []
+
+    class Seeing(Lexicon):
+        def score(self, queries, answers):
+            seen.extend(zip(queries, answers, strict=True))
+            return super().score(queries, answers)
+
+    common |= {"emotions": ["joy"], "strengths": [1], "scorers": [Seeing()], "settings": settings}
+    evaluate(smollm2, tmp_path / "r", SMOLLM2_VECTORS, **common)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(smollm2), AutoTokenizer.from_pretrained(smollm2)
+    chat = [{"role": "system", "content": f"Be full of joy!\n\n{OWN}"}]
+    for message in scripts(2)[0]:
+        chat.append({"role": "user", "content": message})
+        text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+        answer = tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True)
+        assert (message, answer) in seen
+        chat.append({"role": "assistant", "content": answer})
 
 
 def test_the_summary_on_the_terminal(cli, words, tmp_path):

@@ -29,6 +29,7 @@ ALLOWED = (
     "emobake ",
     "--outfile",
     "--outtype",
+    "lm_eval ",
 )
 
 

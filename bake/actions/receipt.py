@@ -1,0 +1,94 @@
+"""Receipts: the report of an evaluation holds a steering to bounds, if it is the report of this very steering."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.bounds import Bounds
+from ..core.record import Record
+from ..errors import BrokenFileError, InputError
+from ..storage.files import read_json, reading
+
+_PRECISION = 1e-6
+"""Relative difference below which two strengths are the same."""
+
+
+def check_receipt(report: Path, record: Record, bounds: Bounds) -> None:
+    """Hold the steering of `record` to `bounds`, by the report of an evaluation in the folder `report`.
+
+    The report must be of the same base, by the names and sizes of its weight files, of the same vectors, by the
+    digests of their rows, and it must have measured this strength. Nothing is interpolated.
+
+    Raises:
+        InputError: it is another report, the strength was not measured, or a bound does not hold.
+        BrokenFileError: report.json is not one.
+    """
+    file = report / "report.json"
+    if not file.is_file():
+        raise InputError(f"{report}: has no report.json; give `report` the output of `emobake eval`")
+    if record.adapters or record.history:
+        raise InputError(
+            f"{file}: tells of one steering of one base; bounds go neither with adapters nor with a second bake"
+        )
+    with reading():
+        receipt = read_json(file).get("receipt")
+    if receipt is None:
+        raise InputError(f"{file}: has no receipt; make the report again with `emobake eval`")
+    try:
+        figures = _figures_of(receipt, record, file)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BrokenFileError(f"{file}: its receipt cannot be read ({type(error).__name__}); make it again") from None
+    if beyond := bounds.beyond(figures):
+        raise InputError(f"{file}: {record.steering.recipe} is beyond {'; '.join(beyond)}; take a smaller weight")
+
+
+def _figures_of(receipt: Mapping[str, Any], record: Record, file: Path) -> Mapping[str, Any]:
+    """The point of the receipt at the strength of the record."""
+    _check_base(receipt, record, file)
+    steering = record.steering
+    wanted = {name: weight * steering.scale for name, weight in steering.weights if weight * steering.scale}
+    layers = None if steering.layers is None else list(steering.layers)
+    measured: list[float] = []
+    for one in receipt["directions"]:
+        strength = _strength(one, wanted, layers, record)
+        if strength is None:
+            continue
+        for point in one["points"]:
+            if math.isclose(point["strength"], strength, rel_tol=_PRECISION):
+                return dict(point)
+            measured.append(float(point["strength"]) / strength)
+    if measured:
+        known = ", ".join(f"{factor:.4g}" for factor in sorted(measured) if factor)
+        raise InputError(
+            f"{file}: {steering.recipe} was not measured, only {known} times it; evaluate this strength, too"
+        )
+    names = ", ".join(str(one["name"])[:60] for one in receipt["directions"])
+    raise InputError(f"{file}: does not tell of {steering.recipe} by these vectors and layers (it tells of {names})")
+
+
+def _strength(
+    one: Mapping[str, Any], wanted: Mapping[str, float], layers: list[int] | None, record: Record
+) -> float | None:
+    """The strength at which the direction `one` is the steering of the record; None if it is another one."""
+    own = one["weights"]
+    if own is None or one["layers"] != layers or set(own) != set(wanted) or not wanted:
+        return None
+    digests = record.vectors.rows
+    if any(not digests.get(name) or one["rows_sha256"].get(name) != digests[name] for name in wanted):
+        return None
+    ratios = [weight / own[name] for name, weight in wanted.items() if own[name]]
+    same = len(ratios) == len(wanted) and all(math.isclose(ratio, ratios[0], rel_tol=_PRECISION) for ratio in ratios)
+    return ratios[0] if same else None
+
+
+def _check_base(receipt: Mapping[str, Any], record: Record, file: Path) -> None:
+    """Refuse the report of another base; a GGUF file and an adapter have other files than the checkpoint that ran."""
+    if record.form == "gguf" or record.adapter is not None:
+        return
+    measured = {(name, size) for name, size in receipt["weights"]}
+    other = next((one.name for one in record.base.weights if (one.name, one.size) not in measured), "")
+    if other:
+        raise InputError(f"{file}: is the report of another base, which has no {other} of this size")
