@@ -68,7 +68,8 @@ def bake(
             `push` or `dry_run`.
         mix: weights by name instead of `times`.
         scale: factor for all weights; ``auto``: the one at which their doses, weight over the strength that a
-            measurement chose for the emotion, add up to one. The set must tell the strengths.
+            measurement chose for the emotion, add up to one. The set must tell the strengths; or `report` must, whose
+            best strength is taken then.
         layers: layers to steer, such as ``"8-27"``; None: all.
         push: the Hub repository to push to, or a `HubTarget`, which says how.
         targets: stacks that must load the result steered; names of `emobake.core.stacks.STACKS`.
@@ -82,7 +83,8 @@ def bake(
         hash_files: record the sha256 of every weight file (reads them all).
         force: write even if nothing would be steered in total, or so strongly that the model is destroyed, or if
             layers without attention (of a hybrid) lose their vectors.
-        report: the output of an evaluation of this very steering, which must hold `bounds`; else nothing is written.
+        report: the output of an evaluation of this very steering: it tells the strength for `scale` ``auto``, and it
+            must hold `bounds`; else nothing is written.
         bounds: bounds on what the steering may cost, by the figures of `report`.
         dry_run: plan only.
         progress: told of the bytes that are carried over.
@@ -110,8 +112,11 @@ def bake(
         raise InputError(f"{name}: a GGUF file holds a language model alone already; leave `text_only` out")
     if text_only and format != "checkpoint":
         raise InputError("`text_only` goes with `format` checkpoint: an adapter is loaded on top of the whole model")
-    if (report is None) != (bounds is None or not bounds.given):
-        raise InputError("`report` goes with a bound: `max_kl`, `max_collapse` or `max_capability_drop`; give both")
+    is_bound = bounds is not None and bool(bounds.given)
+    if is_bound and report is None:
+        raise InputError("bounds go with `report`, the output of `emobake eval`; give it")
+    if report is not None and not is_bound and scale != "auto":
+        raise InputError("`report` goes with `scale` auto or a bound: `max_kl`, `max_collapse`, `max_capability_drop`")
     request = BakeRequest(
         model=name,
         sets=SetOpener(VectorSource.parse(vectors), name),

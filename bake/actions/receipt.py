@@ -4,16 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core.bounds import Bounds
 from ..core.record import Record
+from ..core.steering import Steering
 from ..errors import BrokenFileError, InputError
 from ..storage.files import read_json, reading
 
 _PRECISION = 1e-6
 """Relative difference below which two strengths are the same."""
+
+
+def at_best_strength(report: Path, steering: Steering) -> tuple[Steering, str]:
+    """Scale `steering` to the strength that a report calls the best for it; returns a line about it, too.
+
+    Only weights are compared: `check_receipt` tells whether the report is of the same base and vectors.
+
+    Raises:
+        InputError: the report does not tell of these weights, or calls no strength the best for them.
+        BrokenFileError: report.json is not one.
+    """
+    file, receipt = _read(report)
+    wanted = {name: weight for name, weight in steering.weights if weight}
+    try:
+        for one in receipt["directions"]:
+            factor = _factor(wanted, one["weights"] or {})
+            if factor is None or factor < 0:
+                continue
+            if one["chosen"]["best"] is not True:
+                raise InputError(f"{file}: calls no strength of {one['name']} the best; give `scale` a number")
+            strength = float(one["chosen"]["strength"])
+            return replace(
+                steering, scale=strength / factor
+            ), f"{one['name']} at {strength:g}, the best strength in {file}"
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise _unreadable(file, error) from None
+    raise InputError(f"{file}: does not tell of {', '.join(wanted) or 'no emotion'} in these proportions")
 
 
 def check_receipt(report: Path, record: Record, bounds: Bounds) -> None:
@@ -26,23 +55,33 @@ def check_receipt(report: Path, record: Record, bounds: Bounds) -> None:
         InputError: it is another report, the strength was not measured, or a bound does not hold.
         BrokenFileError: report.json is not one.
     """
-    file = report / "report.json"
-    if not file.is_file():
-        raise InputError(f"{report}: has no report.json; give `report` the output of `emobake eval`")
+    file, receipt = _read(report)
     if record.adapters or record.history:
         raise InputError(
             f"{file}: tells of one steering of one base; bounds go neither with adapters nor with a second bake"
         )
-    with reading():
-        receipt = read_json(file).get("receipt")
-    if receipt is None:
-        raise InputError(f"{file}: has no receipt; make the report again with `emobake eval`")
     try:
         figures = _figures_of(receipt, record, file)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BrokenFileError(f"{file}: its receipt cannot be read ({type(error).__name__}); make it again") from None
+        raise _unreadable(file, error) from None
     if beyond := bounds.beyond(figures):
         raise InputError(f"{file}: {record.steering.recipe} is beyond {'; '.join(beyond)}; take a smaller weight")
+
+
+def _read(report: Path) -> tuple[Path, Mapping[str, Any]]:
+    """The file of a report, and its receipt."""
+    file = report / "report.json"
+    if not file.is_file():
+        raise InputError(f"{report}: has no report.json; give `report` the output of `emobake eval`")
+    with reading():
+        receipt = read_json(file).get("receipt")
+    if not isinstance(receipt, dict):
+        raise InputError(f"{file}: has no receipt; make the report again with `emobake eval`")
+    return file, receipt
+
+
+def _unreadable(file: Path, error: Exception) -> BrokenFileError:
+    return BrokenFileError(f"{file}: its receipt cannot be read ({type(error).__name__}); make it again")
 
 
 def _figures_of(receipt: Mapping[str, Any], record: Record, file: Path) -> Mapping[str, Any]:
@@ -78,6 +117,13 @@ def _strength(
         return None
     digests = record.vectors.rows
     if any(not digests.get(name) or one["rows_sha256"].get(name) != digests[name] for name in wanted):
+        return None
+    return _factor(wanted, own)
+
+
+def _factor(wanted: Mapping[str, float], own: Mapping[str, float]) -> float | None:
+    """The number by which the weights `own` are multiplied to give `wanted`; None if there is none."""
+    if not wanted or set(own) != set(wanted):
         return None
     ratios = [weight / own[name] for name, weight in wanted.items() if own[name]]
     same = len(ratios) == len(wanted) and all(math.isclose(ratio, ratios[0], rel_tol=_PRECISION) for ratio in ratios)

@@ -16,7 +16,7 @@ from ..core.strengths import at_measured_strength, explain
 from ..core.vector_set import VectorSet
 from ..storage.model_name import ModelName
 from ..vectors.find import SetOpener
-from .receipt import check_receipt
+from .receipt import at_best_strength, check_receipt
 
 if TYPE_CHECKING:
     from ..formats.adapter.open import Adapter
@@ -60,13 +60,17 @@ class BakeRequest:
         """The weights of the output, or of a `folder` in it, for the set that was opened.
 
         Raises:
-            InputError: the scale is to be chosen, and the set does not tell the strengths.
+            InputError: the scale is to be chosen, and neither the report nor the set tells the strength.
         """
         given = self.recipes[folder]
         if not self.auto:
             return given
-        chosen = at_measured_strength(given, vectors)
-        self.notice(explain(chosen, vectors))
+        if self.report is not None:
+            chosen, told = at_best_strength(self.report, given)
+        else:
+            chosen = at_measured_strength(given, vectors)
+            told = explain(chosen, vectors)
+        self.notice(told)
         return chosen
 
     def check_bounds(self, plan: BakePlan) -> None:

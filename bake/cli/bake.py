@@ -43,13 +43,14 @@ if TYPE_CHECKING:
 @click.option(
     "--auto",
     is_flag=True,
-    help="Scale the weights to the strength that was measured for the set, instead of --scale.",
+    help="Scale the weights to the strength that was measured for the set, or that is the best in --report.",
 )
 @click.option(
     "--report",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="A report of `emobake eval` on this very steering: nothing is written if it is beyond the bounds.",
+    help="A report of `emobake eval` on this very steering: --auto takes its best strength, and nothing is written if "
+    "it is beyond the bounds.",
 )
 @bound_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")

@@ -110,14 +110,14 @@ def best(direction: Mapping[str, Any], group: str, scorer: str) -> dict[str, Any
 def chosen(data: Mapping[str, Any], direction: Mapping[str, Any]) -> dict[str, Any]:
     """The strength of a direction that further measures are made at, and the rule by which it was chosen.
 
-    The best one; without one, 1, or the strength that is nearest to it.
+    The best one (`best` is true then); without one, 1, or the strength that is nearest to it.
     """
     best = data["best"].get(direction["name"], {}).get("strength")
     if best is not None:
-        return {"strength": best, "rule": "the best strength"}
+        return {"strength": best, "best": True, "rule": "the best strength"}
     own = [point["strength"] for point in direction["points"] if point["strength"]]
     nearest = min(own, key=lambda strength: (abs(strength - 1), strength), default=None)
-    return {"strength": nearest, "rule": "no strength is called the best; the nearest to 1"}
+    return {"strength": nearest, "best": False, "rule": "no strength is called the best; the nearest to 1"}
 
 
 def chosen_variants(findings: Findings, scorers: Sequence[Scorer], settings: EvaluationSettings) -> list[Variant]:

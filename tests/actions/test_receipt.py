@@ -21,6 +21,7 @@ def report(base, vectors, tmp_path):
 
     joy = {"name": "joy", "weights": {"joy": 1.0}, "layers": None, "rows_sha256": dict(record.vectors.rows)}
     joy |= {"points": [point(0, 0), point(1, 0.4, 0.02), point(2, 1.5)]}
+    joy["chosen"] = {"strength": 2, "best": True, "rule": "the best strength"}
     weights = [[one.name, one.size] for one in record.base.weights]
     folder = tmp_path / "report"
     folder.mkdir()
@@ -51,7 +52,7 @@ def test_a_bake_within_its_bounds(cli, base, vectors, report, tmp_path):
         (("--mix", "joy=-1", "--max-kl", 9), ("was not measured",)),
         (("--mix", "anger=1", "--max-kl", 9), ("does not tell of 1 x anger", "it tells of joy")),
         (("--mix", "joy=1", "--layers", "0", "--max-kl", 9), ("does not tell of",)),
-        (("--mix", "joy=1"), ("--report goes with a bound",)),
+        (("--mix", "joy=1"), ("--report goes with --scale auto or a bound",)),
     ],
 )
 def test_a_bake_beyond_its_bounds_writes_nothing(cli, base, vectors, report, tmp_path, more, said):
@@ -62,7 +63,7 @@ def test_a_bake_beyond_its_bounds_writes_nothing(cli, base, vectors, report, tmp
 
 def test_a_report_of_something_else(cli, base, vectors, report, tmp_path):
     words = ("--model", base, "--vectors", vectors, "--mix", "joy=1", "--max-kl", 9, "--out", tmp_path / "out")
-    cli(*words).one_line("--report goes with a bound")
+    cli(*words).one_line("bounds go with --report")
     cli(*words, "--report", tmp_path / "none").one_line("none: has no report.json")
     edited(report, lambda receipt: receipt["directions"][0]["rows_sha256"].update(joy="0" * 64))
     cli(*words, "--report", report).one_line("does not tell of 1 x joy by these vectors")
@@ -97,3 +98,19 @@ def test_bounds_are_numbers_from_0_on():
     with pytest.raises(InputError, match="`max_kl` takes a number from 0 on"):
         Bounds(max_kl=-1)
     assert Bounds(max_kl=1).beyond({"kl": float("nan")}) and not Bounds(max_kl=1).beyond({"kl": 1})
+
+
+def test_auto_takes_the_best_strength_of_the_report(cli, base, vectors, report, tmp_path):
+    words = ("--model", base, "--vectors", vectors, "--report", report, "--auto", "--out", tmp_path / "out")
+    ran = cli(*words, "--mix", "joy=0.5").ok()
+    assert read_record(tmp_path / "out").steering.scale == 4 and "joy at 2, the best strength in" in ran.err
+    more = (*words, "--overwrite")
+    beyond = cli(*more, "--mix", "joy=1", "--max-kl", 1)
+    assert beyond.code == 2 and "is beyond --max-kl 1: it is 1.5" in beyond.err
+    cli(*more, "--mix", "anger=1").one_line("does not tell of anger")
+    cli(*more, "--mix", "joy=-1").one_line("does not tell of joy in these proportions")
+    assert "does not tell of" in cli(*more, "--mix", "joy=1", "--layers", "0").err
+    edited(report, lambda receipt: receipt["directions"][0]["chosen"].update(best=False))
+    cli(*more, "--mix", "joy=1").one_line("calls no strength of joy the best")
+    edited(report, lambda receipt: receipt["directions"][0].pop("chosen"))
+    cli(*more, "--mix", "joy=1").one_line("its receipt cannot be read (KeyError)", code=2)
