@@ -156,9 +156,9 @@ def _table(one: Mapping[str, Any], emotion: str) -> str:
             ("capability", "capability", share),
             ("drop", "capability_drop", shift),
             ("refuses", "refusals", share),
-            ("shift", "refusal_shift", shift),
+            ("refusal shift", "refusal_shift", shift),
             ("agrees", "agreement", share),
-            ("shift", "agreement_shift", shift),
+            ("agreement shift", "agreement_shift", shift),
         )
     ]
     rows = [*one["points"], *([one["prompt"]] if one["prompt"] else [])]
