@@ -9,7 +9,7 @@ from support.paths import SHARED
 from emobake import ModelName, open_vectors
 from emobake.core.vector_set import EMOTIONS
 from emobake.vectors.fetch import is_cached, pull
-from emobake.vectors.find import model_ids
+from emobake.vectors.find import find_vectors, model_ids
 from emobake.vectors.registry import find_by_model, find_by_name, registry
 
 
@@ -23,6 +23,12 @@ def test_every_entry_is_whole():
         assert not entry.files or tuple(entry.files) == EMOTIONS
         for file in entry.files.values():
             assert re.fullmatch("[0-9a-f]{40}", file.commit) and re.fullmatch("[0-9a-f]{40}", file.blob)
+
+
+def test_the_set_of_smollm2_tells_a_strength_for_joy_alone():
+    found = find_vectors("smollm2-135m-instruct")
+    assert found.strengths.keys() == {"joy"} and found.strengths["joy"].value == 1
+    assert find_vectors("smollm2-135m-instruct", ["anger"]).strengths == {}
 
 
 @pytest.mark.published
