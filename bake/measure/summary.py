@@ -153,6 +153,11 @@ def _bounds(found: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, bool
     return bounds
 
 
+def worst(divergences: np.ndarray) -> float:
+    """Mean of the largest 5% of the divergences ``[positions]``, which are not empty."""
+    return float(np.sort(divergences)[-math.ceil(WORST * divergences.size) :].mean())
+
+
 def _curve(findings: Findings, direction: Direction, measured: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": direction.name,
@@ -177,7 +182,7 @@ def _variant(
         kl = np.zeros(1)
     return {
         "kl": _number(kl.mean()) if kl.size else None,
-        "kl_worst": _number(np.sort(kl)[-math.ceil(WORST * kl.size) :].mean()) if kl.size else None,
+        "kl_worst": _number(worst(kl)) if kl.size else None,
         **_besides(findings, variant),
         "groups": {part: _group(findings, variant.key, places, texts, settings) for part, places in parts.items()},
     }

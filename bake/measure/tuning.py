@@ -18,12 +18,12 @@ from ..core.packages import require
 from ..core.progress import Advance, Notice, Progress, no_notice, no_progress
 from ..core.steering import steering, weighted_sum
 from ..errors import InputError, ModelError
-from ..models.likelihood import SteeredModel, answer_logits, batches, divergences
-from ..models.loading import LiveModel, Runtime, model_failing
+from ..models.likelihood import SteeredModel
+from ..models.loading import LiveModel, Runtime
 from ..models.steered import open_steered
 from ..storage.model_name import ModelName
 from ..vectors.find import Vectors, VectorSource
-from .neutral_prompts import PROMPTS, continued, neutral_count, neutral_prompts
+from .neutral_prompts import PROMPTS, Reference, continued, neutral_count, neutral_prompts
 
 MAX_SCALE = 8.0
 _FIRST = 0.125
@@ -140,9 +140,7 @@ class _Curve:
     def __post_init__(self) -> None:
         aim = SteeredModel(self.live) if self.match is None else SteeredModel(self.live, self._rows_at(1.0), "last")
         pairs = continued(aim, neutral_prompts(aim, self.count), self.batch_size, self.advance)
-        self.parts = [[pairs[i] for i in batch] for batch in batches(self.live, pairs)]
-        with model_failing(self.live.name):
-            self.logits = [answer_logits(aim, part) for part in self.parts]
+        self.reference = Reference.of(aim, pairs)
 
     def kl(self, scale: float) -> float:
         """KL at `scale`."""
@@ -154,9 +152,7 @@ class _Curve:
 
     def mean(self, other: SteeredModel) -> float:
         """Mean KL of another model."""
-        parts = zip(self.logits, self.parts, strict=True)
-        with model_failing(self.live.name):
-            return float(np.mean([x for own, part in parts for one in divergences(own, other, part) for x in one]))
+        return float(np.mean(self.reference.divergences(other)))
 
     def reach(self, target_kl: float, max_scale: float) -> float:
         """The smallest scale at which the KL reaches `target_kl`.
