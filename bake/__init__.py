@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .measure.evaluation import Report, evaluate, evaluate_answers, evaluate_checkpoints
     from .measure.extraction import extract
     from .measure.scorers.base import Scorer
+    from .measure.search.search import SearchSettings, search
     from .measure.tuning import tune
     from .models.loading import Runtime
     from .models.sampling import Sampling
@@ -78,6 +79,7 @@ _HOMES = {
     "Runtime": "models.loading",
     "Sampling": "models.sampling",
     "Scorer": "measure.scorers.base",
+    "SearchSettings": "measure.search.search",
     "Steering": "core.steering",
     "VectorSet": "core.vector_set",
     "VectorSource": "vectors.find",
@@ -97,6 +99,7 @@ _HOMES = {
     "push": "actions.push",
     "push_vectors": "vectors.share",
     "read_record": "formats.output",
+    "search": "measure.search.search",
     "tune": "measure.tuning",
     "verify": "actions.verify",
     "write_set": "vectors.write",
@@ -130,6 +133,7 @@ __all__ = [
     "Runtime",
     "Sampling",
     "Scorer",
+    "SearchSettings",
     "Steering",
     "UnsupportedModelError",
     "VectorError",
@@ -153,6 +157,7 @@ __all__ = [
     "push",
     "push_vectors",
     "read_record",
+    "search",
     "tune",
     "verify",
     "write_set",

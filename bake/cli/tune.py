@@ -1,4 +1,4 @@
-"""``emobake tune``: from options to the search for a scale, and its result."""
+"""``emobake tune``: from options to the search for a scale, and its result; `tune_search` searches for a shape."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from .options import (
     steering_options,
 )
 from .progress import count_bars
-from .terminal import console, echo, warn
+from .terminal import console, echo, option, warn
+from .tune_search import ONLY_ELSEWHERE, ONLY_HERE, run_search
 
 if TYPE_CHECKING:
     from ..core.progress import Advance
@@ -56,12 +57,81 @@ if TYPE_CHECKING:
 @click.option(
     "--plot", metavar="FILE", type=click.Path(path_type=Path), help="Draw the curve into a .png or .svg file."
 )
+@click.option(
+    "--search",
+    "shape",
+    is_flag=True,
+    help="Search, on Optuna's samplers, for other rows that raise the emotion more and damage the model less: weights "
+    "by layer, less of what all emotions or neutral outputs have in common. Needs emobake[search].",
+)
+@click.option(
+    "--budget-kl",
+    type=click.FloatRange(0, min_open=True),
+    default=0.5,
+    show_default=True,
+    metavar="X",
+    help="With --search: mean KL of the chosen rows at most.",
+)
+@click.option(
+    "--trials", type=click.IntRange(5), default=60, show_default=True, help="With --search: number of trials."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="With --search: the same seed gives the same trials.",
+)
+@click.option(
+    "--scorer",
+    "scorers",
+    metavar="NAME",
+    multiple=True,
+    help="With --search: a text classifier, a folder or Hub id, as one more measure of emotion. May be given more than "
+    "once.",
+)
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="With --search: the .safetensors file to write; the trials and pictures come beside it.",
+)
+@click.option(
+    "--restart", is_flag=True, help="With --search: forget the trials of an interrupted run to the same --out."
+)
+@click.option("--overwrite", is_flag=True, help="With --search: replace --out.")
 @batch_option("Answers generated at once.")
 @runtime_options
 @json_option
 @click.option("-q", "--quiet", is_flag=True, help="Print the scale only, at the end; no progress.")
-def tune(mix: tuple[str, ...], scale: float, plot: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Find the --scale for a bake: one that keeps to a budget of KL, or matches the paper's way of steering."""
+@click.pass_context
+def tune(
+    context: click.Context,
+    /,
+    mix: tuple[str, ...],
+    scale: float,
+    plot: Path | None,
+    as_json: bool,
+    quiet: bool,
+    shape: bool,
+    **options: Any,
+) -> None:
+    """Find the --scale for a bake: one that keeps to a budget of KL, or matches the paper's way of steering.
+
+    With --search, find other rows than the vectors' own: a vector set that raises the emotion more at less damage. A
+    killed search continues where it stopped.
+    """
+    given = [name for name in (ONLY_ELSEWHERE if shape else ONLY_HERE) if _is_given(context, name)]
+    if given:
+        raise click.UsageError(f"{option(given[0])} {'does not go' if shape else 'goes'} with --search")
+    own = {name: options.pop(name) for name in ONLY_HERE}
+    if shape:
+        if scale != 1:
+            raise click.UsageError("--search finds the scale, too; leave --scale out")
+        for name in set(ONLY_ELSEWHERE) & options.keys():
+            del options[name]
+        run_search(mix, as_json=as_json, **own, **options)
+        return
     from ..measure.neutral_prompts import PROMPTS, neutral_count
     from ..measure.plots import plot_curve
     from ..measure.tuning import tune as search
@@ -110,3 +180,8 @@ def tune(mix: tuple[str, ...], scale: float, plot: Path | None, as_json: bool, q
         if found.reference is not None:
             echo(f"KL of last-position steering from the base: {found.reference:.4f}")
         echo(f"Bake with --scale {found.scale:g}")
+
+
+def _is_given(context: click.Context, name: str) -> bool:
+    """True if the user gave this option, be it with its default."""
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE

@@ -13,7 +13,7 @@ from support.running import run_process
 from emobake.core.toml import parse_toml
 
 PROJECT = parse_toml((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-OTHER_NAMES = {"pyyaml": "yaml"}
+OTHER_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 """Package -> name to import, where the two differ by more than ``-`` and ``_``."""
 STACKS = {"llama_cpp", "mlx", "mlx_lm", "vllm", "xllamacpp"}
 STACKS |= {

@@ -1,0 +1,91 @@
+"""``emobake tune --search``: from options to a search, and its summary."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import model_and_vectors, parsed_mix, runtime_of
+from .progress import count_bars
+from .terminal import console, echo, resumable, show_command, warn
+
+if TYPE_CHECKING:
+    from ..measure.search.points import Point
+    from ..measure.search.results import Searched
+
+ONLY_HERE = ("budget_kl", "trials", "seed", "out", "scorers", "restart", "overwrite")
+"""Options that go with --search."""
+ONLY_ELSEWHERE = ("target_kl", "match", "max_scale", "limit", "plot", "quiet")
+"""Options that do not."""
+
+
+def run_search(
+    mix: tuple[str, ...], out: Path | None, as_json: bool, budget_kl: float, trials: int, seed: int, **options: Any
+) -> None:
+    """Search, write the set, and print what the test says."""
+    from ..measure.search.search import SearchSettings, search
+
+    if out is None:
+        raise click.UsageError("--search writes a vector set: give --out NAME.safetensors")
+    name = options["model"]
+    model, vectors = model_and_vectors(options)
+    settings = SearchSettings(budget_kl, trials, seed, runtime_of(options))
+
+    def say(point: Point) -> None:
+        if not as_json:
+            found = point.figures
+            stopped = " (stopped)" if found.collapsed is None else f", collapsed {found.collapsed:.0%}"
+            console(stderr=True).print(f"{point.name}: emotion {found.emotion:+.2f}, KL {found.kl:.3f}{stopped}")
+
+    with resumable(), ExitStack() as bars:
+        done = search(
+            model,
+            out,
+            vectors,
+            mix=parsed_mix(mix),
+            settings=settings,
+            tried=say,
+            progress=count_bars(bars, silent=as_json),
+            notice=warn,
+            **options,
+        )
+    if done is None:
+        return
+    if as_json:
+        click.echo(json.dumps(done.to_json(), indent=2))
+    else:
+        _show(done, name, out)
+
+
+def _show(done: Searched, model: str, out: Path) -> None:
+    from rich.table import Table
+
+    test = done.test
+    table = Table(title=f"{len(test['queries'])} test queries, which no trial has seen", title_justify="left")
+    table.add_column("")
+    for title in ("emotion", "words per 100", "KL", "KL worst 5%", "collapsed", "perplexity"):
+        table.add_column(title, justify="right")
+    rows = [("base", test["base"]), *((f"plain x {one['strength']:g}", one) for one in test["plain"])]
+    for label, one in (*rows, ("tuned", test["tuned"])):
+        perplexity = "" if one["perplexity"] is None else f"{one['perplexity']:.3g}"
+        cells = (f"{one['emotion']:.2f}", f"{one['lexicon']:.2f}", f"{one['kl']:.3f}", f"{one['kl_worst']:.2f}")
+        table.add_row(label, *cells, f"{one['collapsed']:.1%}", perplexity)
+    console().print(table)
+    found = test["comparison"]
+    if not found["within_bounds"]:
+        warn("on the test queries the tuned rows are beyond the bounds; look at the table before you bake them")
+    if found["best_plain"] is None:
+        echo("No plain strength is within the bounds on the test queries.")
+    elif found["rise_ratio"] is not None:
+        echo(f"The tuned rows raise the emotion {found['rise_ratio']:.2f} times as far as {found['best_plain']}.")
+    if found["kl_ratio_at_equal_rise"] is not None:
+        echo(f"KL is {found['kl_ratio_at_equal_rise']:.2f} of that of plain strengths at an equal rise.")
+    (emotion,) = done.vectors.emotions
+    echo(f"Wrote {out}, and beside it the trials and pictures ({out.stem}.search.json, .png, .svg)")
+    words = f"emobake --model {shlex.quote(model)} --vectors {shlex.quote(str(out))} --mix {shlex.quote(emotion)}=1"
+    show_command(console(), f"{words} --out ./steered")
