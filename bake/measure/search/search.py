@@ -19,6 +19,7 @@ from ...core.arguments import as_list
 from ...core.packages import require
 from ...core.progress import Notice, Progress, no_notice, no_progress
 from ...core.steering import Steering, steering, weighted_sum
+from ...core.strengths import Strength
 from ...core.vector_set import EMOTIONS, VectorSet
 from ...errors import InputError, ModelError
 from ...models.loading import LiveModel, Runtime, fingerprint
@@ -147,7 +148,7 @@ def search(
     if not processes.is_first:
         return None
     result = Searched(
-        _tuned_set(found, weights, shaped_rows(material, best.shape), target.name),
+        _tuned_set(found, weights, shaped_rows(material, best.shape), target.name, _strength(test, settings, points)),
         best,
         tuple(points),
         panel.base,
@@ -400,11 +401,18 @@ def _begun(
     }
 
 
-def _tuned_set(found: VectorSet, weights: Steering, rows: np.ndarray, name: str) -> VectorSet:
+def _strength(test: Mapping[str, Any], settings: SearchSettings, points: Sequence[Point]) -> Strength:
+    """The strength of the chosen rows, which is 1, and what the test found there."""
+    tuned = test["tuned"]
+    by = f"emobake tune, a search of {len(points)} trials with seed {settings.seed}"
+    return Strength(1.0, by, tuned["kl"], tuned["collapsed"])
+
+
+def _tuned_set(found: VectorSet, weights: Steering, rows: np.ndarray, name: str, strength: Strength) -> VectorSet:
     """A set of one emotion, named after those that are raised."""
-    emotion = "-".join(one for one, weight in weights.weights if weight > 0)
+    emotion = "-".join(one for one, weight in weights.weights if weight > 0)[:100].rstrip("-. ")
     return VectorSet(
-        (emotion[:100].rstrip("-. "),),
+        (emotion,),
         rows[None],
         name,
         site=found.site,
@@ -412,4 +420,5 @@ def _tuned_set(found: VectorSet, weights: Steering, rows: np.ndarray, name: str)
         source=f"emobake {__version__}: search from {found.name}" + (f" ({found.source})" if found.source else ""),
         license=found.license,
         extraction=found.extraction,
+        strengths={emotion: strength},
     )

@@ -73,6 +73,8 @@ def test_the_set_is_ordinary(whole):
     assert np.array_equal(opened.rows, done.vectors.rows) and opened.rows.any()
     kept = opened.extraction["search"]
     assert kept["shape"]["scale"] == done.best.shape.scale and kept["seed"] == 0 and "comparison" in kept["test"]
+    told = opened.strengths["joy"]
+    assert (told.value, told.kl, told.collapsed) == (1, done.test["tuned"]["kl"], done.test["tuned"]["collapsed"])
     for left_out in done.best.shape.left_out:
         assert not opened.rows[0, left_out].any()
 
