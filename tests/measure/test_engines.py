@@ -29,7 +29,9 @@ def test_vllm_answers_as_transformers(smollm2, tmp_path):
     }
     found = {}
     for engine, python in (("transformers", None), ("vllm", interpreter("vllm"))):
-        settings = EvaluationSettings(Sampling(24, temperature=0), engine=engine, engine_python=python)
+        settings = EvaluationSettings(
+            Sampling(24, temperature=0), engine=engine, engine_python=python, behaviour=False, samples=0
+        )
         data = evaluate(smollm2, tmp_path / engine, settings=settings, **common)
         found[engine] = tree(tmp_path / engine / "results")
         assert data["engine"] == engine

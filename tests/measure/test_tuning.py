@@ -44,7 +44,7 @@ def test_what_is_found_is_what_the_report_measures(budget, tiny_chat, tiny_vecto
         questions=str(tmp_path / "q.json"),
         scorers=["lexicon"],
         control=False,
-        settings=EvaluationSettings(Sampling(2, temperature=0), BATCH),
+        settings=EvaluationSettings(Sampling(2, temperature=0), BATCH, behaviour=False, samples=0),
     )
     assert data["directions"][0]["points"][-1]["kl"] == pytest.approx(budget.kl, rel=1e-3)
 

@@ -109,7 +109,7 @@ def test_eval_and_tune(pair: Pair, tiny_vectors, tmp_path):
             questions=str(tmp_path / "q.json"),
             scorers=["lexicon"],
             control=False,
-            settings=EvaluationSettings(Sampling(4, temperature=0), Runtime()),
+            settings=EvaluationSettings(Sampling(4, temperature=0), behaviour=False, samples=0),
         )
         points.append(data["directions"][0]["points"][-1]["kl"])
         scales.append(
