@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "mlx": ("awq", "mlx"),
 }
 """Forms that a user is likeliest to have; ``scripts/matrix --quantised`` runs all of them."""
-QUESTIONS = ("How was your day?", "It has rained all week. What do you think of that?")
+QUESTIONS = json.loads((ROOT / "vectors" / "queries" / "everyday.json").read_text(encoding="utf-8"))[:8]
+"""Neutral ones, and so many that one answer, in which a quantised model repeats itself, does not decide."""
 NEW_TOKENS = 50
 # Method -> options: SmolLM2's sides are whole groups of 64, not of 128.
 SMOL: Mapping[str, Mapping[str, Any]] = {
@@ -49,16 +50,15 @@ def test_tiny_ones_are_steered(stack: str, tmp_path: Path) -> None:
     assert all(cell.agrees for cell in found)
 
 
-def joy(text: str) -> float:
-    """Different words of joy among 100 different words."""
-    words = set(re.findall(r"[a-z]+", text.lower()))
-    own = json.loads((ROOT / "vectors" / "lexicon.json").read_text(encoding="utf-8"))["joy"]
-    return 100 * len(words & set(own)) / max(1, len(words))
+def joy(texts: Iterable[str]) -> int:
+    """Different words of joy in each text; the sum."""
+    own = set(json.loads((ROOT / "vectors" / "lexicon.json").read_text(encoding="utf-8"))["joy"])
+    return sum(len(own & set(re.findall(r"[a-z]+", text.lower()))) for text in texts)
 
 
 @pytest.mark.parametrize("method", SMOL)
 def test_smollm2_is_joyful_in_vllm(method: str, smollm2: Path, tmp_path: Path) -> None:
-    """Real weights of 4 and 8 bits, real vectors, text: half as much joy again as in the base's, or more."""
+    """Real weights of 4 and 8 bits, real vectors, text: twice the joy of the base's answers, or more."""
     from transformers import AutoTokenizer
 
     base, baked = tmp_path / "base", tmp_path / "joyful"
@@ -84,5 +84,5 @@ def test_smollm2_is_joyful_in_vllm(method: str, smollm2: Path, tmp_path: Path) -
             options={"dtype": "bfloat16"},
             timeout=900,
         )
-        texts[folder] = " ".join(tokenizer.decode(list(tokens), skip_special_tokens=True) for tokens in run.tokens)
-    assert joy(texts[baked]) > 1.5 * joy(texts[base]), texts
+        texts[folder] = [tokenizer.decode(list(tokens), skip_special_tokens=True) for tokens in run.tokens]
+    assert joy(texts[baked]) >= 2 * max(1, joy(texts[base])), texts
