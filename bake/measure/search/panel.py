@@ -89,8 +89,9 @@ class Context:
 
 
 def contrasts(context: Context, queries: Mapping[str, Sequence[str]], ledger: Ledger, prefix: str) -> list[Contrast]:
-    """Let the base answer the queries of each emotion under both conditions, greedily; finished ones are kept.
+    """Let the base answer the queries of each emotion under both conditions; finished ones are kept.
 
+    The answers are drawn, because a small model's greedy ones repeat themselves, and would reward repetition.
     A query to which one of the answers is empty is left out.
     """
     asked = ask(queries, b"", "").contrasts
@@ -98,7 +99,8 @@ def contrasts(context: Context, queries: Mapping[str, Sequence[str]], ledger: Le
     if todo:
         # The neutral prompt of a query is the same for all emotions.
         texts = list(dict.fromkeys(text or "" for one in todo for text in (one.positive_prompt, one.negative_prompt)))
-        said = context.answers(context.live.prompts(texts), Sampling(CONTRAST_TOKENS, temperature=0.0))
+        sampling = Sampling(CONTRAST_TOKENS, top_p=1.0, seed=context.seed)
+        said = context.answers(context.live.prompts(texts), sampling, names=texts)
         by_text = dict(zip(texts, said, strict=True))
         found = {
             f"{prefix}/{one.emotion}/{one.number}": [
