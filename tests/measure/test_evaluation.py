@@ -239,7 +239,8 @@ def test_what_a_scorer_did_before_it_failed_is_kept(whole, tiny_chat, tiny_vecto
     assert stages["failing"][0] == 6 and all(
         done == total for name, (done, total) in stages.items() if name != "failing"
     )
-    assert len(calls) == 4 * 7 + 1 and data["scorers"][0]["name"] == "failing"
+    # Four answers of the base, two prompts, two directions at two strengths and two controls; one was asked again.
+    assert len(calls) == 4 * 9 + 1 and data["scorers"][0]["name"] == "failing"
     assert tree(out / "results") == tree(whole / "results")
 
 
