@@ -113,7 +113,7 @@ def _strength(
 ) -> float | None:
     """The strength at which the direction `one` is the steering of the record; None if it is another one."""
     own = one["weights"]
-    if own is None or one["layers"] != layers or set(own) != set(wanted) or not wanted:
+    if own is None or one["layers"] != layers:
         return None
     digests = record.vectors.rows
     if any(not digests.get(name) or one["rows_sha256"].get(name) != digests[name] for name in wanted):

@@ -48,8 +48,8 @@ class Training:
     steps: int = 300
     """Steps at most."""
     learning_rate: float = 0.02
-    """Of Adam, as a share of the root mean square of the mean difference's row in the layer, so that one value suits
-    models and layers of any size."""
+    """Step size of Adam, as a share of the root mean square of the mean difference's row in the layer, so that one
+    value suits models and layers of any size."""
     kl_weight: float = 0.3
     """Weight of the KL divergence, in nats per token, beside the cross entropy."""
     queries_per_step: int = 4
@@ -79,9 +79,9 @@ class Loss:
     """Mean figures per token, in nats."""
 
     cross_entropy: float
-    """Of the emotional answers."""
+    """Cross entropy of the emotional answers."""
     kl: float
-    """From the base, on the neutral answers."""
+    """KL divergence from the base, on the neutral answers."""
 
     def total(self, kl_weight: float) -> float:
         """The figure that is lowered."""
@@ -97,9 +97,9 @@ class Trained:
     step: int
     """Step after which these rows were there; 0 if no step was better than the base."""
     before: Loss
-    """Of the base, on the held-out queries."""
+    """Loss of the base on the held-out queries."""
     after: Loss
-    """Of the rows, on the held-out queries."""
+    """Loss of the rows on the held-out queries."""
 
     @property
     def record(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a part is measured."""
+    """Numbers of answers and tokens that are measured of a part."""
 
     tokens: int
     """Tokens of an answer."""

@@ -29,7 +29,7 @@ def plain_name(strength: float) -> str:
 
 @dataclass(frozen=True)
 class Figures:
-    """What steering with some rows does to a model, on one part of the queries."""
+    """Effects of steering with some rows, on one part of the queries."""
 
     measures: Mapping[str, float]
     """Rise of each measure of emotion over the base, in its own standard deviations."""
@@ -91,8 +91,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """Bounds that a chosen point keeps to."""
+class SearchBounds:
+    """SearchBounds that a chosen point keeps to."""
 
     kl: float
     """Mean KL at most, in nats per token."""
@@ -123,7 +123,7 @@ def is_sane(figures: Figures, base: Figures, collapsed: float, perplexity: float
 
 
 def violations(figures: Figures, base: Figures) -> dict[str, float]:
-    """How far a trial is beyond the bounds of the search: constraint -> value above 0 if it is broken.
+    """Distances of a trial from the bounds of the search: constraint -> value above 0 if it is broken.
 
     A stopped trial breaks one by what it lacked, so that the sampler learns which ones came near.
     """
@@ -137,7 +137,7 @@ def violations(figures: Figures, base: Figures) -> dict[str, float]:
 
 
 def shortfall(begun: Figures, points: Sequence[Point], budget: float) -> float:
-    """How much a trial lacks, before its model has answered, to be worth the answers; 0 or less if it is.
+    """Rise that a trial lacks, before its model has answered, to be worth the answers; 0 or less if it is.
 
     The measures so far must reach those of the plain strengths among `points` at the same KL, by linear interpolation,
     in standard deviations. A KL beyond three times the budget lacks everything.
@@ -165,7 +165,7 @@ def sane_front(points: Sequence[Point], base: Figures) -> list[Point]:
     return front([point for point in points if max(violations(point.figures, base).values()) <= 0])
 
 
-def candidates(points: Sequence[Point], base: Figures, bounds: Bounds) -> list[Point]:
+def candidates(points: Sequence[Point], base: Figures, bounds: SearchBounds) -> list[Point]:
     """Points to validate, the most emotional first.
 
     The front comes before the points behind it, because a trial is noisy. KL may be a tenth beyond its bound: it may
@@ -180,13 +180,13 @@ def candidates(points: Sequence[Point], base: Figures, bounds: Bounds) -> list[P
     return sorted(near, key=lambda point: (point not in ahead, -point.figures.emotion))
 
 
-def chosen(points: Sequence[Point], base: Figures, bounds: Bounds) -> Point | None:
+def chosen(points: Sequence[Point], base: Figures, bounds: SearchBounds) -> Point | None:
     """The most emotional point within the bounds; None if there is none."""
     within = [point for point in points if bounds.holds(point.figures, base)]
     return max(within, key=lambda point: point.figures.emotion, default=None)
 
 
-def compare(plain: Sequence[Point], tuned: Point, base: Figures, bounds: Bounds) -> dict[str, Any]:
+def compare(plain: Sequence[Point], tuned: Point, base: Figures, bounds: SearchBounds) -> dict[str, Any]:
     """Compare the tuned point with plain strengths: JSON data; a ratio is None where its divisor is not above 0."""
     best = chosen(plain, base, bounds)
     equal = kl_at(plain, tuned.figures.emotion)

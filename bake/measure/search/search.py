@@ -35,7 +35,7 @@ from ..scorers.open import open_scorers
 from .emotion import Contrast
 from .panel import CONDITIONS, Context, Gauge, Panel, Size, contrasts, neutral_outputs
 from .parts import Part, Parts, split
-from .points import Bounds, Figures, Point, candidates, chosen, compare, plain_name, shortfall
+from .points import Figures, Point, SearchBounds, candidates, chosen, compare, plain_name, shortfall
 from .proposals import params_of_plain, propose, shape_of
 from .results import Searched, check_target, write_searched
 from .shape import Material, Shape, neutral_directions, shaped_rows
@@ -176,8 +176,8 @@ class _Run:
     progress: Progress
 
     @property
-    def bounds(self) -> Bounds:
-        return Bounds(self.settings.budget_kl)
+    def bounds(self) -> SearchBounds:
+        return SearchBounds(self.settings.budget_kl)
 
     def trial_panel(self) -> tuple[Panel, Gauge]:
         """The panel of the trials, and the measures of emotion made on its part of the queries."""

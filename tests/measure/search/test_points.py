@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from emobake.measure.search.points import (
-    Bounds,
     Figures,
     Point,
+    SearchBounds,
     candidates,
     chosen,
     compare,
@@ -53,7 +53,7 @@ def test_repetition_is_left_out_of_the_sane_front():
 
 def test_candidates_come_by_emotion_and_the_front_first():
     points = [point("a", 1, 0.1), point("behind", 1.9, 0.5), point("c", 2, 0.4), point("near", 3, 0.54)]
-    found = candidates([*points, point("far", 9, 0.6), point("loops", 8, 0.2, collapsed=1)], BASE, Bounds(0.5))
+    found = candidates([*points, point("far", 9, 0.6), point("loops", 8, 0.2, collapsed=1)], BASE, SearchBounds(0.5))
     assert names(found) == ["near", "c", "a", "behind"]
 
 
@@ -61,9 +61,9 @@ def test_candidates_come_by_emotion_and_the_front_first():
 def test_the_rule_takes_the_most_emotional_within_all_bounds(broken):
     good = point("good", 1, 0.5, collapsed=0.05, perplexity=8.0)
     bad = point("bad", **{"emotion": 5, "kl": 0.1, **broken})
-    assert chosen([point("weak", 0.5, 0.1), good, bad], BASE, Bounds(0.5)) == good
-    assert chosen([bad], BASE, Bounds(0.5)) is None
-    assert "0.5 nats" in Bounds(0.5).rule and "5%" in Bounds(0.5).rule
+    assert chosen([point("weak", 0.5, 0.1), good, bad], BASE, SearchBounds(0.5)) == good
+    assert chosen([bad], BASE, SearchBounds(0.5)) is None
+    assert "0.5 nats" in SearchBounds(0.5).rule and "5%" in SearchBounds(0.5).rule
 
 
 def test_what_promises_nothing_is_stopped():
@@ -76,7 +76,7 @@ def test_what_promises_nothing_is_stopped():
     assert lacks(0.51, 0.1) <= 0 and lacks(0.25, 0.1) == pytest.approx(0.25), "from the base on"
     assert lacks(2.1, 1.5) <= 0 and lacks(9, 1.51) == 1, "three times the budget is too far"
     stopped = Figures({"likelihood": 1.25}, 0.3, 0.3, shortfall=0.25)
-    assert max(violations(stopped, BASE).values()) == 0.25 and not Bounds(0.5).holds(stopped, BASE)
+    assert max(violations(stopped, BASE).values()) == 0.25 and not SearchBounds(0.5).holds(stopped, BASE)
 
 
 def test_kl_at_equal_rise():
@@ -87,16 +87,16 @@ def test_kl_at_equal_rise():
 
 def test_the_comparison_with_plain_strengths():
     plain = [point("plain 0.5", 0.5, 0.1, lexicon=0.7), point("plain 1", 2, 0.4, collapsed=0.2, lexicon=3.0)]
-    found = compare(plain, point("7", 1.5, 0.2, lexicon=1.5), BASE, Bounds(0.5))
+    found = compare(plain, point("7", 1.5, 0.2, lexicon=1.5), BASE, SearchBounds(0.5))
     assert found["best_plain"] == "plain 0.5" and found["rise_ratio"] == 3 and found["within_bounds"]
     assert found["lexicon_ratio"] == pytest.approx(5.0)
     assert found["plain_kl_at_equal_rise"] == pytest.approx(0.3)
     assert found["kl_ratio_at_equal_rise"] == pytest.approx(2 / 3)
-    none = compare([plain[1]], point("7", 3, 0.2, lexicon=1.5), BASE, Bounds(0.5))
+    none = compare([plain[1]], point("7", 3, 0.2, lexicon=1.5), BASE, SearchBounds(0.5))
     assert none["best_plain"] is None and none["rise_ratio"] is None and none["kl_ratio_at_equal_rise"] is None
 
 
 def test_a_ratio_to_nothing_is_none():
     plain = [point("plain 0.5", 0.0, 0.1, lexicon=0.5)]
-    found = compare(plain, replace(point("7", 1.5, 0.2, lexicon=1.5)), BASE, Bounds(0.5))
+    found = compare(plain, replace(point("7", 1.5, 0.2, lexicon=1.5)), BASE, SearchBounds(0.5))
     assert found["rise_ratio"] is None and found["lexicon_ratio"] is None

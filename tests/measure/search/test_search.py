@@ -31,7 +31,7 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(points, "COLLAPSED_AT_MOST", 1.0)
         patch.setattr(points, "DISTINCT_LOSS", 1.0)
-        patch.setattr(search, "Bounds", lambda kl: points.Bounds(kl, collapsed=1.0, perplexity=1e9))
+        patch.setattr(search, "SearchBounds", lambda kl: points.SearchBounds(kl, collapsed=1.0, perplexity=1e9))
         patch.setattr(search, "EXAMPLES", 4)
         patch.setattr(search, "VALIDATED", 2)
         patch.setattr(search, "TRIAL", Size(6, 6, 2, 2))
