@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EmobakeError
-from ..formats.checkpoint.model import config_dimension
 from ..storage.files import read_json, read_small
 from ..storage.model_name import ModelName
 from .registry import RegisteredSet, registry
@@ -35,6 +34,9 @@ def find_like(model: ModelName, gguf: GgufModel | None = None) -> Likeness | Non
         if gguf is not None:
             return _like(gguf.architecture, gguf.num_hidden_layers, gguf.hidden_size, "its header", gguf.name)
         if model.kind != "gguf":
+            # Imported here: a bake into a GGUF file needs nothing else of checkpoints, and starts sooner without them.
+            from ..formats.checkpoint.model import config_dimension
+
             config, card = _read(model)
             layers, hidden = (config_dimension(config, model.name, f) for f in ("num_hidden_layers", "hidden_size"))
             named = f"{config.get('_name_or_path', '')} {model.name} {card}"

@@ -53,7 +53,9 @@ def layout(
     described = [tensor.described for tensor in tensors]
     place = place_of_data(alignment, tensors) if place is None else place
     fields = [*fields, _padding(version, alignment, fields, tensors, place)]
-    pieces: list[Piece] = [serialize_gguf(version, alignment, fields, described)]
+    # The header may have megabytes of vocabulary: it joins the first piece once, not again with each small tensor.
+    header = serialize_gguf(version, alignment, fields, described)
+    pieces: list[Piece] = [b""]
     gap = 0
     """Bytes between the last piece and the next tensor."""
     for tensor in tensors:
@@ -62,7 +64,9 @@ def layout(
             gap = 0
         gap = padded(tensor.size, alignment) - tensor.size
     _append(pieces, gap, b"")
-    return tuple(pieces)
+    first, *others = pieces
+    assert isinstance(first, bytes)
+    return header + first, *others
 
 
 def metadata_digest(files: Iterable[tuple[Sequence[Field], Sequence[Described]]]) -> str:
