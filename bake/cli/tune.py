@@ -83,6 +83,12 @@ if TYPE_CHECKING:
     help="With --search: the same seed gives the same trials.",
 )
 @click.option(
+    "--blend",
+    metavar="PATH|NAME",
+    help="With --search: a second set, such as one of vectors extract --method trained. Its rows for the same mix may "
+    "take the place of the vectors' own, in part or whole.",
+)
+@click.option(
     "--scorer",
     "scorers",
     metavar="NAME",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..measure.search.points import Point
     from ..measure.search.results import Searched
 
-ONLY_HERE = ("budget_kl", "trials", "seed", "out", "scorers", "restart", "overwrite")
+ONLY_HERE = ("budget_kl", "trials", "seed", "blend", "out", "scorers", "restart", "overwrite")
 """Options that go with --search."""
 ONLY_ELSEWHERE = ("target_kl", "match", "max_scale", "limit", "plot", "quiet")
 """Options that do not."""
@@ -70,8 +70,9 @@ def _show(done: Searched, model: str, out: Path) -> None:
     table.add_column("")
     for title in ("emotion", "words per 100", "KL", "KL worst 5%", "collapsed", "perplexity"):
         table.add_column(title, justify="right")
-    rows = [("base", test["base"]), *((f"plain x {one['strength']:g}", one) for one in test["plain"])]
-    for label, one in (*rows, ("tuned", test["tuned"])):
+    rows = [("base", test["base"])]
+    rows += [(f"{kind} x {one['strength']:g}", one) for kind in ("plain", "tuned") for one in test[kind]]
+    for label, one in rows:
         perplexity = "" if one["perplexity"] is None else f"{one['perplexity']:.3g}"
         cells = (f"{one['emotion']:.2f}", f"{one['lexicon']:.2f}", f"{one['kl']:.3f}", f"{one['kl_worst']:.2f}")
         table.add_row(label, *cells, f"{one['collapsed']:.1%}", perplexity)
@@ -84,7 +85,7 @@ def _show(done: Searched, model: str, out: Path) -> None:
     elif found["rise_ratio"] is not None:
         echo(f"The tuned rows raise the emotion {found['rise_ratio']:.2f} times as far as {found['best_plain']}.")
     if found["kl_ratio_at_equal_rise"] is not None:
-        echo(f"KL is {found['kl_ratio_at_equal_rise']:.2f} of that of plain strengths at an equal rise.")
+        echo(f"At the rise of {found['best_plain']} their KL is {found['kl_ratio_at_equal_rise']:.2f} of its KL.")
     (emotion,) = done.vectors.emotions
     echo(f"Wrote {out}, and beside it the trials and pictures ({out.stem}.search.json, .png, .svg)")
     words = f"emobake --model {shlex.quote(model)} --vectors {shlex.quote(str(out))} --mix {shlex.quote(emotion)}=1"

@@ -92,7 +92,7 @@ class Point:
 
 @dataclass(frozen=True)
 class SearchBounds:
-    """SearchBounds that a chosen point keeps to."""
+    """Bounds that a chosen point keeps to."""
 
     kl: float
     """Mean KL at most, in nats per token."""
@@ -186,31 +186,49 @@ def chosen(points: Sequence[Point], base: Figures, bounds: SearchBounds) -> Poin
     return max(within, key=lambda point: point.figures.emotion, default=None)
 
 
-def compare(plain: Sequence[Point], tuned: Point, base: Figures, bounds: SearchBounds) -> dict[str, Any]:
-    """Compare the tuned point with plain strengths: JSON data; a ratio is None where its divisor is not above 0."""
+def compare(plain: Sequence[Point], tuned: Sequence[Point], base: Figures, bounds: SearchBounds) -> dict[str, Any]:
+    """Compare tuned rows at several strengths with plain ones: JSON data; the last of `tuned` is the chosen point.
+
+    A ratio is None where its divisor is not above 0, or where one of the two is not reached.
+    """
+    *_, own = tuned
     best = chosen(plain, base, bounds)
-    equal = kl_at(plain, tuned.figures.emotion)
+    equal = None if best is None else kl_at(tuned, best.figures.emotion)
     words = None if best is None else _rise(best.figures, base)
-    own_words = _rise(tuned.figures, base)
+    own_words = _rise(own.figures, base)
     return {
-        "within_bounds": bounds.holds(tuned.figures, base),
+        "within_bounds": bounds.holds(own.figures, base),
         "best_plain": None if best is None else best.name,
-        "rise": tuned.figures.emotion,
+        "rise": own.figures.emotion,
         "rise_of_best_plain": None if best is None else best.figures.emotion,
-        "rise_ratio": None if best is None else _ratio(tuned.figures.emotion, best.figures.emotion),
+        "rise_ratio": None if best is None else _ratio(own.figures.emotion, best.figures.emotion),
         "lexicon_rise": own_words,
         "lexicon_rise_of_best_plain": words,
         "lexicon_ratio": None if words is None or own_words is None else _ratio(own_words, words),
-        "kl": tuned.figures.kl,
-        "plain_kl_at_equal_rise": equal,
-        "kl_ratio_at_equal_rise": None if equal is None else _ratio(tuned.figures.kl, equal),
+        "kl": own.figures.kl,
+        "kl_of_best_plain": None if best is None else best.figures.kl,
+        "kl_at_equal_rise": equal,
+        "kl_ratio_at_equal_rise": None if best is None or equal is None else _ratio(equal, best.figures.kl),
+        "least_lead": min(one.figures.emotion - rise_at(plain, one.figures.kl) for one in tuned),
     }
 
 
-def kl_at(plain: Sequence[Point], emotion: float) -> float | None:
-    """KL at which plain strengths first raise the emotion so far, by linear interpolation; None if they never do."""
+def rise_at(points: Sequence[Point], kl: float) -> float:
+    """Rise of the emotion at a KL, by linear interpolation between the base and strengths of the same rows.
+
+    Beyond the strongest it is that of the strongest.
+    """
+    ordered = sorted((point.figures for point in points), key=lambda figures: figures.kl)
+    return float(np.interp(kl, [0.0, *(one.kl for one in ordered)], [0.0, *(one.emotion for one in ordered)]))
+
+
+def kl_at(points: Sequence[Point], emotion: float) -> float | None:
+    """KL at which strengths of the same rows first raise the emotion so far, by linear interpolation.
+
+    None if they never do.
+    """
     before = (0.0, 0.0)
-    for point in sorted(plain, key=lambda point: point.figures.kl):
+    for point in sorted(points, key=lambda point: point.figures.kl):
         now = (point.figures.emotion, point.figures.kl)
         if now[0] >= emotion:
             share = 0.0 if now[0] <= before[0] else (emotion - before[0]) / (now[0] - before[0])

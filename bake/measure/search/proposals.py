@@ -20,8 +20,10 @@ NOBODY = -1
 """Number of a layer that stands for none."""
 
 
-def propose(seed: int, points: Sequence[Point], base: Figures, layers: int, budget: float) -> dict[str, float]:
-    """Parameters of the next trial.
+def propose(
+    seed: int, points: Sequence[Point], base: Figures, layers: int, budget: float, *, blend: bool = False
+) -> dict[str, float]:
+    """Parameters of the next trial; with `blend`, a share of other rows is one of them.
 
     The objectives are the emotion (up) and the mean KL (down); answers that repeat themselves break a constraint. The
     sampler is the multi-objective tree-structured Parzen estimator (Ozaki et al. 2022, doi 10.1613/jair.1.13188), one
@@ -32,7 +34,7 @@ def propose(seed: int, points: Sequence[Point], base: Figures, layers: int, budg
     """
     optuna = require("optuna", extra="search", purpose="a search")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = space(layers, budget)
+    distributions = space(layers, budget, blend=blend)
     sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, seed=seed * 100_003 + len(points))
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     for point in points:
@@ -47,11 +49,11 @@ def propose(seed: int, points: Sequence[Point], base: Figures, layers: int, budg
     return dict(study.ask(distributions).params)
 
 
-def space(layers: int, budget: float) -> dict[str, Any]:
+def space(layers: int, budget: float, *, blend: bool = False) -> dict[str, Any]:
     """Name -> distribution of each parameter."""
     from optuna.distributions import FloatDistribution, IntDistribution
 
-    return {
+    found = {
         "kl": FloatDistribution(KL_SPREAD[0] * budget, KL_SPREAD[1] * budget, log=True),
         "centre": FloatDistribution(0, 1),
         "width": FloatDistribution(0.08, 1, log=True),
@@ -62,6 +64,7 @@ def space(layers: int, budget: float) -> dict[str, Any]:
         "neutral": IntDistribution(0, NEUTRAL_DIRECTIONS),
         "norm": FloatDistribution(0, 1),
     }
+    return found | {"blend": FloatDistribution(0, 1)} if blend else found
 
 
 def shape_of(params: Mapping[str, float]) -> Shape:
@@ -75,11 +78,15 @@ def shape_of(params: Mapping[str, float]) -> Shape:
         common=params["common"],
         neutral=int(params["neutral"]),
         norm=params["norm"],
+        blend=params.get("blend", 0.0),
     )
 
 
-def params_of_plain(kl: float, budget: float) -> dict[str, float]:
-    """Parameters of the rows as they are, where the KL is `kl`; beyond the ends of the space it is the end."""
+def params_of_plain(kl: float, budget: float, blend: float = 0.0) -> dict[str, float]:
+    """Parameters of the rows as they are, where the KL is `kl`; beyond the ends of the space it is the end.
+
+    At a `blend` of 1 they are those of the other rows as they are.
+    """
     low, high = (end * budget for end in KL_SPREAD)
     flat = Shape()
     return {
@@ -92,4 +99,5 @@ def params_of_plain(kl: float, budget: float) -> dict[str, float]:
         "common": flat.common,
         "neutral": flat.neutral,
         "norm": flat.norm,
+        "blend": blend,
     }

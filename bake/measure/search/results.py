@@ -39,7 +39,7 @@ class Searched:
     rule: str
     """The rule that chose the point."""
     test: Mapping[str, Any]
-    """Figures on the test queries: the base, plain strengths, the tuned rows, and their comparison."""
+    """Figures on the test queries: the base, strengths of the plain and of the tuned rows, and their comparison."""
     record: Mapping[str, Any]
     """Model, vectors, weights, versions and seed."""
 
@@ -103,9 +103,9 @@ def write_searched(result: Searched, target: Path, *, overwrite: bool) -> Search
 
 
 def plot_search(result: Searched) -> Figure:
-    """Draw trials, front, plain strengths and the chosen point on the trials' queries: emotion over KL."""
-    figure = new_figure(figsize=(7.2, 4.6))
-    axes = figure.subplots()
+    """Draw emotion over KL: the trials, their front and the plain strengths; beside it what the test found."""
+    figure = new_figure(figsize=(11.5, 4.8))
+    axes, tested = figure.subplots(1, 2)
     plain = sorted((p for p in result.points if p.name.startswith(PLAIN)), key=lambda p: p.figures.kl)
     others = [point for point in result.points if point not in plain]
     (emotion,) = result.vectors.emotions
@@ -119,13 +119,24 @@ def plot_search(result: Searched) -> Figure:
         axes.scatter(*_places(points), s=22, facecolors=fill, edgecolors=colour, linewidths=0.8, label=label)
     axes.plot(*_places(sane), color=colour, linewidth=1.6, label="front")
     axes.plot(*_places(plain), color="#777777", marker="s", markersize=4, linewidth=1.2, label="plain strengths")
-    own = [point for point in result.points if point.name == result.best.name]
-    axes.scatter(*_places(own), marker="*", s=170, color="#222222", label="chosen", zorder=3)
+    best = [point for point in result.points if point.name == result.best.name]
+    axes.scatter(*_places(best), marker="*", s=170, color="#222222", label="chosen", zorder=3)
     budget = float(result.record["budget_kl"])
-    axes.axvline(budget, color="#999999", linestyle="--", linewidth=1, label=f"budget: {budget:g} nats")
-    axes.set(xlabel="mean KL from the base, nats per token", ylabel=f"rise of {emotion}, standard deviations")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    for rows, line, marker, label in (
+        ("plain", "#777777", "s", "plain strengths"),
+        ("tuned", colour, "*", "tuned rows, times 0.25 to 1"),
+    ):
+        found = [(0.0, 0.0), *sorted((one["kl"], one["emotion"]) for one in result.test[rows])]
+        tested.plot(*zip(*found, strict=True), color=line, marker=marker, linewidth=1.6, label=label)
+    for own, title in (
+        (axes, f"{len(result.points)} trials"),
+        (tested, f"{len(result.test['queries'])} test queries that no trial has seen"),
+    ):
+        own.axvline(budget, color="#999999", linestyle="--", linewidth=1, label=f"budget: {budget:g} nats")
+        own.set(xlabel="mean KL from the base, nats per token", ylabel=f"rise of {emotion}, standard deviations")
+        own.set_title(title, fontsize=10)
+        own.legend(frameon=False, fontsize=8)
+        own.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -20,12 +20,12 @@ from ...core.packages import require
 from ...core.progress import Notice, Progress, no_notice, no_progress
 from ...core.steering import Steering, steering, weighted_sum
 from ...core.strengths import Strength
-from ...core.vector_set import EMOTIONS, VectorSet
+from ...core.vector_set import EMOTIONS, ModelShape, VectorSet, fitted, require_site
 from ...errors import InputError, ModelError
 from ...models.loading import LiveModel, Runtime, fingerprint
 from ...models.steered import open_steered
 from ...storage.model_name import ModelName
-from ...vectors.find import Vectors, VectorSource
+from ...vectors.find import SetOpener, Vectors, VectorSource
 from ..ledger import Ledger, WorkFolder
 from ..processes import Processes
 from ..queries import parse_queries
@@ -42,6 +42,10 @@ from .shape import Material, Shape, neutral_directions, shaped_rows
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5)
 """Plain strengths, the first trials."""
+TUNED = (0.25, 0.5, 0.75, 1.0)
+"""Strengths of the chosen rows in the test."""
+OTHERS = (0.4, 0.7, 1.0)
+"""KL that the unshaped rows of a second set aim at, as multiples of the budget: the trials after the plain ones."""
 TRIALS, BUDGET_KL = 60, 0.5
 VALIDATED = 6
 """Points that are measured on the validation queries."""
@@ -83,6 +87,7 @@ def search(
     *,
     mix: Mapping[str, float] | None = None,
     layers: str | None = None,
+    blend: Vectors | None = None,
     scorers: Sequence[str | Scorer] = (),
     settings: SearchSettings | None = None,
     overwrite: bool = False,
@@ -103,6 +108,8 @@ def search(
         times: weights of the paper's five emotions; those above 0 are raised.
         mix: weights by name instead.
         layers: layers to steer.
+        blend: a second set for the same weights, such as one of trained vectors. The share of its rows, from none to
+            all, is one more parameter.
         scorers: further measures of emotion: text classifiers, or objects with the interface of `Scorer`. The lexicon
             is refused, because it is kept for the test.
         settings: budget, number of trials, seed, and how the model runs.
@@ -126,22 +133,29 @@ def search(
     settings, target = settings or SearchSettings(), check_target(out, overwrite=overwrite)
     weights = steering(times, mix, layers=layers)
     shares = _shares(weights)
+    second = None if blend is None else _open_second(blend, model, weights)
     opened = _scorers(scorers, settings.runtime)
-    live, found = open_steered(
-        model, vectors, accept=lambda found: weighted_sum(found, weights), runtime=settings.runtime
-    )
+
+    def accept(found: VectorSet) -> None:
+        weighted_sum(found, weights)
+        if second is not None:
+            require_site(second, found.site)
+
+    live, found = open_steered(model, vectors, accept=accept, runtime=settings.runtime)
+    others = None
+    if second is not None:
+        second = fitted(second, ModelShape(live.name, live.layers, live.hidden))
+        others = _nonzero(second, weights)
     processes = Processes()
     if live.note and processes.is_first:
         notice(live.note)
-    begun = _begun(live, found, weights, settings, opened)
+    begun = _begun(live, found, weights, settings, opened, second)
     work = WorkFolder(Path(f"{target}.partial"), processes, begun, "a search", restart=restart)
     context = Context(live, processes, settings.runtime.batch_size, settings.seed)
     run = _Run(context, settings, work, _parts(shares, settings.seed), shares, opened, progress)
-    base_rows = weighted_sum(found, weights)
-    if not base_rows.any():
-        raise InputError(f"{found.name}: the weighted sum is zero in every layer; choose other weights or layers")
+    base_rows = _nonzero(found, weights)
     panel, gauge = run.trial_panel()
-    material = _material(live, found, base_rows, panel)
+    material = _material(live, found, base_rows, panel, others)
     points = run.trials(panel, material, tried)
     base, validated, best = run.validate(panel, gauge, material, points)
     test = run.test(gauge, material, best)
@@ -206,7 +220,7 @@ class _Run:
             if number < len(STRENGTHS):
                 point = _plain_trial(panel, material, STRENGTHS[number], budget)
             else:
-                params = propose(self.settings.seed, points, panel.base, len(material.rows), budget)
+                params = _params(number, self.settings.seed, points, panel.base, material, budget)
                 point = _trial(panel, material, str(number), params, at_one, tuple(points), budget)
             points.append(point)
             self._keep(ledger, str(number), point)
@@ -242,20 +256,28 @@ class _Run:
         return other.base, found, best
 
     def test(self, gauge: Gauge, material: Material, best: Point) -> dict[str, Any]:
-        """Measure plain strengths and the chosen point on the test queries, with the lexicon."""
+        """Measure plain strengths, and the chosen rows at some, on the test queries, with the lexicon."""
         part = self.parts.test
         known = self._contrasts("test", part, TEST)
         panel = Panel(self.context, gauge, part.everyday, known, TEST, lexicon=True, top_p=0.9)
         ledger = self.work.ledger("test")
-        plain = [Point(plain_name(x), Shape(scale=x), best.figures, {}) for x in STRENGTHS]
-        advance = self.progress("test", 0, len(plain) + 1)
-        *plain, tuned = [self._again(panel, material, point, ledger, advance) for point in (*plain, best)]
+        plain = {x: Point(plain_name(x), Shape(scale=x), best.figures, {}) for x in STRENGTHS}
+        tuned = {
+            x: replace(best, name=f"tuned {x:g}", shape=replace(best.shape, scale=x * best.shape.scale)) for x in TUNED
+        }
+        advance = self.progress("test", 0, len(plain) + len(tuned))
+        for points in (plain, tuned):
+            for strength, point in points.items():
+                points[strength] = self._again(panel, material, point, ledger, advance)
+        rows = {
+            name: [{"strength": strength, **point.figures.to_json()} for strength, point in points.items()]
+            for name, points in (("plain", plain), ("tuned", tuned))
+        }
         return {
             "queries": list(part.everyday),
             "base": panel.base.to_json(),
-            "plain": [{"strength": point.shape.scale, **point.figures.to_json()} for point in plain],
-            "tuned": tuned.figures.to_json(),
-            "comparison": compare(plain, tuned, panel.base, self.bounds),
+            **rows,
+            "comparison": compare([*plain.values()], [*tuned.values()], panel.base, self.bounds),
         }
 
     def _again(
@@ -305,6 +327,16 @@ def _plain_trial(panel: Panel, material: Material, strength: float, budget: floa
     return Point(plain_name(strength), shape, figures, params_of_plain(figures.kl, budget))
 
 
+def _params(
+    number: int, seed: int, points: Sequence[Point], base: Figures, material: Material, budget: float
+) -> dict[str, float]:
+    """Parameters of a trial after the plain strengths: the rows of a second set first, if there is one."""
+    blend = material.others is not None
+    if blend and number < len(STRENGTHS) + len(OTHERS):
+        return params_of_plain(OTHERS[number - len(STRENGTHS)] * budget, budget, blend=1.0)
+    return propose(seed, points, base, len(material.rows), budget, blend=blend)
+
+
 def _trial(
     panel: Panel,
     material: Material,
@@ -337,7 +369,21 @@ def _aimed(panel: Panel, material: Material, shape: Shape, kl: float, at_one: fl
     return replace(shape, scale=round(float(scale), 4))
 
 
-def _material(live: LiveModel, found: VectorSet, rows: np.ndarray, panel: Panel) -> Material:
+def _open_second(blend: Vectors, model: str | os.PathLike[str] | ModelName, weights: Steering) -> VectorSet:
+    second = SetOpener(VectorSource.parse(blend), ModelName.parse(model)).open(None)
+    weighted_sum(second, weights)
+    return second
+
+
+def _nonzero(vectors: VectorSet, weights: Steering) -> np.ndarray:
+    """The weighted sum; refuse one that is zero everywhere."""
+    rows = weighted_sum(vectors, weights)
+    if not rows.any():
+        raise InputError(f"{vectors.name}: the weighted sum is zero in every layer; choose other weights or layers")
+    return rows
+
+
+def _material(live: LiveModel, found: VectorSet, rows: np.ndarray, panel: Panel, others: np.ndarray | None) -> Material:
     outputs = neutral_outputs(live, panel.pairs)
     common = found.rows.mean(axis=0, dtype=np.float64) if len(found.emotions) > 1 else np.zeros_like(rows)
     return Material(
@@ -345,6 +391,7 @@ def _material(live: LiveModel, found: VectorSet, rows: np.ndarray, panel: Panel)
         common.astype(np.float32),
         neutral_directions(outputs),
         np.linalg.norm(outputs.astype(np.float64), axis=2).mean(axis=0),
+        others,
     )
 
 
@@ -373,7 +420,12 @@ def _parts(shares: Mapping[str, float], seed: int) -> Parts:
 
 
 def _begun(
-    live: LiveModel, found: VectorSet, weights: Steering, settings: SearchSettings, scorers: Sequence[Scorer]
+    live: LiveModel,
+    found: VectorSet,
+    weights: Steering,
+    settings: SearchSettings,
+    scorers: Sequence[Scorer],
+    second: VectorSet | None,
 ) -> dict[str, Any]:
     """Everything that the trials depend on, as JSON data without local paths."""
     import optuna
@@ -391,6 +443,8 @@ def _begun(
         "dtype": str(live.model.dtype).removeprefix("torch."),
         "vectors": found.name,
         "rows_sha256": hashlib.sha256(found.rows.tobytes()).hexdigest(),
+        "blend": None if second is None else second.name,
+        "blend_sha256": None if second is None else hashlib.sha256(second.rows.tobytes()).hexdigest(),
         "mix": dict(weights.weights),
         "layers": None if weights.layers is None else list(weights.layers),
         "budget_kl": settings.budget_kl,
@@ -403,7 +457,7 @@ def _begun(
 
 def _strength(test: Mapping[str, Any], settings: SearchSettings, points: Sequence[Point]) -> Strength:
     """The strength of the chosen rows, which is 1, and what the test found there."""
-    tuned = test["tuned"]
+    tuned = test["tuned"][-1]
     by = f"emobake tune, a search of {len(points)} trials with seed {settings.seed}"
     return Strength(1.0, by, tuned["kl"], tuned["collapsed"])
 

@@ -1,4 +1,4 @@
-"""Shapes: rows of few parameters, made of a steering's own rows. Pure arithmetic in numpy."""
+"""Shapes: rows of few parameters, made of a steering's own rows, or of these and others. Pure arithmetic in numpy."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Shape:
     """Layers that get nothing."""
     common: float = 0.0
     """Share of the part along the mean of all emotions that is taken away, 0 to 1."""
+    blend: float = 0.0
+    """Share of the other rows, 0 to 1: 0 leaves the own rows, 1 puts the others in their place."""
     neutral: int = 0
     """Number of the strongest directions of the layer's neutral output that are taken away."""
     norm: float = 0.0
@@ -44,17 +46,25 @@ class Material:
     """float32 ``[layers, directions, hidden]``: orthonormal, the strongest first."""
     norms: np.ndarray
     """float64 ``[layers]``: mean norm of the layer's neutral output; 0 where there is none."""
+    others: np.ndarray | None = None
+    """float32 ``[layers, hidden]``: the steering by a second set, to blend in; None: there is none."""
 
 
 def shaped_rows(material: Material, shape: Shape) -> np.ndarray:
     """Apply `shape`; float32 ``[layers, hidden]``. Computed in float64 and rounded once."""
     own = material.rows.astype(np.float64)
-    rows = own - shape.common * _along(own, _units(material.common)[:, None])
+    before = np.linalg.norm(own)
+    rows = own
+    if shape.blend and material.others is not None:
+        others = material.others.astype(np.float64)
+        # Both at the same norm, because a share of rows that are ten times as long would be no share.
+        rows = (1 - shape.blend) * own + shape.blend * (before / np.linalg.norm(others)) * others
+    rows = rows - shape.common * _along(rows, _units(material.common)[:, None])
     if shape.neutral:
         rows = rows - _along(rows, material.neutral[:, : shape.neutral].astype(np.float64))
     rows = rows * _norm_factors(rows, material.norms, shape.norm)[:, None]
     rows = rows * layer_weights(len(rows), shape)[:, None]
-    before, after = np.linalg.norm(own), np.linalg.norm(rows)
+    after = np.linalg.norm(rows)
     # A rest of nothing but rounding must not be blown up.
     factor = before / after if after > 1e-6 * before else 0.0
     found: np.ndarray = (shape.scale * factor * rows).astype(np.float32)

@@ -1,7 +1,6 @@
 """The front, the rule and the comparison, on figures made by hand."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -87,16 +86,18 @@ def test_kl_at_equal_rise():
 
 def test_the_comparison_with_plain_strengths():
     plain = [point("plain 0.5", 0.5, 0.1, lexicon=0.7), point("plain 1", 2, 0.4, collapsed=0.2, lexicon=3.0)]
-    found = compare(plain, point("7", 1.5, 0.2, lexicon=1.5), BASE, SearchBounds(0.5))
+    tuned = [point("tuned 0.5", 0.75, 0.06, lexicon=0.9), point("tuned 1", 1.5, 0.2, lexicon=1.5)]
+    found = compare(plain, tuned, BASE, SearchBounds(0.5))
     assert found["best_plain"] == "plain 0.5" and found["rise_ratio"] == 3 and found["within_bounds"]
     assert found["lexicon_ratio"] == pytest.approx(5.0)
-    assert found["plain_kl_at_equal_rise"] == pytest.approx(0.3)
-    assert found["kl_ratio_at_equal_rise"] == pytest.approx(2 / 3)
-    none = compare([plain[1]], point("7", 3, 0.2, lexicon=1.5), BASE, SearchBounds(0.5))
+    assert found["kl_at_equal_rise"] == pytest.approx(0.04) and found["kl_of_best_plain"] == 0.1
+    assert found["kl_ratio_at_equal_rise"] == pytest.approx(0.4)
+    assert found["least_lead"] == pytest.approx(0.75 - 0.3), "at 0.06 the plain rows reach 0.3"
+    none = compare([plain[1]], tuned, BASE, SearchBounds(0.5))
     assert none["best_plain"] is None and none["rise_ratio"] is None and none["kl_ratio_at_equal_rise"] is None
 
 
 def test_a_ratio_to_nothing_is_none():
     plain = [point("plain 0.5", 0.0, 0.1, lexicon=0.5)]
-    found = compare(plain, replace(point("7", 1.5, 0.2, lexicon=1.5)), BASE, SearchBounds(0.5))
+    found = compare(plain, [point("7", 1.5, 0.2, lexicon=1.5)], BASE, SearchBounds(0.5))
     assert found["rise_ratio"] is None and found["lexicon_ratio"] is None

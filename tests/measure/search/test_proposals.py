@@ -1,5 +1,7 @@
 """Proposals by Optuna: a function of the seed and of the earlier points, within the space, better than chance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,7 @@ def test_the_same_points_give_the_same_proposal():
 
 def test_proposals_are_within_the_space():
     for point in run(0, 16)[5:]:
+        assert point.params.keys() == space(LAYERS, BUDGET).keys()
         for name, distribution in space(LAYERS, BUDGET).items():
             assert distribution.low <= point.params[name] <= distribution.high
         assert all(0 <= layer < LAYERS for layer in point.shape.left_out)
@@ -47,8 +50,16 @@ def test_the_search_learns():
     assert {p.name for p in front(points)} & {p.name for p in points[17:]}
 
 
+def test_a_blend_is_one_more_parameter():
+    points = run(0, 16)
+    with_blend = [replace(p, params={**p.params, "blend": 0.0}) for p in points]
+    params = propose(0, with_blend, BASE, LAYERS, BUDGET, blend=True)
+    assert params.keys() - space(LAYERS, BUDGET).keys() == {"blend"} and 0 <= params["blend"] <= 1
+    assert shape_of(params).blend == params["blend"] and shape_of(points[-1].params).blend == 0
+
+
 def test_plain_rows_are_a_point_of_the_space():
     params = params_of_plain(0.01, BUDGET)
-    assert shape_of(params) == Shape()
-    for name, distribution in space(LAYERS, BUDGET).items():
+    assert shape_of(params) == Shape() and shape_of(params_of_plain(0.2, BUDGET, blend=1.0)) == Shape(blend=1.0)
+    for name, distribution in space(LAYERS, BUDGET, blend=True).items():
         assert distribution.low <= params[name] <= distribution.high

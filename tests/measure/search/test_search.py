@@ -12,6 +12,7 @@ pytest.importorskip("optuna")
 pytest.importorskip("sklearn")
 
 import emobake
+from emobake.core.vector_set import VectorSet
 from emobake.errors import InputError, ModelError
 from emobake.measure.search.points import Figures
 from emobake.measure.search.search import STRENGTHS, SearchSettings, search
@@ -74,7 +75,8 @@ def test_the_set_is_ordinary(whole):
     kept = opened.extraction["search"]
     assert kept["shape"]["scale"] == done.best.shape.scale and kept["seed"] == 0 and "comparison" in kept["test"]
     told = opened.strengths["joy"]
-    assert (told.value, told.kl, told.collapsed) == (1, done.test["tuned"]["kl"], done.test["tuned"]["collapsed"])
+    tested = done.test["tuned"][-1]
+    assert (told.value, told.kl, told.collapsed) == (1, tested["kl"], tested["collapsed"])
     for left_out in done.best.shape.left_out:
         assert not opened.rows[0, left_out].any()
 
@@ -99,7 +101,9 @@ def test_figures_hang_together(whole):
     assert done.best.name in {point.name for point in done.validated}
     test = done.test
     assert len(test["plain"]) == len(STRENGTHS) and len(test["queries"]) == 36
-    assert test["tuned"]["lexicon"] is not None and done.points[0].figures.lexicon is None, "kept for the test"
+    assert [one["strength"] for one in test["tuned"]] == [0.25, 0.5, 0.75, 1]
+    assert (np.diff([one["kl"] for one in test["tuned"]]) > 0).all()
+    assert test["tuned"][-1]["lexicon"] is not None and done.points[0].figures.lexicon is None, "kept for the test"
 
 
 def test_a_trial_aims_at_its_kl(whole):
@@ -153,6 +157,23 @@ def test_several_emotions_and_a_scorer_of_ones_own(tiny_chat, tiny_vectors, tmp_
     assert emobake.open_vectors(out).emotions == ("joy-anger",)
 
 
+def test_rows_of_a_second_set_are_blended_in(cli, tiny_chat, tiny_vectors, tmp_path):
+    """Its own rows come first; the record tells the set, and a search goes on with the same second set only."""
+    second = VectorSet(("joy",), np.random.default_rng(3).standard_normal((1, 3, 32)).astype(np.float32), "second")
+    settings = replace(SETTINGS, trials=9)
+    done = search(tiny_chat, tmp_path / "a.safetensors", tiny_vectors, mix={"joy": 1}, blend=second, settings=settings)
+    assert [point.shape.blend for point in done.points[:8]] == [0.0] * 5 + [1.0] * 3
+    assert [point.params["kl"] for point in done.points[5:8]] == pytest.approx([0.08, 0.14, 0.2])
+    assert 0 < done.points[8].shape.blend < 1 and done.record["blend"] == "second"
+    narrow = VectorSet(("joy",), np.ones((1, 3, 16), np.float32), "narrow")
+    with pytest.raises(InputError, match="hidden size 16"):
+        search(tiny_chat, tmp_path / "b.safetensors", tiny_vectors, mix={"joy": 1}, blend=narrow)
+    words = ("tune", "--model", tiny_chat, "--vectors", tiny_vectors, "--mix", "anger=1", "--search")
+    emobake.write_set(second, tmp_path / "second.safetensors")
+    ran = cli(*words, "--blend", tmp_path / "second.safetensors", "--out", tmp_path / "b.safetensors")
+    ran.one_line("no vectors for anger")
+
+
 def test_nothing_within_the_bounds(tiny_chat, tiny_vectors, tmp_path, monkeypatch):
     from emobake.measure.search import search as module
 
@@ -194,7 +215,7 @@ def test_on_the_command_line(cli, whole, tiny_chat, tiny_vectors, tmp_path):
     assert tree(tmp_path) == tree(first.parent)
     assert "36 test queries" in ran.out and "Wrote" in ran.out and ran.err.count("emotion") == 8
     cli(*words).one_line("exists", "--overwrite")
-    assert f"{done.test['tuned']['kl']:.3f}" in ran.out
+    assert f"{done.test['tuned'][-1]['kl']:.3f}" in ran.out
 
 
 @pytest.mark.parametrize(

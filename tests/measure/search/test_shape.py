@@ -1,5 +1,7 @@
 """Shapes of rows: each parameter does what its line says, and the defaults do nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,17 @@ def test_the_bell():
     assert weights[2] == 1 and weights[0] == weights[4] < weights[1] == weights[3] < 1
     assert weights[1] == pytest.approx(0.2 + 0.8 * np.exp(-0.5)) and weights[0] > 0.2
     assert layer_weights(1, Shape(left_out=(0, 9)))[0] == 0
+
+
+def test_other_rows_are_blended_in_at_the_same_norm(material):
+    others = 10 * np.random.default_rng(1).standard_normal((LAYERS, HIDDEN)).astype(np.float32)
+    both, norm = replace(material, others=others), np.linalg.norm(material.rows)
+    assert shaped_rows(both, Shape(blend=1.0)) == pytest.approx(others * norm / np.linalg.norm(others), rel=1e-5)
+    half = shaped_rows(both, Shape(blend=0.5))
+    towards = [(half * rows).sum() / np.linalg.norm(rows) for rows in (material.rows, others)]
+    assert towards[0] == pytest.approx(towards[1], rel=1e-4) and np.linalg.norm(half) == pytest.approx(norm, rel=1e-5)
+    assert np.array_equal(shaped_rows(both, Shape()), material.rows)
+    assert np.array_equal(shaped_rows(material, Shape(blend=1.0)), material.rows), "nothing to blend in"
 
 
 def test_the_common_part_is_taken_away(material):
