@@ -50,6 +50,7 @@ def bake(
     dry_run: bool = False,
     progress: Progress = no_progress,
     notice: Notice = no_notice,
+    chosen: Notice = no_notice,
 ) -> BakeResult:
     """Bake emotion vectors into a model, and write the steered one to `out`, or push it to the Hub, or both.
 
@@ -89,6 +90,7 @@ def bake(
         dry_run: plan only.
         progress: told of the bytes that are carried over.
         notice: told of what the user must not miss while files are written and the Hub is at work.
+        chosen: told the strength that `scale` auto chose, and what measured it.
 
     Raises:
         InputError: (exit code 2) the request cannot be carried out; nothing was written.
@@ -137,6 +139,7 @@ def bake(
         dry_run=dry_run,
         progress=progress,
         notice=notice,
+        chosen=chosen,
     )
     if of_adapter:
         from .bake_adapter import bake_adapter

@@ -50,6 +50,8 @@ class BakeRequest:
     dry_run: bool
     progress: Progress
     notice: Notice
+    chosen: Notice
+    """Told the strength that was chosen, if `auto`."""
     report: Path | None = None
     """The report that holds the bake to `bounds`; None if none is set."""
     bounds: Bounds = field(default_factory=Bounds)
@@ -70,7 +72,7 @@ class BakeRequest:
         else:
             chosen = at_measured_strength(given, vectors)
             told = explain(chosen, vectors)
-        self.notice(told)
+        self.chosen(told)
         return chosen
 
     def check_bounds(self, plan: BakePlan) -> None:

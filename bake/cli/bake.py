@@ -27,7 +27,7 @@ from .options import (
     steering_options,
 )
 from .progress import byte_bar
-from .terminal import console, spelled, warn
+from .terminal import console, echo, spelled, warn
 
 if TYPE_CHECKING:
     from ..actions.request import BakeResult
@@ -92,6 +92,7 @@ def bake(auto: bool, as_json: bool, quiet: bool, verbose: bool, **options: Any) 
             bounds=bounds_of(options),
             progress=byte_bar(bars, silent=quiet or as_json),
             notice=warn,
+            chosen=lambda told: None if quiet or as_json else echo(told, err=True),
             **options,
         )
     _report(result, out_name, as_json=as_json, quiet=quiet, verbose=verbose)

@@ -156,10 +156,13 @@ def test_a_destroyed_model_needs_force(cli, base, vectors, tmp_path):
 def test_auto_bakes_at_the_strength_that_the_set_tells(cli, base, vectors, tmp_path):
     known = {"joy": Strength(0.8, "emobake eval ...", 0.31, 0.02)}
     write_set(replace(open_vectors(vectors), strengths=known), tmp_path / "known.safetensors", overwrite=True)
-    words = ("--model", base, "--vectors", tmp_path / "known.safetensors", "--mix", "joy=1", "--json")
+    words = ("--model", base, "--vectors", tmp_path / "known.safetensors", "--mix", "joy=1")
+    said = cli(*words, "--auto", "--out", tmp_path / "said").ok().err
+    line = "joy at its measured strength 0.8 (KL 0.31 nats, 2.0% of the answers collapsed); by emobake eval ..."
+    assert line in said.splitlines(), "a plain line: the choice is no warning"
+    words += ("--json",)
     ran = cli(*words, "--auto", "--out", tmp_path / "auto").ok()
-    assert json.loads(ran.out)["scale"] == 0.8
-    assert "joy at its measured strength 0.8 (KL 0.31 nats, 2.0% of the answers collapsed)" in ran.err
+    assert json.loads(ran.out)["scale"] == 0.8 and line not in ran.err
     cli(*words, "--scale", "0.8", "--out", tmp_path / "named").ok()
     auto, named = (
         [file.read_bytes() for file in sorted((tmp_path / name).glob("*.safetensors"))] for name in ("auto", "named")
