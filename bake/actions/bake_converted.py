@@ -150,6 +150,7 @@ def _converted_first(request: BakeRequest, out: GgufFile, command: list[str], ba
             tensor_parallel=request.tensor_parallel,
             base=RecordedBase(base_model, checkpoint.revision, checkpoint.weights),
         )
+        request.check_bounds(plan)
         if wrapper_of(checkpoint.config) is not None:
             plan = replace(plan, warnings=(*plan.warnings, _NO_VISION))
         plan = with_modelfile(for_targets(request, plan), model.header, out)

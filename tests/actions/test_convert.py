@@ -13,6 +13,7 @@ from support.gguf_files import HEAD, HEADS, HIDDEN, LAYERS, fields_of, tensors_o
 
 from emobake import GgufFile, InputError, OutputError, UnsupportedModelError, VectorSet, bake
 from emobake.actions.verify import verify
+from emobake.core.bounds import Bounds
 from emobake.vectors.write import write_set
 
 ROWS = np.random.default_rng(5).normal(0, 0.3, (1, LAYERS, HIDDEN)).astype(np.float32)
@@ -151,6 +152,15 @@ def test_a_family_that_llama_cpp_drops_is_converted_first(olmo, converted, conve
     assert all(check.ok is not False for check in checks), checks
     assert [check.ok for check in checks if check.name == "arithmetic"] == [True]
     assert "Baked: 1 x joy" in cli("show", tmp_path / "o.gguf").ok().out
+
+
+def test_a_file_that_is_converted_first_is_held_to_its_bounds(olmo, converted, converter, tmp_path):
+    made = converter(COPY.format(path=str(tmp_path / "made")))
+    (tmp_path / "report.json").write_text('{"receipt": {"weights": [], "directions": []}}')
+    bounds = {"report": tmp_path, "bounds": Bounds(max_kl=0.1)}
+    with pytest.raises(InputError, match="does not tell of 1 x joy"):
+        bake(olmo, converted, mix={"joy": 1}, out=GgufFile(tmp_path / "o.gguf", converter=made), **bounds)
+    assert left(tmp_path) == []
 
 
 def test_the_converter_does_not_get_code(olmo, converted, converter, tmp_path):

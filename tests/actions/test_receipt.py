@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from support.gguf_files import HIDDEN, LAYERS, write_model
 
 import emobake
 from emobake.core.bounds import Bounds
@@ -79,6 +81,30 @@ def test_a_report_of_something_else(cli, base, vectors, report, tmp_path):
     (report / "report.json").write_text("{}")
     cli(*words, "--report", report).one_line("has no receipt")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_is_held_to_its_bounds(cli, base, vectors, report, tmp_path):
+    words = ("--model", base, "--vectors", vectors, "--report", report, "--format", "peft", "--mix", "joy=1")
+    cli(*words, "--max-kl", 0.3, "--out", tmp_path / "out").one_line("joy is beyond --max-kl 0.3: it is 0.4")
+    cli(*words, "--max-kl", 9, "--each", "--out", tmp_path / "out").one_line("bounds go neither with adapters")
+    assert not (tmp_path / "out").exists()
+    cli(*words, "--max-kl", 0.4, "--out", tmp_path / "out").ok()
+
+
+def test_a_gguf_file_is_held_to_its_bounds(cli, report, tmp_path):
+    """Its weights are other files than the report names; the rows are compared."""
+    rows = np.random.default_rng(0).normal(0, 0.1, (1, LAYERS, HIDDEN)).astype(np.float32)
+    emobake.write_set(emobake.VectorSet(("joy",), rows), tmp_path / "joy.safetensors")
+    write_model(tmp_path / "base.gguf")
+    words = ("--model", tmp_path / "base.gguf", "--vectors", tmp_path / "joy.safetensors")
+    words += ("--mix", "joy=1", "--report", report, "--out", tmp_path / "out.gguf")
+    cli(*words, "--max-kl", 9).one_line("does not tell of 1 x joy by these vectors")
+    cli(*words[:6], "--out", tmp_path / "known.gguf").ok()
+    known = read_record(tmp_path / "known.gguf").vectors.rows
+    edited(report, lambda receipt: receipt["directions"][0]["rows_sha256"].update(known))
+    cli(*words, "--max-kl", 0.3).one_line("joy is beyond --max-kl 0.3: it is 0.4")
+    assert not (tmp_path / "out.gguf").exists()
+    cli(*words, "--max-kl", 0.4).ok()
 
 
 def test_a_second_bake_has_no_report(cli, vectors, report, tmp_path):
