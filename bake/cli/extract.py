@@ -61,6 +61,12 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Measure recorded answers instead of generating.",
 )
+@click.option(
+    "--written",
+    is_flag=True,
+    help="Measure shipped replies to 32 queries, written neutrally and with each of the paper's emotions, instead of "
+    "generating: for models too small to act an emotion.",
+)
 @click.option("--save-answers", metavar="FILE", type=click.Path(path_type=Path), help="Record the answers, as JSONL.")
 @click.option(
     "--method",
@@ -149,6 +155,7 @@ _QUESTIONS = (
     "neutral_prompt",
     "contrast",
     "reuse_answers",
+    "written",
 )
 
 
@@ -161,16 +168,20 @@ def _questionnaire(
     neutral_prompt: str | None,
     contrast: Path | None,
     reuse_answers: Path | None,
+    written: bool,
 ) -> Questionnaire:
     from ..core.limits import MAX_ANSWERS
     from ..measure.queries import EMOTIONAL, NEUTRAL, ask, parse_answers, parse_contrasts, parse_queries
     from ..measure.query_sets import open_queries
+    from ..measure.written import written_answers
     from ..storage.files import read_small
 
-    if every_emotion and (contrast or reuse_answers):
-        raise click.UsageError("--every-emotion asks queries; --contrast and --reuse-answers bring answers along")
-    if sum(source is not None for source in (queries, contrast, reuse_answers)) > 1:
-        raise click.UsageError("--queries, --contrast and --reuse-answers exclude one another; give one")
+    if every_emotion and (contrast or reuse_answers or written):
+        raise click.UsageError(
+            "--every-emotion asks queries; --contrast, --reuse-answers and --written bring answers along"
+        )
+    if sum(map(bool, (queries, contrast, reuse_answers, written))) > 1:
+        raise click.UsageError("--queries, --contrast, --reuse-answers and --written exclude one another; give one")
     if contrast is not None:
         if emotional_prompt or neutral_prompt:
             raise click.UsageError(
@@ -181,6 +192,8 @@ def _questionnaire(
         prompts = _template(emotional_prompt, EMOTIONAL), _template(neutral_prompt, NEUTRAL)
         if reuse_answers is not None:
             found = parse_answers(read_small(reuse_answers, most=MAX_ANSWERS), str(reuse_answers), *prompts)
+        elif written:
+            found = written_answers(*prompts)
         else:
             content, name = open_queries(queries)
             asked = parse_queries(content, name)

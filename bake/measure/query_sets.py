@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..core.limits import MAX_ANSWERS
 from ..core.spelling import did_you_mean
+from ..core.strict_json import parse_json
 from ..errors import EmobakeError, InputError
 from ..storage.files import git_blob_id, read_small
 from ..vectors.fetch import pull_queries
@@ -21,6 +22,8 @@ OWN = "emobake"
 """Shipped set for extraction: 48 queries for each of the paper's five emotions."""
 EVERYDAY = "everyday"
 """Shipped set for evaluation: 60 everyday queries, none of which is in `OWN`."""
+REPLIES = "replies.json"
+"""Shipped file of the queries with written replies."""
 _PAPER = "xuanfengzu/EmotionVector"
 
 
@@ -124,6 +127,9 @@ def extraction_queries(source: str, queries: Mapping[str, str], questions: Quest
     own, made = shipped("emotions.json"), "those that the vectors were made from"
     if digest == hashlib.sha256(own).hexdigest():
         return Seen(_texts(parse_queries(own, "emotions.json").values()), made)
+    replies = shipped(REPLIES)
+    if digest == hashlib.sha256(replies).hexdigest():
+        return Seen(_texts([[one["query"] for one in parse_json(replies, REPLIES)]]), made)
     if digest == questions.sha256:
         return Seen(_texts([questions.texts]), made)
     paper = next(entry for entry in registry().queries if not entry.groups)

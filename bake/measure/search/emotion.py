@@ -1,7 +1,7 @@
 """Measures of emotion that no list of words decides: how likely emotional answers are, and a probe.
 
-Both come from the base itself: it answers queries under an emotional and under a neutral condition prompt once, and
-these answers are the texts of the likelihood and the examples of the probe. Needs torch and scikit-learn.
+The texts of the likelihood and the examples of the probe are answers to the same queries, with an emotion and without.
+Needs torch and scikit-learn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REGULARISATION = 0.01
 
 @dataclass(frozen=True)
 class Contrast:
-    """An emotional and a neutral answer of the base to the same query."""
+    """An emotional and a neutral answer to the same query."""
 
     emotion: str
     query: str
@@ -33,8 +33,23 @@ class Contrast:
     neutral: tuple[int, ...]
 
 
-def preferences(steered: SteeredModel, contrasts: Sequence[Contrast]) -> list[float]:
-    """Log probability per token of the emotional answer, minus that of the neutral one, after the plain query."""
+@dataclass(frozen=True)
+class Likely:
+    """Log probabilities per token of the answers of a contrast, each after the plain query."""
+
+    emotional: float
+    neutral: float
+
+    def rise(self, base: Likely) -> float:
+        """Rise of the emotional answer over `base`, less a rise that it shares with the neutral one.
+
+        A neutral answer that becomes unlikely counts for nothing: that is damage, which KL measures, and no emotion.
+        """
+        return self.emotional - base.emotional - max(0.0, self.neutral - base.neutral)
+
+
+def likelihoods(steered: SteeredModel, contrasts: Sequence[Contrast]) -> list[Likely]:
+    """Measure how likely the answers of each contrast are."""
     live = steered.live
     prompts = live.prompts([contrast.query for contrast in contrasts])
     pairs: list[Pair] = [(p, c.emotional) for p, c in zip(prompts, contrasts, strict=True)]
@@ -44,7 +59,7 @@ def preferences(steered: SteeredModel, contrasts: Sequence[Contrast]) -> list[fl
         for batch in batches(live, pairs):
             found[batch] = log_likelihoods(steered, [pairs[i] for i in batch])
     found /= [len(answer) for _, answer in pairs]
-    return [float(x) for x in found[: len(contrasts)] - found[len(contrasts) :]]
+    return [Likely(float(a), float(b)) for a, b in found.reshape(2, -1).T]
 
 
 @dataclass(frozen=True, eq=False)

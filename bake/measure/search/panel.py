@@ -21,7 +21,8 @@ from ..repetition import repetition
 from ..scorers.base import Scorer
 from ..scorers.lexicon import Lexicon
 from ..summary import worst
-from .emotion import Contrast, Probe, preferences, read_answers, weighted
+from ..written import Written
+from .emotion import Contrast, Likely, Probe, likelihoods, read_answers, weighted
 from .points import Figures
 
 LIKELIHOOD, PROBE = "likelihood", "probe"
@@ -44,10 +45,8 @@ class Size:
     """Tokens of an answer."""
     neutral_tokens: int
     """Tokens of the base's answers to the prompts for KL."""
-    emotional: int
-    """Contrasts for each emotion, on queries that suggest it."""
-    everyday: int
-    """Contrasts for each emotion, on everyday queries."""
+    contrasts: int
+    """Contrasts for each emotion of which no replies were written: answers of the base to so many queries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,19 @@ class Context:
         return self.each(named, work)
 
 
-def contrasts(context: Context, queries: Mapping[str, Sequence[str]], ledger: Ledger, prefix: str) -> list[Contrast]:
+def written_contrasts(context: Context, written: Sequence[Written], emotion: str) -> list[Contrast]:
+    """The written replies with one of the paper's emotions."""
+    tokens = context.live.tokenizer
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokens(text, add_special_tokens=False).input_ids)
+
+    return [Contrast(emotion, one.query, ids(one.emotional[emotion]), ids(one.neutral)) for one in written]
+
+
+def own_contrasts(
+    context: Context, queries: Mapping[str, Sequence[str]], ledger: Ledger, prefix: str
+) -> list[Contrast]:
     """Let the base answer the queries of each emotion under both conditions; finished ones are kept.
 
     The answers are drawn, because a small model's greedy ones repeat themselves, and would reward repetition.
@@ -139,7 +150,7 @@ class Gauge:
     def made(
         cls, context: Context, shares: Mapping[str, float], known: Sequence[Contrast], scorers: Sequence[Scorer]
     ) -> Gauge:
-        """Fit the probes and measure the spreads on the base's own answers `known`.
+        """Fit the probes and measure the spreads on the answers `known`.
 
         A probe tells its emotion from neutral answers, and from answers with emotions that are not raised.
         """
@@ -154,9 +165,9 @@ class Gauge:
         probes = {
             e: Probe(states["emotional"][i], np.concatenate([states["neutral"][i], others])) for e, i in own.items()
         }
-        preferred = np.array(context.each(known, lambda items: preferences(SteeredModel(live), items)))
+        likely = np.array([one.emotional for one in context.each(known, lambda x: likelihoods(SteeredModel(live), x))])
         spreads = {
-            LIKELIHOOD: {e: _spread(preferred[i]) for e, i in own.items()},
+            LIKELIHOOD: {e: _spread(likely[i]) for e, i in own.items()},
             PROBE: {e: probe.spread for e, probe in probes.items()},
         }
         for scorer in scorers:
@@ -200,6 +211,7 @@ class Panel:
         rest = self.pairs[FIRST:][context.processes.rank :: context.processes.size]
         self._rest = Reference.of(base, rest)
         self._zero: dict[str, float] = {}
+        self._likely: list[Likely] = context.each(self.texts, lambda own: likelihoods(base, own))
         unsteered = self.measure({})
         self._zero = dict(unsteered.measures)
         self.base = replace(unsteered, measures=dict.fromkeys(self._zero, 0.0))
@@ -234,10 +246,10 @@ class Panel:
         return {name: round(x - self._zero.get(name, 0.0), 6) for name, x in found.items()}
 
     def _likelihood(self, steered: SteeredModel) -> dict[str, float]:
-        found = self.context.each(self.texts, lambda own: preferences(steered, own))
+        found = self.context.each(self.texts, lambda own: likelihoods(steered, own))
         by_emotion: dict[str, list[float]] = {}
-        for text, value in zip(self.texts, found, strict=True):
-            by_emotion.setdefault(text.emotion, []).append(value)
+        for text, likely, base in zip(self.texts, found, self._likely, strict=True):
+            by_emotion.setdefault(text.emotion, []).append(likely.rise(base))
         return {emotion: float(np.mean(values)) for emotion, values in by_emotion.items()}
 
     def _answers(self, rows: Mapping[int, np.ndarray]) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:

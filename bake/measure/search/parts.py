@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from ..query_sets import comparable
+from ..written import Written
 
 TRAIN, VALIDATION = 1 / 6, 7 / 30
 """Shares of the everyday queries; the rest is the test."""
+WRITTEN = 1 / 4
+"""Share of the written replies in the trials, and in the validation; the rest is the test."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -19,8 +25,8 @@ class Part:
 
     everyday: tuple[str, ...]
     """Queries that the steered model answers, and the prompts for KL."""
-    emotional: Mapping[str, tuple[str, ...]]
-    """Emotion -> queries that suggest it, for the measures of emotion. Empty in the test."""
+    written: tuple[Written, ...]
+    """Replies for the measures of emotion."""
 
 
 @dataclass(frozen=True)
@@ -32,28 +38,25 @@ class Parts:
     test: Part
 
 
-def split(everyday: Sequence[str], emotional: Mapping[str, Sequence[str]], seed: int) -> Parts:
+def split(everyday: Sequence[str], written: Sequence[Written], seed: int) -> Parts:
     """Divide the queries at random, by `seed`.
 
-    A sixth of the everyday queries is for trials, 7 of 30 for the validation, the rest for the test. Two thirds of
-    the emotional queries are for trials, the rest for the validation: the vectors were made from them, so the test has
-    none. A text that occurs twice is taken once.
+    A sixth of the everyday queries is for trials, 7 of 30 for the validation, the rest for the test. A quarter of the
+    written replies is for trials, a quarter for the validation, half for the test. A query that occurs twice is taken
+    once.
     """
     draw = np.random.default_rng(seed)
     known: set[str] = set()
     places = _shuffled(_new(everyday, known), draw)
     first = max(1, round(TRAIN * len(places)))
     second = first + max(1, round(VALIDATION * len(places)))
-    trained: dict[str, tuple[str, ...]] = {}
-    validated: dict[str, tuple[str, ...]] = {}
-    for emotion, texts in emotional.items():
-        own = _shuffled(_new(texts, known), draw)
-        cut = round(2 / 3 * len(own))
-        trained[emotion], validated[emotion] = tuple(own[:cut]), tuple(own[cut:])
+    fresh = set(_new([one.query for one in written], known))
+    replies = _shuffled([one for one in written if one.query in fresh], draw)
+    cut = round(WRITTEN * len(replies))
     return Parts(
-        Part(tuple(places[:first]), trained),
-        Part(tuple(places[first:second]), validated),
-        Part(tuple(places[second:]), {}),
+        Part(tuple(places[:first]), tuple(replies[:cut])),
+        Part(tuple(places[first:second]), tuple(replies[cut : 2 * cut])),
+        Part(tuple(places[second:]), tuple(replies[2 * cut :])),
     )
 
 
@@ -67,5 +70,5 @@ def _new(texts: Sequence[str], known: set[str]) -> list[str]:
     return found
 
 
-def _shuffled(texts: Sequence[str], draw: np.random.Generator) -> list[str]:
-    return [texts[i] for i in draw.permutation(len(texts))]
+def _shuffled(items: Sequence[T], draw: np.random.Generator) -> list[T]:
+    return [items[i] for i in draw.permutation(len(items))]

@@ -28,12 +28,12 @@ from ...storage.model_name import ModelName
 from ...vectors.find import SetOpener, Vectors, VectorSource
 from ..ledger import Ledger, WorkFolder
 from ..processes import Processes
-from ..queries import parse_queries
-from ..query_sets import EVERYDAY, OWN, open_queries, open_questions
+from ..query_sets import EVERYDAY, open_questions
 from ..scorers.base import LEXICON, Scorer
 from ..scorers.open import open_scorers
+from ..written import FOR_VECTORS, written_replies
 from .emotion import Contrast
-from .panel import CONDITIONS, Context, Gauge, Panel, Size, contrasts, neutral_outputs
+from .panel import CONDITIONS, Context, Gauge, Panel, Size, neutral_outputs, own_contrasts, written_contrasts
 from .parts import Part, Parts, split
 from .points import Figures, Point, SearchBounds, candidates, chosen, compare, plain_name, shortfall
 from .proposals import params_of_plain, propose, shape_of
@@ -49,9 +49,7 @@ OTHERS = (0.4, 0.7, 1.0)
 TRIALS, BUDGET_KL = 60, 0.5
 VALIDATED = 6
 """Points that are measured on the validation queries."""
-TRIAL, VALIDATION, TEST = Size(40, 32, 3, 3), Size(64, 50, 6, 6), Size(64, 50, 0, 12)
-EXAMPLES = 12
-"""Emotional queries for each emotion whose answers are examples of the probe, beside the everyday ones."""
+TRIAL, VALIDATION, TEST = Size(40, 32, 6), Size(64, 50, 12), Size(64, 50, 12)
 
 Tried = Callable[[Point], object]
 """Called with every finished trial."""
@@ -152,7 +150,7 @@ def search(
     begun = _begun(live, found, weights, settings, opened, second)
     work = WorkFolder(Path(f"{target}.partial"), processes, begun, "a search", restart=restart)
     context = Context(live, processes, settings.runtime.batch_size, settings.seed)
-    run = _Run(context, settings, work, _parts(shares, settings.seed), shares, opened, progress)
+    run = _Run(context, settings, work, _parts(settings.seed), shares, opened, progress)
     base_rows = _nonzero(found, weights)
     panel, gauge = run.trial_panel()
     material = _material(live, found, base_rows, panel, others)
@@ -194,17 +192,12 @@ class _Run:
         return SearchBounds(self.settings.budget_kl)
 
     def trial_panel(self) -> tuple[Panel, Gauge]:
-        """The panel of the trials, and the measures of emotion made on its part of the queries."""
-        part = self.parts.train
-        examples = replace(TRIAL, emotional=EXAMPLES, everyday=len(part.everyday))
-        known = self._contrasts("train", part, examples, others=True)
+        """The panel of the trials, and the measures of emotion: their examples are those of trials and validation."""
+        part, second = self.parts.train, self.parts.validation
+        few = self._contrasts("train", part, TRIAL)
+        examples = Part(part.everyday, (*part.written, *second.written))
+        known = self._contrasts("examples", examples, replace(TRIAL, contrasts=len(part.everyday)), others=True)
         gauge = Gauge.made(self.context, self.shares, known, self.scorers)
-        few = [
-            one
-            for emotion in self.shares
-            for queries, count in ((part.emotional.get(emotion, ()), TRIAL.emotional), (part.everyday, TRIAL.everyday))
-            for one in [own for own in known if own.emotion == emotion and own.query in queries][:count]
-        ]
         return Panel(self.context, gauge, part.everyday, few, TRIAL), gauge
 
     def trials(self, panel: Panel, material: Material, tried: Tried) -> list[Point]:
@@ -298,14 +291,16 @@ class _Run:
         ledger.done |= value
 
     def _contrasts(self, name: str, part: Part, size: Size, *, others: bool = False) -> list[Contrast]:
-        """The base's answers for the measures; with `others`, those with emotions that are not raised, too."""
-        queries = {
-            emotion: [*part.emotional.get(emotion, ())[: size.emotional], *part.everyday[: size.everyday]]
-            for emotion in self.shares
-        }
-        if others:
-            queries |= {emotion: [*part.everyday[: size.everyday]] for emotion in EMOTIONS if emotion not in queries}
-        found = contrasts(self.context, queries, self.work.ledger("contrasts"), name)
+        """The answers for the measures; with `others`, those with emotions that are not raised, too.
+
+        For the paper's emotions they were written; for others they are the base's own.
+        """
+        emotions = list(self.shares) + [e for e in EMOTIONS if others and e not in self.shares]
+        queries = {e: part.everyday[: size.contrasts] for e in emotions if e not in EMOTIONS}
+        found = own_contrasts(self.context, queries, self.work.ledger("contrasts"), name) if queries else []
+        for emotion in emotions:
+            if emotion in EMOTIONS:
+                found += written_contrasts(self.context, part.written, emotion)
         missing = [emotion for emotion in self.shares if not any(one.emotion == emotion for one in found)]
         if missing:
             raise ModelError(
@@ -413,10 +408,9 @@ def _scorers(given: Sequence[str | Scorer], runtime: Runtime) -> list[Scorer]:
     return [*opened, *(one for one in given if not isinstance(one, str))]
 
 
-def _parts(shares: Mapping[str, float], seed: int) -> Parts:
-    content, name = open_queries(OWN)
-    own = parse_queries(content, name)
-    return split(open_questions(EVERYDAY).texts, {e: own[e] for e in shares if e in own}, seed)
+def _parts(seed: int) -> Parts:
+    """Parts of the everyday queries, and of the written replies from which no vectors are made."""
+    return split(open_questions(EVERYDAY).texts, written_replies()[FOR_VECTORS:], seed)
 
 
 def _begun(

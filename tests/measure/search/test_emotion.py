@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from emobake.measure.search.emotion import Contrast, Probe, preferences, read_answers, weighted
+from emobake.measure.search.emotion import Contrast, Likely, Probe, likelihoods, read_answers, weighted
 
 
 def test_a_probe_finds_the_direction_that_differs():
@@ -32,6 +32,19 @@ def test_shares_weigh():
     assert weighted({"fear": 4.0}, {"joy": 2 / 3, "fear": 1 / 3}) == pytest.approx(4.0)
 
 
+@pytest.mark.parametrize(
+    ("now", "rise"),
+    [
+        (Likely(-2.0, -2.0), 0.5),
+        (Likely(-2.0, -9.0), 0.5),  # A neutral answer that becomes unlikely is damage, and no emotion.
+        (Likely(-2.0, -1.5), 0.0),  # Both rose alike.
+        (Likely(-3.0, -1.5), -1.0),
+    ],
+)
+def test_a_rise_is_over_the_base_and_not_shared_with_neutral_answers(now, rise):
+    assert now.rise(Likely(-2.5, -2.0)) == pytest.approx(rise)
+
+
 @pytest.fixture(scope="module")
 def live(tiny_chat):
     pytest.importorskip("torch")
@@ -42,15 +55,16 @@ def live(tiny_chat):
 
 
 @pytest.mark.real
-def test_preferences_are_differences_per_token(live):
+def test_likelihoods_are_per_token(live):
     from emobake.models.likelihood import SteeredModel, log_likelihoods
 
     steered = SteeredModel(live, {1: np.full(32, 0.3, np.float32)})
     texts = [Contrast("joy", "How are you?", (5, 6, 7), (8, 9)), Contrast("joy", "Why?", (11,), (12, 13, 14, 15))]
-    for one, found in zip(texts, preferences(steered, texts), strict=True):
+    for one, found in zip(texts, likelihoods(steered, texts), strict=True):
         (prompt,) = live.prompts([one.query])
         more, less = (log_likelihoods(steered, [(prompt, side)])[0] for side in (one.emotional, one.neutral))
-        assert found == pytest.approx(more / len(one.emotional) - less / len(one.neutral), abs=1e-4)
+        assert found.emotional == pytest.approx(more / len(one.emotional), abs=1e-4)
+        assert found.neutral == pytest.approx(less / len(one.neutral), abs=1e-4)
 
 
 @pytest.mark.real

@@ -33,11 +33,10 @@ def small():
         patch.setattr(points, "COLLAPSED_AT_MOST", 1.0)
         patch.setattr(points, "DISTINCT_LOSS", 1.0)
         patch.setattr(search, "SearchBounds", lambda kl: points.SearchBounds(kl, collapsed=1.0, perplexity=1e9))
-        patch.setattr(search, "EXAMPLES", 4)
         patch.setattr(search, "VALIDATED", 2)
-        patch.setattr(search, "TRIAL", Size(6, 6, 2, 2))
-        patch.setattr(search, "VALIDATION", Size(8, 8, 2, 2))
-        patch.setattr(search, "TEST", Size(8, 8, 0, 2))
+        patch.setattr(search, "TRIAL", Size(6, 6, 2))
+        patch.setattr(search, "VALIDATION", Size(8, 8, 2))
+        patch.setattr(search, "TEST", Size(8, 8, 2))
         patch.setattr(panel, "CONTRAST_TOKENS", 6)
         yield
 
