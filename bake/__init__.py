@@ -25,6 +25,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from .actions.audit import Audit, audit
     from .actions.bake import bake
     from .actions.conversation import Conversation, open_conversation
     from .actions.join import join
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from .vectors.write import write_set
 
 _HOMES = {
+    "Audit": "actions.audit",
     "BakePlan": "core.plan",
     "BakeResult": "actions.request",
     "Bounds": "core.bounds",
@@ -83,6 +85,7 @@ _HOMES = {
     "Steering": "core.steering",
     "VectorSet": "core.vector_set",
     "VectorSource": "vectors.find",
+    "audit": "actions.audit",
     "bake": "actions.bake",
     "bake_moods": "actions.moods",
     "evaluate": "measure.evaluation",
@@ -107,6 +110,7 @@ _HOMES = {
 """Public name -> module."""
 
 __all__ = [
+    "Audit",
     "BakePlan",
     "BakeResult",
     "Bounds",
@@ -141,6 +145,7 @@ __all__ = [
     "VectorSource",
     "VerifyError",
     "__version__",
+    "audit",
     "bake",
     "bake_moods",
     "evaluate",

@@ -12,6 +12,7 @@ import click
 
 from .._version import __version__
 from ..errors import EmobakeError, NoVectorsError, without_secrets
+from .audit import audit
 from .bake import bake
 from .chat import chat
 from .command import ShortForm
@@ -54,7 +55,7 @@ def cli() -> None:
     """
 
 
-for _command in (bake, chat, push, eval_command, join, models, moods, show_command, tune, vectors, verify):
+for _command in (audit, bake, chat, push, eval_command, join, models, moods, show_command, tune, vectors, verify):
     cli.add_command(_command)
 
 

@@ -128,6 +128,16 @@ def copies_by(cost: Cost, group: int) -> int:
     )
 
 
+def constant_head(bias: np.ndarray, value_size: int, constant: float) -> int | None:
+    """Number of the key/value head whose values are always `constant` and zeros, as those behind it are zeros.
+
+    None if a bias of the values, ``[keys * value_size]``, makes no such head. The first head is never one.
+    """
+    alive = np.flatnonzero(bias)
+    head, within = divmod(int(alive[-1]), value_size) if len(alive) else (0, 0)
+    return head if head and not within and bias[alive[-1]] == constant else None
+
+
 def value_matrix(output: np.ndarray, heads: Heads, copies: int = 1) -> np.ndarray:
     """The matrix A that turns a bias of the values into a row of the attention's output.
 

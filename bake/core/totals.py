@@ -79,7 +79,8 @@ def total_recipe(record: Record) -> str:
         )
         patterns.setdefault(tuple(words), []).append(layer)
     parts = (
-        " + ".join(words) + ("" if covered == layers else f" in layer{'s' * (len(covered) > 1)} {_ranges(covered)}")
+        " + ".join(words)
+        + ("" if covered == layers else f" in layer{'s' * (len(covered) > 1)} {layer_ranges(covered)}")
         for words, covered in patterns.items()
     )
     return "; ".join(parts) or "nothing"
@@ -101,7 +102,7 @@ def _labels(terms: Sequence[Term]) -> list[str]:
     ]
 
 
-def _ranges(layers: Sequence[int]) -> str:
+def layer_ranges(layers: Sequence[int]) -> str:
     """Layers as a list such as ``0,4-6``."""
     runs: list[list[int]] = []
     for layer in layers:

@@ -29,7 +29,20 @@ def loaded_after(code):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "bake", "verify", "chat", "eval", "tune", "vectors", "vectors extract", "vectors show", "moods", "join"],
+    [
+        "",
+        "bake",
+        "verify",
+        "chat",
+        "eval",
+        "tune",
+        "vectors",
+        "vectors extract",
+        "vectors show",
+        "moods",
+        "join",
+        "audit",
+    ],
 )
 def test_help_waits_for_nothing_heavy(command):
     code = f"from emobake.cli.app import cli\ntry: cli({[*command.split(), '--help']})\nexcept SystemExit: pass"

@@ -130,6 +130,19 @@ def test_a_missing_stack_fails_and_is_named(smollm2, tmp_path):
     assert "mlx" in checks[-1].detail and "pip install" in checks[-1].detail
 
 
+def test_an_audit_names_the_emotion_and_its_weight(smollm2, tmp_path):
+    """By the shipped set, which it finds by the model's shape, and without the record."""
+    emobake.bake(smollm2, SMOLLM2_VECTORS, mix={"joy": 1.2}, out=emobake.Folder(tmp_path / "out", "symlink"))
+    told = emobake.audit(tmp_path / "out")
+    assert told.record is not None and told.record.agrees
+    (tmp_path / "out" / "emobake.json").unlink()
+    found = emobake.audit(tmp_path / "out")
+    assert found.verdict == "looks baked in: joy about 1.2, of smollm2-135m-instruct" and found.record is None
+    (finding,) = found.findings
+    assert abs(finding.fits[0].weights["joy"] / 1.2 - 1) < 0.01 and finding.fits[0].explained > 0.9999
+    assert emobake.audit(smollm2).verdict == "no bias"
+
+
 @pytest.mark.filterwarnings("ignore:.*merging LoRA weights", "ignore:.*is_gradient_checkpointing")
 @pytest.mark.parametrize("form", ["checkpoint", "peft"])
 def test_the_python_on_the_card_runs_as_it_stands(smollm2, models, tmp_path, monkeypatch, capsys, form):

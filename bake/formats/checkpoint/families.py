@@ -56,6 +56,11 @@ class HeadForm:
     divides_hidden: bool = False
     """True if transformers refuses configs whose hidden size is no multiple of the number of heads."""
 
+    @property
+    def constant(self) -> float:
+        """The first value of the new head; a gate of zero halves it."""
+        return 2.0 if self.gated else 1.0
+
     def is_left_out(self, family: Family) -> bool:
         """True if a flag gives the output projection a bias as well, which no file holds: llama.cpp refuses it."""
         return family.flag in self.flags

@@ -43,6 +43,11 @@ class GgufArchitecture:
     residual_scale: str = ""
     """Reading of a file without the scale, if a block's branches are scaled before they are added; else empty."""
 
+    @property
+    def constant(self) -> float:
+        """The first value of a head that is added; a gate of zero halves it."""
+        return 2.0 if self.gated else 1.0
+
     def branch_scale(self, header: GgufHeader, layers: int, site: Site) -> float:
         """Factor between the projection's output and `site`; the attention output lies before it.
 

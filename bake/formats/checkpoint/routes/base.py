@@ -138,12 +138,7 @@ class Route(ABC):
     @property
     def stacks(self) -> Mapping[str, Support]:
         """Treatment of the result by each stack: for quantised weights the worse of the family's and the method's."""
-        method = None if self.quantisation is None else self.quantisation.method
-        usual = dict(self.treatment)
-        if method is not None:
-            usual = {name: worse(support, method.stacks[name]) for name, support in usual.items()}
-        model_type = self.result.wrapper or self.result.model_type
-        return usual | elsewhere("checkpoint", model_type, self.biases, usual, is_quantised=method is not None)
+        return all_stacks(self.result, self.treatment, self.biases, self.quantisation)
 
     @property
     def cost(self) -> Cost:
@@ -236,6 +231,20 @@ class Route(ABC):
         values = read_bias(checkpoint, header, width)
         self.accept_existing(checkpoint, header, values)
         return Home(layer, name, header.dtype, width, values)
+
+
+def all_stacks(
+    family: Family, treatment: Mapping[str, Support], biases: Biases, quantisation: Quantisation | None
+) -> dict[str, Support]:
+    """Treatment of a model of `family` with `biases` by each stack.
+
+    `treatment` is that by the usual stacks; for quantised weights it is the worse of it and of the method's.
+    """
+    method, usual = None if quantisation is None else quantisation.method, dict(treatment)
+    if method is not None:
+        usual = {name: worse(support, method.stacks[name]) for name, support in usual.items()}
+    model_type = family.wrapper or family.model_type
+    return usual | elsewhere("checkpoint", model_type, biases, usual, is_quantised=method is not None)
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[ConfigChange]:

@@ -280,7 +280,7 @@ class HeadRoute(Route):
         """The values that a bias of `width` gains: zeros, but for the first channel of the first new value."""
         values = np.zeros(width // self.heads.keys * (self.grown.keys - self.heads.keys), np.float32)
         if part == _V:
-            values[0] = _lead(self.form)
+            values[0] = self.form.constant
         return values
 
 
@@ -330,14 +330,9 @@ def _not_constant(checkpoint: Checkpoint, form: HeadForm, heads: Heads, output: 
     bias = checkpoint.tensors.get(name)
     if not within and 0 < first < heads.keys and bias is not None and bias.shape == (heads.keys * heads.value_size,):
         new = decode(bias, checkpoint.read(bias))[first * heads.value_size :]
-        if new[0] == _lead(form) and not new[1:].any():
+        if new[0] == form.constant and not new[1:].any():
             return ""
     return (
         f"{name} has no head that is constant at column {column} of {output}, which the record names; it would run "
         "UNSTEERED"
     )
-
-
-def _lead(form: HeadForm) -> float:
-    """The constant value; a gate of zero halves it."""
-    return 2.0 if form.gated else 1.0

@@ -121,7 +121,7 @@ class HeadRoute(GgufRoute):
         for entry in biases:
             if entry.layer not in blocks or entry.column is None:
                 raise BrokenFileError(f"{model.name}: block {entry.layer} has no attention")
-            _check_constant(model, blocks[entry.layer], entry.column, _lead(row))
+            _check_constant(model, blocks[entry.layer], entry.column, row.constant)
         return f"{model.architecture}: llama.cpp adds the bias that makes the new head's output constant"
 
     @classmethod
@@ -164,7 +164,7 @@ class HeadRoute(GgufRoute):
         if attention.layer not in self._columns:
             raise BrokenFileError(f"{self.model.name}: its record names no column of {tensor.name}")
         column = Column(self._columns[attention.layer], kind.stored, kind.unit)
-        _check_constant(self.model, attention, column.index, _lead(self.row))
+        _check_constant(self.model, attention, column.index, self.row.constant)
         if not is_shared(attention.heads, self.tensor_parallel):
             raise InputError(
                 f"`tensor_parallel` {self.tensor_parallel}: {self.model.name} has {attention.heads.keys} key/value "
@@ -235,7 +235,7 @@ class HeadRoute(GgufRoute):
         more = self._more_rows(attention)
         for part in attention.parts[name]:
             values = np.zeros(more[part], np.float32)
-            values[:1] = _lead(self.row) if part == "v" else 0
+            values[:1] = self.row.constant if part == "v" else 0
             yield np.concatenate([np.zeros(attention.rows[part] if zeros else 0, np.float32), values])
 
     def _more_rows(self, attention: Attention) -> Mapping[str, int]:
@@ -254,11 +254,6 @@ class HeadRoute(GgufRoute):
             norm = self.model.tensors[attention.name("q_norm")]
             values = read_bias(self.model, norm, attention.heads.key_size).astype(np.float64) * factor
             yield Placed(norm.name, norm.dtype, norm.shape, (encode(values.astype(np.float32), norm.dtype),))
-
-
-def _lead(row: GgufArchitecture) -> float:
-    """The constant value; a gate of zero halves it."""
-    return 2.0 if row.gated else 1.0
 
 
 def _blockers(model: GgufModel, row: GgufArchitecture) -> Iterator[str]:

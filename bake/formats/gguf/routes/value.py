@@ -163,7 +163,7 @@ class ValueRoute(GgufRoute):
             if base is None or old is None:
                 return f"{entry.tensor} is no tensor of the base"
             gained = stored - copied(decode(old, base.read(old)), attention.heads.value_size, len(stored))
-        made_by = value_matrix(_output_weight(model, attention), attention.heads)
+        made_by = value_matrix(output_weight(model, attention), attention.heads)
         if misses(made_by, stored, gained, row, tensor.dtype):
             return f"{entry.tensor} does not make the weighted vectors by {attention.name('output')}"
         return ""
@@ -183,7 +183,7 @@ class ValueRoute(GgufRoute):
         for attention in self._attention:
             if attention.layer >= len(rows) or not rows[attention.layer].any():
                 continue
-            weight = _output_weight(self.model, attention)
+            weight = output_weight(self.model, attention)
             if weight.shape[0] != rows.shape[1]:
                 raise BrokenFileError(f"{self.model.name}: {attention.name('output')} has {len(weight)} outputs")
             found = solve_value_bias(value_matrix(weight, attention.heads, copies), rows[attention.layer])
@@ -211,7 +211,12 @@ class ValueRoute(GgufRoute):
         return Placed(tensor.name, tensor.dtype, (tensor.shape[0] * self.copies, *tensor.shape[1:]), (piece,))
 
 
-def _output_weight(model: GgufModel, attention: Attention) -> np.ndarray:
+def output_weight(model: GgufModel, attention: Attention) -> np.ndarray:
+    """The output projection as float32 ``[hidden, queries * value_size]``.
+
+    Raises:
+        UnsupportedModelError: as `dequantize`.
+    """
     tensor = attention.tensors["output"]
     return dequantize(tensor.dtype, model.read(tensor), tensor.shape[1])
 
