@@ -31,6 +31,7 @@ from support.wrapper_files import write_wrapper
 import emobake
 from emobake import VectorSet
 from emobake.actions.audit import Audit, would_ignore
+from emobake.core.stacks import USUAL
 from emobake.errors import BrokenFileError, EmobakeError, InputError, VectorError
 
 LAYERS, HIDDEN = 3, 32
@@ -181,6 +182,81 @@ def test_a_qwen2_that_was_saved_as_llama(tmp_path: Path, ev: Path):
     saved_again(tmp_path / "out")
     assert emobake.audit(tmp_path / "out", ev).kind == "known"
     assert emobake.audit(tmp_path / "out").kind == "own"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "targets", "route"),
+    [
+        ("qwen3", QWEN3, [], "flag+backend"),
+        ("qwen3", QWEN3, ["mlx"], "laguna"),
+        ("gemma3_text", {"architectures": ["Gemma3ForCausalLM"], "head_dim": 16}, ["mlx"], "gear"),
+    ],
+)
+def test_other_classes(
+    tmp_path: Path, ev: Path, model_type: str, fields: dict[str, Any], targets: list[str], route: str
+):
+    base = write_checkpoint(tmp_path / "base", model_type, **fields, **SIZES)
+    if model_type == "gemma3_text":
+        edit_json(base / "config.json", hidden_act=None, hidden_activation="gelu_pytorch_tanh")
+    made = emobake.bake(base, ev, mix={"joy": 1.2}, out=tmp_path / "out", targets=targets).plan
+    found = emobake.audit(tmp_path / "out", ev)
+    assert made.route == route and found.verdict == "looks baked in: joy about 1.2, of ev"
+    told = {name: support.status for name, support in found.findings[0].rows.stacks.items()}
+    assert {name: told[name] for name in USUAL} == {name: made.stacks[name].status for name in USUAL}
+
+
+@pytest.mark.torch
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(
+    ("name", "route"),
+    [
+        ("mixtral", "granitemoe"),
+        ("phi4", "llama"),
+        ("helium", "llama"),
+        ("minicpm3", "flag+backend"),
+        ("granite", "flag"),
+        ("gpt_oss", "existing"),
+        ("seed_oss-biased", "llama"),
+    ],
+)
+def test_stacks_are_told_as_by_the_bake(tmp_path: Path, ev: Path, name: str, route: str):
+    pytest.importorskip("transformers")
+    from support.tiny import write_tiny
+
+    base = write_tiny(name, tmp_path / name)
+    made = emobake.bake(base, ev, mix={"joy": 1.2}, out=tmp_path / "out").plan
+    (tmp_path / "out" / "emobake.json").unlink()
+    found = emobake.audit(tmp_path / "out", ev)
+    assert made.route == route and found.kind == "known" and "joy about 1." in found.verdict
+    told = {stack: support.status for stack, support in found.findings[0].rows.stacks.items()}
+    assert {stack: told[stack] for stack in USUAL} == {stack: made.stacks[stack].status for stack in USUAL}
+
+
+@pytest.mark.torch
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("name", ["gpt_neox", "starcoder2", "phi", "opt", "bloom", "gpt_bigcode", "gpt_oss"])
+def test_families_with_biases_of_their_own(tmp_path: Path, name: str):
+    pytest.importorskip("transformers")
+    from support.tiny import write_tiny
+
+    found = emobake.audit(write_tiny(name, tmp_path / name))
+    assert found.kind == "own" and found.findings[0].rows.site == "attention_output"
+    assert len(found.findings[0].rows.acting) == LAYERS and all(row.columns for row in found.findings[0].rows.rows)
+    assert not any(would_ignore(each) for each in found.findings)
+
+
+@pytest.mark.torch
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("name", ["cohere", "falcon", "granite", "gemma2", "qwen2_moe", "glm4", "helium"])
+def test_families_without_biases(tmp_path: Path, name: str):
+    """Biases of q, k and v alone are no rows of the output, but where a bake makes rows of those of the values."""
+    pytest.importorskip("transformers")
+    from support.tiny import write_tiny
+
+    found = emobake.audit(write_tiny(name, tmp_path / name))
+    assert (found.kind, [each.rows.how for each in found.findings]) == (
+        ("own", ["value"]) if name == "qwen2_moe" else ("none", [])
+    )
 
 
 def test_a_head_of_constant_output(tmp_path: Path, ev: Path):

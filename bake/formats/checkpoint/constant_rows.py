@@ -19,7 +19,7 @@ from ...core.heads import constant_head
 from ...core.limits import MAX_WIDTH
 from ...core.record import RecordedBias
 from ...core.sites import SITE, SITES, Site
-from ...core.stacks import STACKS, USUAL, Support
+from ...core.stacks import STACKS, Support
 from ...core.tensors import FLOATS, TensorHeader, decode
 from ...errors import BrokenFileError, InputError
 from ..column_norm import column_norm
@@ -30,7 +30,7 @@ from .model import Checkpoint
 from .outputs import biased_beside, find_outputs
 from .projections import branch_scale
 from .quantisation import is_float
-from .routes import declared_classes, find_family
+from .routes import declared_classes, find_family, treatment_as_saved
 from .routes.base import all_stacks, read_bias
 from .routes.existing import ExistingRoute
 from .routes.head import HeadRoute
@@ -293,7 +293,7 @@ class _Search:
         """Treatment of a bias of the projection by each stack."""
         classes, backend = declared_classes(self.checkpoint.config), family.backend
         by_backend = is_on and backend is not None and classes[0] == backend.name
-        known = {stack: family.stacks.get(stack, Support("unknown")) for stack in USUAL}
+        fields = self.checkpoint.language_config
         letters = letters_of(f".{name}" for name in found.named)
         biases = Biases(
             "o" if self.site == SITE else "d",
@@ -301,7 +301,7 @@ class _Search:
             zero=letters if found.beside == "zero" else "",
             is_reshaped=by_backend,
         )
-        usual = family.by_backend if by_backend else known
+        usual = family.by_backend if by_backend else treatment_as_saved(family, fields)
         return all_stacks(family, usual, biases, self.checkpoint.quantisation)
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "may_have_heads",
     "other_routes",
     "route_by_name",
+    "treatment_as_saved",
 ]
 
 ROUTES: tuple[type[Route], ...] = (
@@ -206,6 +207,17 @@ def find_family(config: Mapping[str, Any], name: str, site: Site = SITE) -> Fami
         if not isinstance(fields.get(flag), bool | None):
             raise BrokenFileError(f"{name}/config.json: {flag} is {fields[flag]!r:.60}, not true or false")
     return family
+
+
+def treatment_as_saved(family: Family, config: Mapping[str, Any]) -> dict[str, Support]:
+    """Treatment of a model of `family` by the usual stacks, where it may be one of another class by another name."""
+    forms = [form for each in families(family.site).values() for form in each.forms.values()]
+    found = {stack: family.stacks.get(stack, Support("unknown")) for stack in USUAL}
+    for kind in ROUTES:
+        if issubclass(kind, OtherClassRoute) and kind.target == family.model_type and kind.is_saved(config):
+            for form in forms:
+                found |= form.stacks if form.target == kind.target else {}
+    return found
 
 
 def declared_classes(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ....core.plan import RouteName
@@ -16,6 +17,12 @@ class GraniteMoeRoute(OtherClassRoute):
     name: ClassVar[RouteName] = "granitemoe"
     target = "granitemoe"
     label = "GraniteMoe"
+
+    @classmethod
+    def is_saved(cls, config: Mapping[str, Any]) -> bool:
+        """Of a GraniteMoe whose multipliers are 1, no stack leaves one out."""
+        names = ("embedding_multiplier", "residual_multiplier", "logits_scaling")
+        return all(config.get(name) == 1 for name in names)
 
     def complete(self, config: dict[str, Any]) -> dict[str, Any]:
         """Scores are divided by the square root of the head's size, as elsewhere; nothing else is scaled."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .other_class import OtherClassRoute
@@ -13,6 +14,11 @@ class LagunaRoute(OtherClassRoute):
     name = "laguna"
     target = "laguna"
     label = "Laguna"
+
+    @classmethod
+    def is_saved(cls, config: Mapping[str, Any]) -> bool:
+        """A Laguna without gates and experts is none that was trained as one."""
+        return config.get("gating") is False and config.get("num_experts") == 0
 
     @property
     def warnings(self) -> tuple[str, ...]:

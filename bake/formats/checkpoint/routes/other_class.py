@@ -96,6 +96,11 @@ class OtherClassRoute(Route):
         """Add the fields that only the other class has."""
         return config
 
+    @classmethod
+    def is_saved(cls, config: Mapping[str, Any]) -> bool:
+        """True if stacks treat a model with this `config` of the other class as they treat what the route saves."""
+        return False
+
     @property
     def treatment(self) -> Mapping[str, Support]:
         """The other class's stacks; marked as run only where a checkpoint saved in this form was run."""
