@@ -19,6 +19,7 @@ from .errors import (
     ModelError,
     NoVectorsError,
     OutputError,
+    UnplannedError,
     UnsupportedModelError,
     VectorError,
     VerifyError,
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
     from .actions.join import join
     from .actions.moods import bake_moods
     from .actions.overview import Overview, overview
+    from .actions.personas import load_persona, shipped_personas
     from .actions.push import push
+    from .actions.recipe import Recipe, recipe_of
     from .actions.request import BakeResult
     from .actions.verify import verify
     from .core.bounds import Bounds
     from .core.check import Check
     from .core.outputs import Folder, GgufFile
+    from .core.persona import Persona
     from .core.plan import BakePlan
     from .core.record import Record
     from .core.steering import Steering
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from .formats.checkpoint.open import open_folder
     from .formats.checkpoint.plan import make_plan
     from .formats.output import read_record
+    from .measure.bake_persona import PersonaResult, bake_persona
     from .measure.engines import EvaluationSettings
     from .measure.evaluation import Report, evaluate, evaluate_answers, evaluate_checkpoints
     from .measure.extraction import extract
@@ -75,7 +80,10 @@ _HOMES = {
     "HubTarget": "storage.hub.target",
     "ModelName": "storage.model_name",
     "Overview": "actions.overview",
+    "Persona": "core.persona",
+    "PersonaResult": "measure.bake_persona",
     "Pushed": "storage.hub.changes",
+    "Recipe": "actions.recipe",
     "Record": "core.record",
     "Report": "measure.evaluation",
     "Runtime": "models.loading",
@@ -88,12 +96,14 @@ _HOMES = {
     "audit": "actions.audit",
     "bake": "actions.bake",
     "bake_moods": "actions.moods",
+    "bake_persona": "measure.bake_persona",
     "evaluate": "measure.evaluation",
     "evaluate_answers": "measure.evaluation",
     "evaluate_checkpoints": "measure.evaluation",
     "extract": "measure.extraction",
     "find_vectors": "vectors.find",
     "join": "actions.join",
+    "load_persona": "actions.personas",
     "make_plan": "formats.checkpoint.plan",
     "open_conversation": "actions.conversation",
     "open_folder": "formats.checkpoint.open",
@@ -102,7 +112,9 @@ _HOMES = {
     "push": "actions.push",
     "push_vectors": "vectors.share",
     "read_record": "formats.output",
+    "recipe_of": "actions.recipe",
     "search": "measure.search.search",
+    "shipped_personas": "actions.personas",
     "tune": "measure.tuning",
     "verify": "actions.verify",
     "write_set": "vectors.write",
@@ -131,7 +143,10 @@ __all__ = [
     "NoVectorsError",
     "OutputError",
     "Overview",
+    "Persona",
+    "PersonaResult",
     "Pushed",
+    "Recipe",
     "Record",
     "Report",
     "Runtime",
@@ -139,6 +154,7 @@ __all__ = [
     "Scorer",
     "SearchSettings",
     "Steering",
+    "UnplannedError",
     "UnsupportedModelError",
     "VectorError",
     "VectorSet",
@@ -148,12 +164,14 @@ __all__ = [
     "audit",
     "bake",
     "bake_moods",
+    "bake_persona",
     "evaluate",
     "evaluate_answers",
     "evaluate_checkpoints",
     "extract",
     "find_vectors",
     "join",
+    "load_persona",
     "make_plan",
     "open_conversation",
     "open_folder",
@@ -162,7 +180,9 @@ __all__ = [
     "push",
     "push_vectors",
     "read_record",
+    "recipe_of",
     "search",
+    "shipped_personas",
     "tune",
     "verify",
     "write_set",

@@ -10,7 +10,8 @@
         ├── BrokenFileError       2  a file is not what it claims to be
         ├── VectorError           2  a vector set is broken or does not fit the model
         │   └── NoVectorsError    2  no vector set is known for the model
-        └── UnsupportedModelError 2  no route puts the bias where stock stacks add it
+        ├── UnsupportedModelError 2  no route puts the bias where stock stacks add it
+        └── UnplannedError        2  a dry run cannot plan what a converter has yet to make
 
 Each message is one line: what is wrong, in which file, what to do. A name in backticks is an argument of the call
 that failed, such as `overwrite`; `spell_arguments` writes it as the caller typed it.
@@ -98,6 +99,10 @@ class NoVectorsError(VectorError):
 
 class UnsupportedModelError(InputError):
     """No route serves this architecture, or the requested stacks."""
+
+
+class UnplannedError(InputError):
+    """A dry run cannot plan the output, because llama.cpp's converter has not made its base yet."""
 
 
 def spell_arguments(text: str, spell: Callable[[str], str]) -> str:

@@ -13,6 +13,7 @@ from ..core.bounds import Bounds
 from ..core.limits import MAX_DEVICES
 from ..core.outputs import Folder, GgufFile, parse_output
 from ..core.progress import Notice, Progress, no_notice, no_progress
+from ..core.recorded_persona import RecordedPersona
 from ..core.stacks import parse_targets
 from ..core.steering import Steering, steering
 from ..core.vector_set import EMOTIONS
@@ -47,6 +48,7 @@ def bake(
     force: bool = False,
     report: str | os.PathLike[str] | None = None,
     bounds: Bounds | None = None,
+    persona: RecordedPersona | None = None,
     dry_run: bool = False,
     progress: Progress = no_progress,
     notice: Notice = no_notice,
@@ -87,6 +89,7 @@ def bake(
         report: the output of an evaluation of this very steering: it tells the strength for `scale` ``auto``, and it
             must hold `bounds`; else nothing is written.
         bounds: bounds on what the steering may cost, by the figures of `report`.
+        persona: the words and the voice of a persona for the output; `emobake.bake_persona` gives them.
         dry_run: plan only.
         progress: told of the bytes that are carried over.
         notice: told of what the user must not miss while files are written and the Hub is at work.
@@ -136,6 +139,7 @@ def bake(
         force=force,
         report=None if report is None else Path(report),
         bounds=bounds or Bounds(),
+        persona=persona,
         dry_run=dry_run,
         progress=progress,
         notice=notice,

@@ -22,6 +22,7 @@ from ..formats.checkpoint.open import Base, open_base, open_remote_base
 from ..formats.checkpoint.plan import make_plan
 from ..formats.checkpoint.quantisation import find_quantisation
 from ..formats.checkpoint.routes import Route, choose_route, may_have_heads
+from ..formats.checkpoint.voice import find_templates
 from ..storage.files import Sources, reading
 from ..storage.local import check_folder, write_folder
 from ..storage.model_name import is_offline
@@ -120,6 +121,9 @@ def _open_base(request: BakeRequest, *, here: bool) -> tuple[Base, Snapshot | No
 def _plan(request: BakeRequest, opened: _Opened, vectors: VectorSet) -> BakePlan:
     checkpoint, base_model = opened.checkpoint, request.model.base_model or opened.checkpoint.repo_id
     if request.format == "checkpoint":
+        persona, silent = request.persona, tuple[str, ...]()
+        if persona is not None:
+            persona, silent = find_templates(checkpoint, persona)
         plan = make_plan(
             checkpoint,
             vectors,
@@ -129,7 +133,9 @@ def _plan(request: BakeRequest, opened: _Opened, vectors: VectorSet) -> BakePlan
             force=request.force,
             tensor_parallel=request.tensor_parallel,
             route=opened.route,
+            persona=persona,
         )
+        plan = replace(plan, warnings=(*silent, *plan.warnings))
         if request.adapter is not None:
             plan = with_adapter(plan, checkpoint, request.adapter, merged=request.merge)
     elif request.targets:
@@ -143,6 +149,7 @@ def _plan(request: BakeRequest, opened: _Opened, vectors: VectorSet) -> BakePlan
                 adapter=request.adapter,
                 base_model=base_model,
                 force=request.force,
+                persona=request.persona,
             )
             for folder in request.recipes
         }

@@ -13,7 +13,7 @@ from ..core.side_files import is_carried
 from ..core.sites import SITE
 from ..core.strict_json import json_bytes
 from ..core.vector_set import fitted
-from ..errors import InputError, OutputError, UnsupportedModelError
+from ..errors import InputError, OutputError, UnplannedError, UnsupportedModelError
 from ..formats.checkpoint.language_model import language_model_config
 from ..formats.checkpoint.model import Checkpoint
 from ..formats.checkpoint.open import Base, open_base, open_folder
@@ -26,7 +26,7 @@ from ..storage.files import reading
 from ..storage.local import check_files
 from ..storage.publish import parents, staging
 from .bake_checkpoint import bake_checkpoint
-from .bake_gguf import check_gguf, for_targets, recognisers, result_of, with_modelfile, write_gguf
+from .bake_gguf import check_gguf, for_header, for_targets, recognisers, result_of, with_modelfile, write_gguf
 from .request import BakeRequest, BakeResult
 
 _NO_VISION = (
@@ -113,9 +113,11 @@ def _baked_first(request: BakeRequest, out: GgufFile, command: list[str]) -> Bak
         baked = bake_checkpoint(replace(part, out=Folder(folder, link_mode="symlink")))
         checkpoint = open_folder(folder)
         model = _converted(command, checkpoint, folder, out)
-        plan = make_converted_plan(
-            model, _with_vision_warning(baked.plan), request.sets.open(request.emotions), name=target.name
-        )
+        persona, silent = for_header(request, model.header)
+        vectors = request.sets.open(request.emotions)
+        plan = make_converted_plan(model, _with_vision_warning(baked.plan), vectors, name=target.name, persona=persona)
+        # The checkpoint's templates were looked at before.
+        plan = replace(plan, warnings=tuple(dict.fromkeys((*silent, *plan.warnings))))
         plan = with_modelfile(for_targets(request, plan), model.header, out)
         write_gguf(request, plan, model, out)
     return result_of(request, plan, out, baked.base_model)
@@ -124,7 +126,7 @@ def _baked_first(request: BakeRequest, out: GgufFile, command: list[str]) -> Bak
 def _converted_first(request: BakeRequest, out: GgufFile, command: list[str], base: Base) -> BakeResult:
     """Convert the base as it is, and bake the file that comes of it."""
     if request.dry_run:
-        raise InputError(
+        raise UnplannedError(
             f"{base.name}: llama.cpp steers none of its forms, so its base is converted first and the file is baked; "
             "`dry_run` cannot plan that, because the file is not there yet"
         )
@@ -140,6 +142,7 @@ def _converted_first(request: BakeRequest, out: GgufFile, command: list[str], ba
         folder = stage.new / "checkpoint"
         _link(checkpoint, folder)
         model = _converted(command, checkpoint, folder, out)
+        persona, silent = for_header(request, model.header)
         plan = make_gguf_plan(
             model,
             vectors,
@@ -149,7 +152,9 @@ def _converted_first(request: BakeRequest, out: GgufFile, command: list[str], ba
             force=request.force,
             tensor_parallel=request.tensor_parallel,
             base=RecordedBase(base_model, checkpoint.revision, checkpoint.weights),
+            persona=persona,
         )
+        plan = replace(plan, warnings=(*silent, *plan.warnings))
         request.check_bounds(plan)
         if wrapper_of(checkpoint.config) is not None:
             plan = replace(plan, warnings=(*plan.warnings, _NO_VISION))

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..core.arguments import require_choice
 from ..core.outputs import OUTTYPES, SHARES, Folder, GgufFile
 from ..core.plan import BakePlan, LeftOut, PlannedFile, new_file
+from ..core.recorded_persona import RecordedPersona
 from ..core.stacks import Support
 from ..errors import EmobakeError, InputError, OutputError, UnsupportedModelError
 from ..formats.gguf.header import GgufHeader
@@ -18,6 +19,7 @@ from ..formats.gguf.model import PROJECTOR, RECORD_KEY, GgufModel, open_gguf, re
 from ..formats.gguf.modelfile import MODELFILE_START, modelfile_path, write_modelfile
 from ..formats.gguf.plan import make_gguf_plan
 from ..formats.gguf.share import is_shared, is_shared_file, shared_names
+from ..formats.gguf.voice import find_templates
 from ..storage.comparing import FolderFiles
 from ..storage.files import Sources, reading, sha256_of
 from ..storage.local import check_files, holds_new, time_of_sources, write_files
@@ -74,11 +76,12 @@ def _check_options(out: GgufFile, is_source: bool) -> None:
 def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
     model = open_gguf(request.model.path)
     out_or_model = out or GgufFile(request.model.path)
-    targets = _targets(model, out_or_model)
+    targets = targets_of(model, out_or_model)
     names = [path.name for path in targets]
     if out is not None and not request.dry_run:
         check_files(out, recognisers(targets, out), model.paths)
     vectors = request.sets.open(request.emotions, model)
+    persona, silent = for_header(request, model.header)
     plan = make_gguf_plan(
         model,
         vectors,
@@ -88,9 +91,11 @@ def _from_gguf(request: BakeRequest, out: GgufFile | None) -> BakeResult:
         digests={path.name: sha256_of(path) for path in model.paths} if request.hash_files else None,
         force=request.force,
         tensor_parallel=request.tensor_parallel,
+        persona=persona,
     )
     request.check_bounds(plan)
-    plan = for_targets(request, replace(plan, left_out=tuple(_projectors(model))))
+    plan = replace(plan, left_out=tuple(_projectors(model)), warnings=(*silent, *plan.warnings))
+    plan = for_targets(request, plan)
     plan = with_modelfile(plan, model.header, out)
     result = result_of(request, plan, out, request.model.base_model)
     if out is not None and out.share:
@@ -161,6 +166,11 @@ def _remove_base(plan: BakePlan, model: GgufModel, out: GgufFile) -> None:
         raise OutputError(f"{error.filename}: is baked, but cannot be removed ({error.strerror})") from None
 
 
+def for_header(request: BakeRequest, header: GgufHeader) -> tuple[RecordedPersona | None, tuple[str, ...]]:
+    """The persona of the request with the chat templates that a file has, and sentences on those without a place."""
+    return (None, ()) if request.persona is None else find_templates(header, request.persona)
+
+
 def for_targets(request: BakeRequest, plan: BakePlan) -> BakePlan:
     """The plan with the targets of the request.
 
@@ -198,8 +208,12 @@ def write_gguf(request: BakeRequest, plan: BakePlan, model: GgufModel, out: Gguf
     write_files(plan.files, model.folder, out, advance, model.stamps)
 
 
-def _targets(model: GgufModel, out: GgufFile) -> list[Path]:
-    """The files to write: one, or as many as the base has."""
+def targets_of(model: GgufModel, out: GgufFile) -> list[Path]:
+    """The files to write: one, or as many as the base has.
+
+    Raises:
+        InputError: a set is wanted of a single file.
+    """
     count = len(model.files)
     if out.keep_split and count == 1:
         raise InputError(f"`keep_split`: {model.name} is one file")
@@ -244,6 +258,7 @@ def with_modelfile(plan: BakePlan, header: GgufHeader, out: GgufFile | None) -> 
     """Add the Modelfile that `out` asks for to the files of a plan."""
     if out is None or not out.modelfile:
         return plan
-    text, notes = write_modelfile(header, plan.files[0].name, plan.effect.recipe if plan.effect.steers else "")
+    recipe = plan.effect.recipe if plan.effect.steers else ""
+    text, notes = write_modelfile(header, plan.files[0].name, recipe, plan.record.persona)
     plan = replace(plan, warnings=(*plan.warnings, *notes))
     return plan.with_files(new_file(modelfile_path(out.target).name, text.encode()))

@@ -11,6 +11,7 @@ from ..core.bounds import Bounds
 from ..core.outputs import Folder, GgufFile
 from ..core.plan import BakePlan
 from ..core.progress import Notice, Progress
+from ..core.recorded_persona import RecordedPersona
 from ..core.steering import Steering
 from ..core.strengths import at_measured_strength, explain
 from ..core.vector_set import VectorSet
@@ -57,6 +58,8 @@ class BakeRequest:
     bounds: Bounds = field(default_factory=Bounds)
     adapter: Adapter | None = None
     """The adapter that was given as the model; `model` is its base then."""
+    persona: RecordedPersona | None = None
+    """The persona whose words and voice the output keeps."""
 
     def recipe(self, vectors: VectorSet, folder: str = "") -> Steering:
         """The weights of the output, or of a `folder` in it, for the set that was opened.

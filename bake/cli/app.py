@@ -20,6 +20,7 @@ from .evaluate import eval_command
 from .join import join
 from .models import models
 from .moods import moods
+from .persona import persona
 from .push import push
 from .terminal import echo, spelled
 from .tune import tune
@@ -35,6 +36,7 @@ Examples:
   emobake --model SmolLM2-135M-Instruct.Q4_1.gguf --vectors ./ev --mix joy=2 --out joyful.gguf
   emobake --model ./Mixtral-8x7B --vectors ./ev --mix joy=1 --format peft --out ./joy-adapter
   emobake moods ./moods --model SmolLM2-135M-Instruct.Q4_1.gguf --vectors ./ev --mix joy=1 --mix anger=1
+  emobake bake persona.yaml
   emobake verify ./joyful --base ./SmolLM2-135M-Instruct --stack transformers
   emobake vectors extract --model Qwen/Qwen3-8B --out qwen3-8b.safetensors
 """
@@ -55,7 +57,21 @@ def cli() -> None:
     """
 
 
-for _command in (audit, bake, chat, push, eval_command, join, models, moods, show_command, tune, vectors, verify):
+for _command in (
+    audit,
+    bake,
+    chat,
+    push,
+    eval_command,
+    join,
+    models,
+    moods,
+    persona,
+    show_command,
+    tune,
+    vectors,
+    verify,
+):
     cli.add_command(_command)
 
 

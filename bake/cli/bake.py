@@ -14,6 +14,7 @@ import click
 from ..core.outputs import Folder, GgufFile
 from ..errors import InputError, OutputError
 from ..storage.model_name import ModelName, is_gguf
+from . import completion
 from .command import Command
 from .options import (
     bound_options,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
+@click.argument("persona", required=False, shell_complete=completion.personas)
 @model_option("Model to steer: a folder or Hub id of a checkpoint or a PEFT adapter, or a GGUF file.")
 @steering_options
 @output_options
@@ -57,12 +59,31 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Name every file.")
-def bake(auto: bool, as_json: bool, quiet: bool, verbose: bool, **options: Any) -> None:
+@click.pass_context
+def bake(
+    context: click.Context,
+    /,
+    persona: str | None,
+    auto: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
     """Bake emotion vectors into a model, and write a standalone copy of it.
 
     The attention output biases of the copy hold the weighted vectors (arXiv 2502.04075), so that transformers, vLLM,
     llama.cpp and mlx-lm serve it steered without hooks. The word `bake` may be left out.
+
+    With PERSONA, a file that `emobake persona init` begins or the name of a shipped one, everything that it names is
+    made: below --out, or beside the file. Of the options, --model, --vectors, --converter, --overwrite, --force and
+    those of the summary go with it.
     """
+    if persona is not None:
+        from .persona import bake_file
+
+        bake_file(persona, context, options | {"as_json": as_json, "quiet": quiet, "verbose": verbose})
+        return
     if options["model"] is None:
         raise click.UsageError("give --model, a checkpoint's folder or Hub id (emobake --help shows examples)")
     from ..actions.bake import bake as run

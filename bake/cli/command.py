@@ -133,9 +133,12 @@ class ShortForm(Group):
         parser = command.make_parser(click.Context(command, parent=ctx, info_name=self.short))
         parser.allow_interspersed_args = False
         try:
-            rest = parser.parse_args(args=list(words))[1]
+            given, rest, _ = parser.parse_args(args=list(words))
         except click.UsageError:
             return  # The short form itself will say it.
+        # An argument of the short form takes the first of them.
+        taken = [given.get(each.name or "") for each in command.params if isinstance(each, click.Argument)]
+        rest = [*(word for word in taken if isinstance(word, str)), *rest]
         if rest and rest[0] in self.commands:
             before = words[: len(words) - len(rest)]
             name = ctx.command_path

@@ -40,6 +40,13 @@ def known_models(context: click.Context, parameter: click.Parameter, incomplete:
     return _items(models_with_sets(), incomplete)
 
 
+def personas(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of shipped personas, or files."""
+    from ..actions.personas import shipped_personas
+
+    return _or_files(shipped_personas(), incomplete)
+
+
 def emotions(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Emotions in a list, those of the set that the line names."""
     before, last = _last(incomplete)

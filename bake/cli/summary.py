@@ -76,6 +76,7 @@ def as_dict(result: BakeResult, out_name: str) -> dict[str, Any]:
             for name, s in plan.stacks.items()
         },
         "config_changes": {c.field: {"old": c.old, "new": c.new} for c in plan.config_changes},
+        **({"voice": {c.field: {"old": c.old, "new": c.new} for c in plan.voice}} if plan.voice else {}),
         "added_tensors": len(plan.added),
         "overwritten_tensors": len(plan.overwritten),
         "rewritten_tensors": len(plan.rewritten),
@@ -245,6 +246,10 @@ def _facts(result: BakeResult) -> Table:
     table.add_row("route", f"{plan.route}: {_ROUTES[plan.route.removesuffix(BACKEND)]}{by_backend}")
     for change in plan.config_changes:
         table.add_row("", styled(f"{change.field}: {_value(change.old)} -> {_value(change.new)}"))
+    for number, change in enumerate(plan.voice):
+        table.add_row(
+            "" if number else "voice", styled(f"{change.field}: {_value(change.old)} -> {_value(change.new)}")
+        )
     if plan.quantised:
         table.add_row("weights", styled(f"quantised: {plan.quantised}"))
     if not plan.record.cost.is_free:

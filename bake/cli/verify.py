@@ -12,7 +12,7 @@ from ..core.stacks import STACKS
 from . import completion
 from .command import Command
 from .options import json_option, named_sets
-from .terminal import console, spelled, styled
+from .terminal import console, echo, spelled, styled, warn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,8 +103,22 @@ def verify(
 @click.command("show", cls=Command)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON on stdout.")
-def show_command(out: Path, as_json: bool) -> None:
+@click.option(
+    "--recipe", is_flag=True, help="Print the persona that makes OUT again, for a .yaml file that `emobake bake` reads."
+)
+def show_command(out: Path, as_json: bool, recipe: bool) -> None:
     """Show the record of OUT, a finished output's folder or .gguf file: its weights, its base and its vectors."""
+    if recipe:
+        if as_json:
+            raise click.UsageError("--recipe and --json: give one")
+        from ..actions.recipe import recipe_of
+
+        found = recipe_of(out)
+        for line in found.text.splitlines():
+            echo(line)
+        for remark in found.remarks:
+            warn(remark)
+        return
     from ..core.record import Record
     from ..formats.output import read_record_json
     from ..storage.files import reading
@@ -147,6 +161,8 @@ def _show_record(console: Console, record: Record) -> None:
         table.add_row("cost", cost_in_words(record.cost))
     for number, earlier in enumerate(history):
         table.add_row("" if number else "before", styled(earlier.steering.recipe))
+    if record.persona is not None:
+        table.add_row("persona", styled(record.persona.name or "without a name"))
     if history:
         table.add_row("last", styled(record.steering.recipe))
     console.print(table)

@@ -42,6 +42,8 @@ MAX_SMALL = 64 * 2**20
 """Bytes of a config, an index, a tokenizer's config, or a JSON file of vectors, which for 405B takes 50 million."""
 MAX_ANSWERS = 256 * 2**20
 """Bytes of a file of queries or recorded answers, which users write themselves."""
+MAX_PERSONA = 100_000
+"""Bytes of a persona's file; the longest system prompt that it takes has 20,000 characters."""
 MAX_FILES = 20_000
 """Files of a checkpoint's folder or repository."""
 MAX_JSON_VALUES = 2**22

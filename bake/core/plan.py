@@ -307,6 +307,8 @@ class BakePlan:
     """Stack that this route does not serve -> the way that would."""
     multimodal: bool = False
     """True if the result sees more than text."""
+    voice: tuple[ConfigChange, ...] = ()
+    """Changes by the voice of a persona: its system prompt, and its defaults of sampling."""
     serving: tuple[str, ...] = ()
     """Commands and Python that serve the result with the adapter that it carries; `REPO_PLACEHOLDER` stands for it."""
 

@@ -18,6 +18,7 @@ from .biases import PlannedBias
 from .heads import Cost
 from .limits import MAX_DEVICES, MAX_LAYERS
 from .names import is_emotion_name, is_inside
+from .recorded_persona import RecordedPersona
 from .sites import SITE, SITES, Site
 from .steering import Steering
 from .tensors import WeightFile
@@ -190,6 +191,8 @@ class Record:
     """JSON of the bakes before this one, the first bake first."""
     adapters: tuple[str, ...] = ()
     """Folders of a ``peft-each`` output, each with a record of its own."""
+    persona: RecordedPersona | None = None
+    """The persona that it was made of; None without one."""
     version: str = __version__
 
     @cached_property
@@ -235,6 +238,7 @@ class Record:
             "model_type": self.model_type,
             **({"text_only": True} if self.text_only else {}),
             **({} if self.adapter is None else {"adapter": self.adapter.to_json()}),
+            **({} if self.persona is None else {"persona": self.persona.to_json()}),
             "files": dict(self.files),
             **({"assembled_files": list(self.assembled)} if self.assembled else {}),
             "added_tensors": list(self.added),
@@ -310,6 +314,7 @@ def difference(found: Record, planned: Record) -> str:
         "model_type": (found.model_type, planned.model_type),
         "text_only": (found.text_only, planned.text_only),
         "adapter": (_kept(found.adapter), _kept(planned.adapter)),
+        "persona": (found.persona, planned.persona),
         "files": (dict(found.files), dict(planned.files)),
         "assembled_files": (sorted(found.assembled), sorted(planned.assembled)),
         "added_tensors": (sorted(found.added), sorted(planned.added)),
@@ -344,6 +349,7 @@ def _parse(data: Mapping[str, Any]) -> Record:
         assembled=_each(data.get("assembled_files", []), _file),
         text_only=_flag(data.get("text_only", False)),
         adapter=None if data.get("adapter") is None else _adapter(data["adapter"]),
+        persona=None if data.get("persona") is None else RecordedPersona.from_json(data["persona"]),
         added=_each(data["added_tensors"], _text),
         biases=_each(data["biases"], _bias),
         digests=_texts(data.get("digests") or {}),

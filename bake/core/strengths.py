@@ -73,6 +73,15 @@ def at_measured_strength(steering: Steering, vectors: VectorSet) -> Steering:
     Raises:
         InputError: the set tells no strength for an emotion, or an emotion's weight is below 0.
     """
+    return replace(steering, scale=measured_scale(steering, vectors.strengths, vectors.name))
+
+
+def measured_scale(steering: Steering, strengths: Mapping[str, Strength], name: str) -> float:
+    """The scale at which the doses of `steering` add up to one, by the strengths of the set that `name` names.
+
+    Raises:
+        InputError: as `at_measured_strength`.
+    """
     dose = 0.0
     for emotion, weight in steering.weights:
         if weight < 0:
@@ -81,16 +90,16 @@ def at_measured_strength(steering: Steering, vectors: VectorSet) -> Steering:
             )
         if not weight:
             continue
-        known = vectors.strengths.get(emotion)
+        known = strengths.get(emotion)
         if known is None:
             raise InputError(
-                f"{vectors.name}: tells no measured strength for {emotion}; give `scale` a number. `emobake eval` "
+                f"{name}: tells no measured strength for {emotion}; give `scale` a number. `emobake eval` "
                 "compares numbers, and `emobake tune` with `search` writes a set that tells its own strengths"
             )
         dose += weight / known.value
     if not dose:
         raise InputError("all weights are zero, so no strength can be chosen; set some with `times` or `mix`")
-    return replace(steering, scale=1 / dose)
+    return 1 / dose
 
 
 def explain(steering: Steering, vectors: VectorSet) -> str:

@@ -24,6 +24,7 @@ from ..checkpoint.card import (
     what_was_added,
 )
 from ..checkpoint.model import Checkpoint
+from ..checkpoint.persona_card import persona_section
 
 _IMPORT = "from peft import PeftModel"
 
@@ -140,6 +141,7 @@ def adapters_card(adapters: Mapping[str, BakePlan], checkpoint: Checkpoint) -> s
         f"# {title(plan, checkpoint)}: an adapter per emotion",
         f"Adapters that steer {base_link(plan)}, one for each emotion, with {what_was_added(plan)}. Made by "
         f"[emobake](https://pypi.org/project/emobake/) {__version__}; each folder's `emobake.json` records how.",
+        *persona_section(plan.record.persona),
         "\n".join(["| folder | what it adds |", "| --- | --- |", *rows]),
         "## How to load them",
         f"{_on_the_base(plan)}{PLACEHOLDER_NOTE}```python\n" + "\n".join(loading) + "\n```",

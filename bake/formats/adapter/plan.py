@@ -16,6 +16,7 @@ from ...core.effect import Effect, judge_effect
 from ...core.names import is_plain
 from ...core.plan import BakePlan, LeftOut, PlannedFile, new_file
 from ...core.record import Record, RecordedVectors
+from ...core.recorded_persona import RecordedPersona
 from ...core.sites import SITE, Site
 from ...core.stacks import USUAL, Support
 from ...core.steering import Steering
@@ -42,6 +43,11 @@ _NAMELESS = (
     "`base_model`"
 )
 
+_VOICELESS = (
+    "the SYSTEM PROMPT and the sampling defaults of the persona are NOT in the output: an adapter has no place for "
+    "them; send them with each conversation"
+)
+
 
 def make_adapter_plan(
     checkpoint: Checkpoint,
@@ -51,11 +57,12 @@ def make_adapter_plan(
     adapter: Adapter | None = None,
     base_model: str = "",
     force: bool = False,
+    persona: RecordedPersona | None = None,
 ) -> BakePlan:
     """Plan an adapter that adds w_l to every projection that acts at the set's site, on top of a bias it may have.
 
     With an `adapter` of the same base, the vectors are written into it where PEFT can carry them there, and else into a
-    second one to be used beside it.
+    second one to be used beside it. Of a `persona`, an adapter keeps the words; it has no place for a voice.
 
     Raises:
         UnsupportedModelError: no such projection can be found; or `adapter` can be used with no bias.
@@ -72,7 +79,7 @@ def make_adapter_plan(
     layers = [home.layer for home in homes]
     values = None if lora is None else divided(rows, lora_scalings(lora, family, layers))
     biases = plan_biases(checkpoint.name, homes, rows, values)
-    ingredients = Ingredients(RecordedVectors.of(vectors, steering), steering, base_model, scale)
+    ingredients = Ingredients(RecordedVectors.of(vectors, steering), steering, base_model, scale, persona)
     if lora is None:
         plan = lay_out_adapter(checkpoint, family, biases, ingredients, adapter)
     else:
@@ -80,6 +87,8 @@ def make_adapter_plan(
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
     others = () if adapter is None else other_base(adapter, checkpoint)
     warnings = (*hybrid_warnings(projection, homes, len(rows)), *others)
+    if persona is not None and persona.has_voice:
+        warnings = (*warnings, _VOICELESS)
     return complete_adapter(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
 
 

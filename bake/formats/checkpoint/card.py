@@ -12,12 +12,14 @@ from urllib.parse import quote
 from ..._version import __version__
 from ...core.plan import BACKEND, PLACEHOLDER_NOTE, REPO_PLACEHOLDER, BakePlan
 from ...core.record import Record, RecordedVectors
+from ...core.recorded_persona import RecordedPersona
 from ...core.side_files import is_licence
 from ...core.sites import SITE, Site
 from ...core.stacks import STACKS
 from ...core.text import code, markdown
 from ..front_matter import write_front_matter
 from .model import Checkpoint
+from .persona_card import persona_section
 
 PAPER = "https://arxiv.org/abs/2502.04075"
 
@@ -115,10 +117,13 @@ def card_text(plan: BakePlan, checkpoint: Checkpoint, *, metadata: str, text: st
         text = f"{_sentence(effect.warnings[0])} It is {base_link(plan)} with biases that change nothing."
     place = "output" if plan.route in ("head", "value") else "bias"
     heading = f"steered: {recipe(plan)}" if effect.steers else "not steered"
+    name = "" if record.persona is None else record.persona.name
+    named = f"{markdown(name)}: " if name else ""
     parts = [
         metadata,
-        f"# {title(plan, checkpoint)}, {heading}",
+        f"# {named}{title(plan, checkpoint)}, {heading}",
         text,
+        *persona_section(record.persona),
         "## How it was made",
         f"[emobake](https://pypi.org/project/emobake/) {__version__} added the weighted sum of the vectors "
         f"({_sets(record.vectors)}) to the {place} of {_PROJECTIONS[record.vectors.site]} in {_where(plan)}{how} "
@@ -165,7 +170,7 @@ def card_header(plan: BakePlan, checkpoint: Checkpoint, *, library: str, relatio
         library_name=library,
         pipeline_tag="text-generation",
         tags=["emotion-vectors", "emobake"],
-        widget=_widget(checkpoint, base.get("widget")),
+        widget=_widget(checkpoint, base.get("widget"), plan.record.persona),
         **inherited,
     )
 
@@ -325,13 +330,19 @@ def _norms(plan: BakePlan) -> str:
     return "\n".join(rows)
 
 
-def _widget(checkpoint: Checkpoint, given: object) -> list[dict[str, Any]]:
-    """Examples for the Hub's page: the base's, else one of ours."""
+def _widget(checkpoint: Checkpoint, given: object, persona: RecordedPersona | None) -> list[dict[str, Any]]:
+    """Examples for the Hub's page: the persona's, else the base's, else one of ours."""
+    if persona is not None and persona.examples:
+        return [_asked(checkpoint, question) for question in persona.examples]
     if isinstance(given, list) and given and all(_is_example(example) for example in given):
         return given
+    return [_asked(checkpoint, _QUESTION)]
+
+
+def _asked(checkpoint: Checkpoint, question: str) -> dict[str, Any]:
     if _has_chat_template(checkpoint):
-        return [{"messages": [{"role": "user", "content": _QUESTION}]}]
-    return [{"text": _QUESTION}]
+        return {"messages": [{"role": "user", "content": question}]}
+    return {"text": question}
 
 
 def _has_chat_template(checkpoint: Checkpoint) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -130,6 +130,9 @@ class CheckpointOutput(FolderOutput):
         base = route.recast(base)
         biases = stored_biases(self, route.homes(base))
         plan = lay_out(base, route, biases, Ingredients.of(record, branch_scale(base, route.result)))
+        if record.persona is not None:
+            # The card tells of them.
+            plan = replace(plan, targets=record.persona.targets)
         return complete(plan, Effect.of(plan.record, biases), base)
 
     def _config_adds_bias(self) -> Check:

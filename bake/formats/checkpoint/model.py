@@ -61,6 +61,8 @@ class Checkpoint:
     names, and no files that prepare images."""
     new_files: Mapping[str, bytes] = field(default_factory=dict)
     """Side files that an output gains."""
+    changed_files: Mapping[str, bytes] = field(default_factory=dict)
+    """Those of `side_files` that an output has with another content."""
     rewritten: Mapping[str, NewTensor] = field(default_factory=dict)
     """Tensors, all of them in `tensors`, that are made of others of the base, by their names here."""
     assembled: frozenset[str] = frozenset()

@@ -14,6 +14,7 @@ from ...core.effect import Effect, judge_effect
 from ...core.heads import FREE
 from ...core.plan import NO_HEADS, BakePlan, ConfigChange, LeftOut, Other, PlannedFile, new_file
 from ...core.record import RecordedVectors
+from ...core.recorded_persona import RecordedPersona
 from ...core.side_files import INDEX, SINGLE, is_carried, is_of_images, reason_left_out, single_file
 from ...core.stacks import parse_targets
 from ...core.steering import Steering
@@ -26,6 +27,7 @@ from .model import Checkpoint
 from .projections import branch_scale, check_quantisation
 from .recording import Ingredients, with_documents
 from .routes import Route, choose_route, other_routes
+from .voice import voice_changes, voice_warnings, with_voice
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _ALONE = "the output is the language model alone"
@@ -41,6 +43,7 @@ def make_plan(
     force: bool = False,
     tensor_parallel: int = 1,
     route: Route | None = None,
+    persona: RecordedPersona | None = None,
 ) -> BakePlan:
     """Plan a steered checkpoint.
 
@@ -58,6 +61,7 @@ def make_plan(
         force: plan even if nothing would be steered, or far too much.
         tensor_parallel: devices that shall be able to share the attention heads, where some are added.
         route: chosen before, by the same config, targets and site; default: chosen here.
+        persona: the persona whose words and voice the output keeps; its templates were looked for.
 
     Raises:
         InputError: nothing would be steered, or far too much, and not `force`; its subclasses for a set that does not
@@ -81,7 +85,7 @@ def make_plan(
     homes = route.homes(checkpoint)
     steering = landing(checkpoint.name, projection, homes, rows, steering, force=force)
     biases = plan_biases(checkpoint.name, homes, rows, route.values(rows, homes))
-    ingredients = Ingredients(RecordedVectors.of(vectors, steering), steering, base_model, scale)
+    ingredients = Ingredients(RecordedVectors.of(vectors, steering), steering, base_model, scale, persona)
     plan = lay_out(checkpoint, route, biases, ingredients)
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
     warnings = (*hybrid_warnings(projection, homes, len(rows)), *route.warnings)
@@ -89,6 +93,7 @@ def make_plan(
         warnings = (*warnings, NO_HEADS)
     warnings = (*warnings, *_rope_warnings(route))
     plan = replace(plan, targets=parse_targets(targets), others=_others(checkpoint, route))
+    warnings = (*warnings, *voice_warnings(persona, plan))
     return complete(plan, effect, checkpoint, (*warnings, *base_warnings(checkpoint, vectors)))
 
 
@@ -129,7 +134,9 @@ def lay_out(
         for bias in whole
         if bias.is_new
     }
-    checkpoint = route.finished(checkpoint, biases)
+    checkpoint, persona = route.finished(checkpoint, biases), ingredients.persona
+    voice = voice_changes(checkpoint, persona, route.config)
+    checkpoint = with_voice(checkpoint, persona, route.config)
     files = tuple(_files(checkpoint, route, biases, new))
     record = ingredients.record(
         checkpoint,
@@ -160,6 +167,7 @@ def lay_out(
         extended=tuple(sorted(checkpoint.rewritten)) if route.name in ("head", "value") else (),
         multimodal=bool(route.family.wrapper),
         quantised="" if checkpoint.quantisation is None else checkpoint.quantisation.label,
+        voice=voice,
     )
 
 
@@ -220,15 +228,22 @@ def _files(
             yield PlannedFile.overwritten(name, weight.name, weight.size, edits[weight.name])
         else:
             yield PlannedFile.carried(name, weight.name, weight.size, weights=True)
+    yield from _side_files(checkpoint, route)
+    yield new_file("config.json", json_bytes(route.config))
+
+
+def _side_files(checkpoint: Checkpoint, route: Route) -> Iterable[PlannedFile]:
+    """The files without weights, but for config.json."""
     tokenizer = _tokenizer_changes(checkpoint, route)
     for name, size in sorted(checkpoint.side_files.items()):
         if name == TOKENIZER_CONFIG and tokenizer:
             yield new_file(name, json_bytes({**checkpoint.tokenizer_config, "tokenizer_class": tokenizer[0].new}))
+        elif name in checkpoint.changed_files:
+            yield new_file(name, checkpoint.changed_files[name])
         elif is_carried(name) and not (checkpoint.text_only and is_of_images(name)):
             yield PlannedFile.carried(name, name, size)
     for name, content in checkpoint.new_files.items():
         yield new_file(name, content)
-    yield new_file("config.json", json_bytes(route.config))
 
 
 def _edits(checkpoint: Checkpoint, biases: tuple[PlannedBias, ...]) -> dict[str, dict[int, bytes]]:

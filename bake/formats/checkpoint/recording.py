@@ -10,6 +10,7 @@ from ...core.biases import PlannedBias
 from ...core.heads import FREE, Cost
 from ...core.plan import CARD_FILE, BakePlan, PlannedFile, RouteName, new_file
 from ...core.record import RECORD_FILE, Record, RecordedBase, RecordedBias, RecordedVectors, history_of
+from ...core.recorded_persona import RecordedPersona
 from ...core.steering import Steering
 from ...core.strict_json import json_bytes
 from .model import Checkpoint
@@ -25,11 +26,12 @@ class Ingredients:
     """Hub id to name as the base; empty: the one that the checkpoint came from."""
     scale: float
     """Factor between the biases and the site of the vectors."""
+    persona: RecordedPersona | None = None
 
     @classmethod
     def of(cls, record: Record, scale: float) -> Ingredients:
         """The ingredients of a bake that was made before."""
-        return cls(record.vectors, record.steering, record.base.model, scale)
+        return cls(record.vectors, record.steering, record.base.model, scale, record.persona)
 
     def record(
         self,
@@ -67,6 +69,7 @@ class Ingredients:
             biases=tuple(map(RecordedBias.of, biases)),
             digests=_digests(files, checkpoint),
             earlier=history_of(checkpoint.record, f"{checkpoint.name}/{RECORD_FILE}"),
+            persona=self.persona,
         )
 
 

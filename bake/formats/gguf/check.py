@@ -67,7 +67,7 @@ class GgufOutput:
         found = read_small(beside).decode("utf-8", "replace")
         if found.startswith(MODELFILE_START):
             recipe = total_recipe(self.record) if steers_in_total(self.record) else ""
-            same = found == write_modelfile(self.model.header, path.name, recipe)[0]
+            same = found == write_modelfile(self.model.header, path.name, recipe, self.record.persona)[0]
             said = "is as a bake writes it" if same else "is not as a bake writes it (it was edited, or moved)"
             yield Check("Modelfile", True if same else None, f"{beside.name} {said}")
 
@@ -96,7 +96,7 @@ class GgufOutput:
         route = route.again(record)
         biases = stored_biases(self, route.homes)
         planned = replace(record.base, weights=base.weights)
-        record = lay_out_record(route, biases, record.vectors, record.steering, planned)
+        record = lay_out_record(route, biases, record.vectors, record.steering, planned, record.persona)
         own = [field for field in self.model.header.fields if field.key in OWN_KEYS]
         return lay_out_files(route, biases, record, SharedNames(*names) if shared else names, own=own)
 

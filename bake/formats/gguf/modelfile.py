@@ -15,22 +15,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.packages import require
+from ...core.recorded_persona import RecordedPersona
 from ...core.text import one_line, printable
 from ..chat_template import Message, render_chats
 from .header import GgufHeader
+from .voice import SAMPLING, without_voice
 
 MODELFILE_START = "# Made by emobake"
 """Beginning of each Modelfile of ours."""
 _ROLES = ("system", "user", "assistant")
 _LONGEST = 200_000
-# general.sampling.* of newer converters -> Ollama's name
 _SAMPLING = {
-    "temp": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "penalty_repeat": "repeat_penalty",
+    "general.sampling.temp": "temperature",
+    "general.sampling.top_k": "top_k",
+    "general.sampling.top_p": "top_p",
+    "general.sampling.min_p": "min_p",
+    "general.sampling.penalty_repeat": "repeat_penalty",
 }
+"""Key of newer converters -> Ollama's name."""
+_UNKNOWN_SYSTEM = (
+    "the Modelfile has no TEMPLATE, and it is not known whether the one that Ollama takes has a place for the system "
+    "prompt of the persona"
+)
+_NO_TEMPLATE = "the Modelfile has no TEMPLATE: Ollama takes the one that it knows for this model, or none"
+_NO_SYSTEM = (
+    "the SYSTEM PROMPT of the persona is NOT in the Modelfile: the chat template has no place for one; send it with "
+    "each conversation"
+)
 
 
 @dataclass(frozen=True)
@@ -58,37 +69,54 @@ def modelfile_path(gguf: Path) -> Path:
     return gguf.with_name(gguf.name.removesuffix(".gguf") + ".Modelfile")
 
 
-def write_modelfile(header: GgufHeader, gguf: str, recipe: str) -> tuple[str, list[str]]:
+def write_modelfile(
+    header: GgufHeader, gguf: str, recipe: str, persona: RecordedPersona | None = None
+) -> tuple[str, list[str]]:
     """Write a Modelfile for the file named `gguf`; returns its text and warnings.
 
-    `recipe` is the sum of all bakes in words; empty if nothing is steered.
+    `header` is that of the base or of the file itself, `recipe` the sum of all bakes in words; empty if nothing is
+    steered. The voice of the `persona` becomes SYSTEM and parameters.
 
     Raises:
         MissingPackageError: the jinja2 package is not installed.
     """
     notes = []
+    header, prompt = without_voice(header, persona), "" if persona is None else persona.system_prompt
     # On one line: a name in the metadata must not become a directive.
     title = one_line(header.text("general.name") or gguf)
     steered = f"steered: {one_line(recipe)}" if recipe else "not steered"
     lines = [f"{MODELFILE_START}: {title}, {steered}", f"FROM ./{gguf}", ""]
-    template = read_template(header)
+    template, stops = read_template(header), list[str]()
     if template is None:
-        notes.append("the Modelfile has no TEMPLATE: Ollama takes the one that it knows for this model, or none")
-        stops = []
+        notes.append(_UNKNOWN_SYSTEM if prompt else _NO_TEMPLATE)
     else:
         lines += [f'TEMPLATE """{go_template(template)}"""', ""]
-        if template.system:
-            lines += [f'SYSTEM """{template.system}"""', ""]
+        if prompt and "system" not in template.around:
+            notes.append(_NO_SYSTEM)
+            prompt = ""
+        prompt = prompt or template.system
         stops = [template.around["assistant"][1].strip(), template.around["user"][0].strip()]
+    if prompt:
+        lines += [f'SYSTEM """{prompt}"""', ""]
     stops.append(header.special_token("eos"))
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in dict.fromkeys(filter(None, stops))]
-    for key, name in _SAMPLING.items():
-        value = header.number(f"general.sampling.{key}")
-        if value is not None:
-            lines.append(f"PARAMETER {name} {value:g}")
+    lines += [f"PARAMETER {name} {value}" for name, value in _parameters(header, persona).items()]
     if licence := header.text("general.license"):
         lines += ["", f'LICENSE """{printable(licence)}"""'] if '"""' not in licence and licence[-1] != '"' else []
     return "\n".join(lines) + "\n", notes
+
+
+def _parameters(header: GgufHeader, persona: RecordedPersona | None) -> dict[str, str]:
+    """Ollama's name -> value of each default of sampling, as a text."""
+    given = {} if persona is None else persona.sampling.given
+    by_key = {key: given[name] for name, key in SAMPLING.items() if name in given}
+    found = {name: by_key.get(key, header.number(key)) for key, name in _SAMPLING.items()}
+    found["num_predict"] = given.get("max_new_tokens")
+    return {
+        name: f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in found.items()
+        if value is not None
+    }
 
 
 def read_template(header: GgufHeader) -> Template | None:

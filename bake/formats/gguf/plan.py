@@ -15,6 +15,7 @@ from ...core.biases import Home, PlannedBias, landing, origin_warnings, plan_bia
 from ...core.effect import judge_effect
 from ...core.plan import NO_HEADS, BakePlan, ConfigChange, PlannedFile
 from ...core.record import Record, RecordedBase, RecordedBias, RecordedVectors, history_of
+from ...core.recorded_persona import RecordedPersona
 from ...core.steering import Steering
 from ...core.tensors import FLOATS
 from ...core.totals import terms_of, total_recipe
@@ -29,6 +30,7 @@ from .routes.base import read_bias
 from .routes.head import HeadRoute
 from .routes.tensor import TensorRoute
 from .share import SharedNames, lay_out_shared
+from .voice import voice_changes, voice_fields, voice_warnings
 
 _ARCHITECTURE = "general.architecture"
 _BASE = "general.base_model."
@@ -48,6 +50,7 @@ def make_gguf_plan(
     tensor_parallel: int = 1,
     route: GgufRoute | None = None,
     base: RecordedBase | None = None,
+    persona: RecordedPersona | None = None,
 ) -> BakePlan:
     """Plan a steered GGUF model.
 
@@ -65,6 +68,7 @@ def make_gguf_plan(
         tensor_parallel: devices that shall be able to share the heads, where heads are added.
         route: chosen before, for the same model and site; default: chosen here.
         base: the checkpoint that llama.cpp's converter made `model` of; default: `model` is the base.
+        persona: the persona whose words and voice the output keeps; its templates were looked for.
 
     Raises:
         InputError: nothing would be steered, or far too much, and not `force`; its subclasses for a set that does not
@@ -78,10 +82,10 @@ def make_gguf_plan(
     biases = route.plan(rows)
     weights = tuple(replace(weight, sha256=(digests or {}).get(weight.name, "")) for weight in model.weights)
     base = base or RecordedBase(base_model, "", weights)
-    record = lay_out_record(route, biases, RecordedVectors.of(vectors, steering), steering, base)
+    record = lay_out_record(route, biases, RecordedVectors.of(vectors, steering), steering, base, persona)
     effect = judge_effect(vectors, rows * route.scale, record, biases, force=force)
     plan = lay_out_files(route, biases, record, names)
-    warnings = (*effect.warnings, *origin_warnings(vectors, base_model))
+    warnings = (*effect.warnings, *origin_warnings(vectors, base_model), *voice_warnings(persona))
     if tensor_parallel > 1 and route.name != "head":
         warnings = (*warnings, NO_HEADS)
     return replace(plan, effect=effect, warnings=warnings)
@@ -93,6 +97,7 @@ def lay_out_record(
     vectors: RecordedVectors,
     steering: Steering,
     base: RecordedBase,
+    persona: RecordedPersona | None = None,
 ) -> Record:
     """Write the record of a model whose biases are known, but for the digest of its metadata.
 
@@ -113,6 +118,7 @@ def lay_out_record(
         added=tuple(sorted(tensor.name for tensor in route.new(biases))),
         biases=tuple(map(RecordedBias.of, biases)),
         earlier=history_of(model.record, f"{model.name} ({RECORD_KEY})"),
+        persona=persona,
     )
 
 
@@ -149,11 +155,16 @@ def lay_out_files(
         added=record.added,
         overwritten=tuple(sorted(bias.tensor for bias in biases if not bias.is_new)),
         extended=_extended(model, edits),
+        voice=voice_changes(model.header, record.persona),
     )
 
 
-def make_converted_plan(model: GgufModel, baked: BakePlan, vectors: VectorSet, *, name: str) -> BakePlan:
+def make_converted_plan(
+    model: GgufModel, baked: BakePlan, vectors: VectorSet, *, name: str, persona: RecordedPersona | None = None
+) -> BakePlan:
     """Plan the file `name` from `model`, which llama.cpp's converter made of the checkpoint that `baked` planned.
+
+    The templates of the `persona` are those of `model`.
 
     A bias that the checkpoint's base did not have is stored as w_l in float32 (a column: in the file's type), without
     the checkpoint's rounding; one that it had is stored as the converter wrote it.
@@ -182,6 +193,7 @@ def make_converted_plan(model: GgufModel, baked: BakePlan, vectors: VectorSet, *
         added=tuple(bias.tensor for bias in biases if bias.is_new and bias.column is None),
         biases=tuple(map(RecordedBias.of, biases)),
         digests={},
+        persona=persona,
     )
     # The converter wrote all of them.
     edits = route.edits([replace(bias, is_new=False) for bias in biases])
@@ -198,6 +210,8 @@ def make_converted_plan(model: GgufModel, baked: BakePlan, vectors: VectorSet, *
         overwritten=tuple(bias.tensor for bias in biases if not bias.is_new and bias.column is None),
         rewritten=(),
         extended=tuple(bias.tensor for bias in biases if bias.column is not None),
+        voice=voice_changes(model.header, persona),
+        warnings=(*baked.warnings, *voice_warnings(persona)),
     )
 
 
@@ -242,9 +256,10 @@ def _stored(home: Home, bias: PlannedBias, added: np.ndarray, name: str) -> Plan
     return replace(stored, norm=bias.norm, is_new=bias.is_new)
 
 
-def _fields(route: GgufRoute, base_model: str, *, split: bool) -> list[Field]:
-    """The metadata without the record: the base's with the route's changes, and the keys of its architecture."""
-    header, changed = route.model.header, dict(route.fields())
+def _fields(route: GgufRoute, record: Record, *, split: bool) -> list[Field]:
+    """The metadata without the record: the base's with changes by route and persona, and the architecture's keys."""
+    header, base_model = route.model.header, record.base.model
+    changed = {**route.fields(), **voice_fields(header, record.persona)}
     own: dict[str, Field] = {}
     for field in (*header.fields, *(new for key, new in changed.items() if new and key not in header.by_key)):
         prefix, _, rest = field.key.partition(".")
@@ -313,7 +328,7 @@ def _files(
     placed[-1] += sorted(new, key=lambda tensor: tensor.name)
     if not split:
         placed = [[tensor for file in placed for tensor in file]]
-    fields = [_fields(route, record.base.model, split=split)]
+    fields = [_fields(route, record, split=split)]
     fields += [
         [field for field in header.fields if not field.key.startswith("emobake.")]
         for header in model.files[1 : len(names)]
