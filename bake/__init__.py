@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .actions.push import push
     from .actions.recipe import Recipe, recipe_of
     from .actions.request import BakeResult
+    from .actions.unbake import Unbaked, unbake
     from .actions.verify import verify
     from .core.bounds import Bounds
     from .core.check import Check
@@ -91,6 +92,7 @@ _HOMES = {
     "Scorer": "measure.scorers.base",
     "SearchSettings": "measure.search.search",
     "Steering": "core.steering",
+    "Unbaked": "actions.unbake",
     "VectorSet": "core.vector_set",
     "VectorSource": "vectors.find",
     "audit": "actions.audit",
@@ -116,6 +118,7 @@ _HOMES = {
     "search": "measure.search.search",
     "shipped_personas": "actions.personas",
     "tune": "measure.tuning",
+    "unbake": "actions.unbake",
     "verify": "actions.verify",
     "write_set": "vectors.write",
 }
@@ -154,6 +157,7 @@ __all__ = [
     "Scorer",
     "SearchSettings",
     "Steering",
+    "Unbaked",
     "UnplannedError",
     "UnsupportedModelError",
     "VectorError",
@@ -184,6 +188,7 @@ __all__ = [
     "search",
     "shipped_personas",
     "tune",
+    "unbake",
     "verify",
     "write_set",
 ]

@@ -24,6 +24,7 @@ from .persona import persona
 from .push import push
 from .terminal import echo, spelled
 from .tune import tune
+from .unbake import unbake
 from .vectors import vectors
 from .verify import show_command, verify
 
@@ -69,6 +70,7 @@ for _command in (
     persona,
     show_command,
     tune,
+    unbake,
     vectors,
     verify,
 ):

@@ -40,6 +40,10 @@ MAX_GGUF_FIELDS = 10_000
 """Entries of the metadata; a model has some dozens."""
 MAX_SMALL = 64 * 2**20
 """Bytes of a config, an index, a tokenizer's config, or a JSON file of vectors, which for 405B takes 50 million."""
+MAX_UNDO = 2**28
+"""Bytes of what an output keeps of its base; the old biases of a layer are as many as the new ones."""
+MAX_GROUP = 2**26
+"""Bytes of a group of rows that are woven; one of the largest matrices has a few million."""
 MAX_ANSWERS = 256 * 2**20
 """Bytes of a file of queries or recorded answers, which users write themselves."""
 MAX_PERSONA = 100_000

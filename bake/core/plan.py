@@ -1,8 +1,8 @@
 """Bake plans as plain data: every byte of every output file, and everything that is said about the result.
 
-A file is a sequence of pieces: new bytes, spans of the base's files, or rows of them in another order or with a new
-end. A plan does not know where it will be written: a folder, a single file and a Hub repository are sinks of the same
-pieces.
+A file is a sequence of pieces: new bytes, spans of the base's files, or rows of them in another order, with a new end
+or woven into one another. A plan does not know where it will be written: a folder, a single file and a Hub repository
+are sinks of the same pieces.
 """
 
 from __future__ import annotations
@@ -142,6 +142,42 @@ class UnitRows:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """Parts of a file of the base, as many as a `Woven` has groups: `size` bytes from `offset` on, then every `stride`.
+
+    They do not overlap.
+    """
+
+    offset: int
+    stride: int
+    """Bytes; not fewer than `size`."""
+    size: int
+
+
+@dataclass(frozen=True)
+class Woven:
+    """Groups of bytes, each put together of one part of every strip, in turn.
+
+    A strip of new bytes holds the parts of all groups, one after another; as many bytes for each.
+    """
+
+    source: str
+    count: int
+    """Groups."""
+    strips: tuple[Strip | bytes, ...]
+
+    @property
+    def new(self) -> int:
+        """New bytes in all."""
+        return sum(len(strip) for strip in self.strips if isinstance(strip, bytes))
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return self.new + self.count * sum(strip.size for strip in self.strips if isinstance(strip, Strip))
+
+
+@dataclass(frozen=True)
 class Fill:
     """New bytes, as many as `size`, that repeat a `pattern`."""
 
@@ -154,7 +190,7 @@ class Fill:
         return self.pattern * (min(size, self.size) // len(self.pattern))
 
 
-Moved = Span | Rows | WiderRows | UnitRows
+Moved = Span | Rows | WiderRows | UnitRows | Woven
 """Bytes that are made of a file of the base."""
 Piece = bytes | Fill | Moved
 
@@ -168,6 +204,8 @@ def new_size(piece: Piece) -> int:
     """Bytes of a piece that the base does not have."""
     if isinstance(piece, WiderRows):
         return len(piece.tail) * piece.count
+    if isinstance(piece, Woven):
+        return piece.new
     return piece_size(piece) if isinstance(piece, bytes | Fill) else 0
 
 

@@ -187,6 +187,11 @@ class Record:
     """Small file that the bake wrote or carried -> sha256, without the record itself and the card, which a push
     changes. Of a GGUF model ``metadata`` -> digest of all metadata but the record, and of the tensors' descriptions.
     Empty in records of versions that kept none."""
+    undo: str = ""
+    """Digest of the undo data, see `emobake.core.undo`; empty if the output has none."""
+    irreversible: str = ""
+    """The reason why the base cannot be made again of the output, as a clause; empty too in records of versions that
+    kept no undo data."""
     earlier: tuple[Mapping[str, Any], ...] = ()
     """JSON of the bakes before this one, the first bake first."""
     adapters: tuple[str, ...] = ()
@@ -244,6 +249,8 @@ class Record:
             "added_tensors": list(self.added),
             "biases": [bias.to_json() for bias in self.biases],
             **({"digests": dict(sorted(self.digests.items()))} if self.digests else {}),
+            **({"undo": {"sha256": self.undo}} if self.undo else {}),
+            **({"undo": {"irreversible": self.irreversible}} if self.irreversible else {}),
             **({"history": list(self.earlier)} if self.earlier else {}),
         }
 
@@ -295,8 +302,8 @@ def columns_of(earlier: Sequence[Mapping[str, Any]], file: str = RECORD_FILE) ->
 def difference(found: Record, planned: Record) -> str:
     """The first field in which a record is not the one that was `planned` for the same output; empty if none.
 
-    The version, the commit and the description of the vectors may differ, and digests that one of the two lacks. The
-    name of a GGUF base may differ, too: it is a single file, which people rename.
+    The version, the commit, the undo data and the description of the vectors may differ, and digests that one of the
+    two lacks. The name of a GGUF base may differ, too: it is a single file, which people rename.
     """
     named = planned.form != "gguf"
     ours, theirs = found.base.weights, planned.base.weights
@@ -330,7 +337,7 @@ def _parse(data: Mapping[str, Any]) -> Record:
         return Record("peft-each", adapters=_each(data["adapters"], _emotion))
     if data["format"] not in _FORMS:
         raise ValueError
-    layers, base = data["steered_layers"], data["base"]
+    layers, base, undo = data["steered_layers"], data["base"], dict(data.get("undo") or {})
     return Record(
         form=data["format"],
         base=RecordedBase(_text(base["model"] or ""), _text(base["revision"] or ""), _each(base["weights"], _weight)),
@@ -353,6 +360,8 @@ def _parse(data: Mapping[str, Any]) -> Record:
         added=_each(data["added_tensors"], _text),
         biases=_each(data["biases"], _bias),
         digests=_texts(data.get("digests") or {}),
+        undo=_text(undo.get("sha256", "")),
+        irreversible=_text(undo.get("irreversible", "")),
         earlier=_each(data.get("history", []), dict),
         version=_text(data["emobake_version"]),
     )

@@ -35,7 +35,7 @@ CARRIED = (
 _OF_IMAGES = ("*preprocessor_config.json", "processor_config.json", "chat_template.json")
 """The last holds the chat template of older processors."""
 
-REPLACED = ("config.json", INDEX, "readme.md", "emobake.json")
+REPLACED = ("config.json", INDEX, "readme.md", "emobake.json", "emobake.undo")
 """Files that a bake writes itself."""
 
 _DUPLICATES = (

@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 
 from ..core.outputs import LinkMode
-from ..core.plan import Fill, Moved, Piece, Rows, Span, UnitRows, WiderRows, new_size, sources_of
+from ..core.plan import Fill, Moved, Piece, Rows, Span, Strip, UnitRows, WiderRows, Woven, new_size, sources_of
 from ..core.progress import Advance, no_advance
 from ..core.tensors import FLOATS, encode
 
@@ -121,6 +121,9 @@ def read_piece(reader: IO[bytes], piece: Moved) -> Iterator[bytes]:
     Raises:
         OSError: `errno.EIO` if the source ends too early.
     """
+    if isinstance(piece, Woven):
+        yield from _read_woven(reader, piece)
+        return
     reader.seek(piece.offset)
     if isinstance(piece, WiderRows):
         yield from _read_wider(reader, piece)
@@ -152,6 +155,8 @@ def reads_back(written: IO[bytes], piece: Piece) -> bool:
     """True if the new bytes of a piece are those of `written` from its position on."""
     if isinstance(piece, bytes | Fill):
         return all(written.read(len(chunk)) == chunk for chunk in new_chunks(piece))
+    if isinstance(piece, Woven):
+        return not piece.new or _reads_back_woven(written, piece)
     if not isinstance(piece, WiderRows):
         return True
     row = piece.kept + len(piece.tail)
@@ -173,6 +178,77 @@ def _read_wider(reader: IO[bytes], piece: WiderRows) -> Iterator[bytes]:
         data = _read_exactly(reader, (stop - start) * piece.row, piece)
         rows = np.frombuffer(data, np.uint8).reshape(-1, piece.row)[:, : piece.kept]
         yield np.hstack([rows, tails_of(piece, start, stop)]).tobytes()
+
+
+def _read_woven(reader: IO[bytes], piece: Woven) -> Iterator[bytes]:
+    windows = _windows(piece)
+    at_once = max(1, _READ // max([piece.size // piece.count, *(window.stride for window in windows)]))
+    for start in range(0, piece.count, at_once):
+        stop = min(piece.count, start + at_once)
+        blocks = [_window(reader, piece, window, start, stop) for window in windows]
+        parts = []
+        for strip in piece.strips:
+            if isinstance(strip, bytes):
+                parts.append(_new_parts(piece, strip)[start:stop])
+                continue
+            # Each strip lies in one of the windows.
+            number = next(n for n, window in enumerate(windows) if _holds(window, strip))
+            first = strip.offset - windows[number].offset
+            parts.append(blocks[number][:, first : first + strip.size])
+        yield np.hstack(parts).tobytes()
+
+
+def _windows(piece: Woven) -> list[Strip]:
+    """Strips of the source that hold those of a piece: neighbours are read at once, not each by itself."""
+    windows: list[Strip] = []
+    strips = [strip for strip in piece.strips if isinstance(strip, Strip)]
+    for strip in sorted(strips, key=lambda strip: (strip.stride, strip.offset)):
+        last = windows[-1] if windows else None
+        end = strip.offset + strip.size
+        if last is not None and last.stride == strip.stride and end <= last.offset + last.stride:
+            windows[-1] = Strip(last.offset, last.stride, max(last.size, end - last.offset))
+        else:
+            windows.append(strip)
+    return windows
+
+
+def _holds(window: Strip, strip: Strip) -> bool:
+    end = strip.offset + strip.size
+    return window.stride == strip.stride and window.offset <= strip.offset and end <= window.offset + window.size
+
+
+def _window(reader: IO[bytes], piece: Woven, window: Strip, start: int, stop: int) -> np.ndarray:
+    """Bytes of a window in the groups ``[start, stop)``: ``[groups, window.size]``."""
+    count, stride = stop - start, window.stride
+    reader.seek(window.offset + start * stride)
+    if count == 1:
+        return np.frombuffer(_read_exactly(reader, window.size, piece), np.uint8).reshape(1, -1)
+    data = np.zeros(count * stride, np.uint8)
+    whole = (count - 1) * stride + window.size
+    data[:whole] = np.frombuffer(_read_exactly(reader, whole, piece), np.uint8)
+    return data.reshape(count, stride)[:, : window.size]
+
+
+def _new_parts(piece: Woven, strip: bytes) -> np.ndarray:
+    """New bytes of each group: ``[groups, bytes]``."""
+    return np.frombuffer(strip, np.uint8).reshape(piece.count, -1)
+
+
+def _reads_back_woven(written: IO[bytes], piece: Woven) -> bool:
+    group = piece.size // piece.count
+    at_once = max(1, _READ // group)
+    for start in range(0, piece.count, at_once):
+        stop, place = min(piece.count, start + at_once), 0
+        rows = np.frombuffer(written.read((stop - start) * group), np.uint8)
+        if rows.size != (stop - start) * group:
+            return False
+        for strip in piece.strips:
+            size = strip.size if isinstance(strip, Strip) else len(strip) // piece.count
+            found = rows.reshape(-1, group)[:, place : place + size]
+            if isinstance(strip, bytes) and not np.array_equal(found, _new_parts(piece, strip)[start:stop]):
+                return False
+            place += size
+    return True
 
 
 def _normalized(data: bytes, piece: UnitRows) -> bytes:

@@ -17,6 +17,12 @@ from .copying import carry, link_beside, overwrite, reads_back, write_pieces
 from .files import UNSTAMPED, Sources, Stamps
 from .publish import explain, parents, recover, staging
 
+Accept = Callable[[Path], None]
+
+
+def _accept(folder: Path) -> None:
+    """Find nothing wrong with the files in `folder`."""
+
 
 def check_folder(out: Folder, inputs: Sequence[Path]) -> None:
     """Refuse an output folder that would hit the inputs or somebody's files, before anything is read.
@@ -70,6 +76,7 @@ def write_folder(
     out: Folder,
     advance: Advance = no_advance,
     base: Stamps = UNSTAMPED,
+    accept: Accept = _accept,
 ) -> None:
     """Write planned files into the folder `out`, which `check_folder` has accepted.
 
@@ -82,6 +89,7 @@ def write_folder(
         out: the folder.
         advance: called with bytes of the base as they are carried over.
         base: stamps of the base's files from before their headers were read.
+        accept: looks at the folder of the written files before anything is published, and raises if they are wrong.
 
     Raises:
         InputError: a name leads out of the folder.
@@ -94,13 +102,19 @@ def write_folder(
         with parents(target), staging(target) as stage:
             _write(files, source, stage.new / target.name, out.link_mode, advance)
             base.check()
+            accept(stage.new / target.name)
             stage.publish(overwrite=out.overwrite)
     except OSError as error:
         raise OutputError(explain(error, target, out.link_mode)) from error
 
 
 def write_files(
-    files: Sequence[PlannedFile], source: Path, out: GgufFile, advance: Advance = no_advance, base: Stamps = UNSTAMPED
+    files: Sequence[PlannedFile],
+    source: Path,
+    out: GgufFile,
+    advance: Advance = no_advance,
+    base: Stamps = UNSTAMPED,
+    accept: Accept = _accept,
 ) -> None:
     """Write planned files beside one another, into the folder of `out`; arguments as for `write_folder`.
 
@@ -114,6 +128,7 @@ def write_files(
         with parents(target), staging(target) as stage:
             _write(files, source, stage.new, "copy", advance, home=target.parent)
             base.check()
+            accept(stage.new)
             stage.publish(overwrite=out.overwrite, first=files[0].name)
     except OSError as error:
         raise OutputError(explain(error, target)) from error

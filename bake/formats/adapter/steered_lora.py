@@ -21,15 +21,17 @@ from ...core.stacks import USUAL, Support
 from ...core.strict_json import json_bytes
 from ...core.tensors import FLOATS
 from ...errors import UnsupportedModelError
+from ...storage.files import read_at, read_small
 from ..checkpoint.families import Family
 from ..checkpoint.model import Checkpoint
 from ..checkpoint.projections import find_projections, input_width, output_width
 from ..checkpoint.recording import Ingredients
 from ..checkpoint.routes import declared_classes
+from ..folder_undo import BaseFiles, with_undo
 from ..safetensors import NewTensor, excerpt
 from .detect import CONFIG_FILE
 from .lora import PREFIX, Lora, replaces
-from .open import IN_PEFT, WEIGHTS_FILE
+from .open import IN_PEFT, WEIGHTS_FILE, Adapter
 
 
 def lora_homes(lora: Lora, base: Checkpoint, family: Family) -> tuple[Home, ...]:
@@ -95,6 +97,8 @@ def lay_out_lora(
         added=sorted(added),
     )
     record = replace(record, adapter=adapter.recorded("steered", without=[bias.tensor for bias in biases]))
+    names = [one.name for one in _left_out(lora)]
+    files, record = with_undo(files, record, _base_files(adapter, names))
     return BakePlan(
         form="peft",
         route="lora",
@@ -113,6 +117,19 @@ def lay_out_lora(
         ),
         added=record.added,
         overwritten=tuple(sorted(bias.tensor for bias in biases if not bias.is_new)),
+    )
+
+
+def _base_files(adapter: Adapter, left_out: list[str]) -> BaseFiles:
+    """The files of the adapter, for the undo data."""
+    sizes = {name: (adapter.folder / name).stat().st_size for name in (WEIGHTS_FILE, CONFIG_FILE)}
+    weights, side = {WEIGHTS_FILE: sizes[WEIGHTS_FILE]}, {**adapter.side_files, CONFIG_FILE: sizes[CONFIG_FILE]}
+    return BaseFiles(
+        weights,
+        side,
+        lambda name, offset, size: read_at(adapter.folder / name)(offset, size),
+        lambda name: read_small(adapter.folder / name),
+        left_out,
     )
 
 

@@ -127,13 +127,13 @@ class CheckpointOutput(FolderOutput):
             columns=base.columns,
             quantisation=base.quantisation,
         ).again(record)
-        base = route.recast(base)
-        biases = stored_biases(self, route.homes(base))
-        plan = lay_out(base, route, biases, Ingredients.of(record, branch_scale(base, route.result)))
+        recast = route.recast(base)
+        biases = stored_biases(self, route.homes(recast))
+        plan = lay_out(recast, route, biases, Ingredients.of(record, branch_scale(recast, route.result)), base)
         if record.persona is not None:
             # The card tells of them.
             plan = replace(plan, targets=record.persona.targets)
-        return complete(plan, Effect.of(plan.record, biases), base)
+        return complete(plan, Effect.of(plan.record, biases), recast)
 
     def _config_adds_bias(self) -> Check:
         name, config = "config honours the bias", self.model.config

@@ -39,6 +39,8 @@ class Checkpoint:
     """Reads a small side file."""
     side_files: Mapping[str, int] = field(default_factory=dict)
     """Path with ``/`` -> bytes, for every file without weights. A folder that is skipped whole ends in ``/``."""
+    unused: Mapping[str, int] = field(default_factory=dict)
+    """The same for an index beside a file that holds all weights, which no loader reads."""
     unfollowed: tuple[str, ...] = ()
     """Links out of the folder, which are not followed; those to a folder end in ``/``."""
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)

@@ -233,6 +233,7 @@ def open_checkpoint(
         digest=files.digest,
         read_side=files.small,
         side_files={name: size for name, size in files.sizes.items() if name not in own},
+        unused={INDEX: files.sizes[INDEX]} if not weight_map and INDEX in files.sizes else {},
         tokenizer_config=files.json("tokenizer_config.json") or {},
         index_metadata=metadata,
         quant_configs=files.jsons(QUANT_CONFIGS),

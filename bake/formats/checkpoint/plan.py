@@ -19,8 +19,9 @@ from ...core.side_files import INDEX, SINGLE, is_carried, is_of_images, reason_l
 from ...core.stacks import parse_targets
 from ...core.steering import Steering
 from ...core.strict_json import json_bytes
-from ...core.tensors import FLOATS
+from ...core.tensors import FLOATS, TensorHeader
 from ...core.vector_set import VectorSet
+from ..folder_undo import BaseFiles, with_undo
 from ..safetensors import NewTensor, excerpt, serialize
 from .card import model_card
 from .model import Checkpoint
@@ -77,7 +78,7 @@ def make_plan(
         quantisation=checkpoint.quantisation,
     )
     check_quantisation(checkpoint)
-    checkpoint = route.recast(checkpoint)
+    base, checkpoint = checkpoint, route.recast(checkpoint)
     scale = branch_scale(checkpoint, route.result)
     rows = steering_rows(vectors, steering, checkpoint.shape, branch_scale=scale, force=force)
     projection = route.result.projection.rpartition(".")[2]
@@ -86,7 +87,7 @@ def make_plan(
     steering = landing(checkpoint.name, projection, homes, rows, steering, force=force)
     biases = plan_biases(checkpoint.name, homes, rows, route.values(rows, homes))
     ingredients = Ingredients(RecordedVectors.of(vectors, steering), steering, base_model, scale, persona)
-    plan = lay_out(checkpoint, route, biases, ingredients)
+    plan = lay_out(checkpoint, route, biases, ingredients, base)
     effect = judge_effect(vectors, rows * scale, plan.record, biases, force=force)
     warnings = (*hybrid_warnings(projection, homes, len(rows)), *route.warnings)
     if route.tensor_parallel > 1 and route.name != "head":
@@ -119,11 +120,15 @@ def _others(checkpoint: Checkpoint, route: Route) -> dict[str, Other]:
 
 
 def lay_out(
-    checkpoint: Checkpoint, route: Route, biases: tuple[PlannedBias, ...], ingredients: Ingredients
+    checkpoint: Checkpoint,
+    route: Route,
+    biases: tuple[PlannedBias, ...],
+    ingredients: Ingredients,
+    base: Checkpoint,
 ) -> BakePlan:
     """Plan the files and the record of a steered checkpoint whose biases are known, without card and warnings.
 
-    `checkpoint` is what `route.recast` gives.
+    `checkpoint` is what `route.recast` gives for `base`.
 
     Raises:
         InputError: (its subclasses) a broken file of the base.
@@ -149,6 +154,7 @@ def lay_out(
         cost=route.cost,
         tensor_parallel=route.tensor_parallel if route.name == "head" else 1,
     )
+    files, record = with_undo(files, record, base_files(base), _ALONE if base.text_only else "")
     return BakePlan(
         form="checkpoint",
         route=route.name,
@@ -199,6 +205,17 @@ def left_out(checkpoint: Checkpoint) -> tuple[LeftOut, ...]:
         reasons |= dict.fromkeys(("the vision part", *filter(is_of_images, checkpoint.side_files)), _ALONE)
     reasons |= dict.fromkeys(checkpoint.unfollowed, "a link out of the folder, not followed")
     return tuple(LeftOut(name, reason) for name, reason in sorted(reasons.items()) if reason)
+
+
+def base_files(base: Checkpoint) -> BaseFiles:
+    """The files of a base, for the undo data."""
+
+    def read(name: str, offset: int, size: int) -> bytes:
+        return base.read(TensorHeader("", "U8", (size,), name, offset, offset + size))
+
+    weights = {weight.name: weight.size for weight in sorted(base.weights, key=lambda weight: weight.name)}
+    names = [one.name for one in left_out(base)]
+    return BaseFiles(weights, {**base.side_files, **base.unused}, read, base.read_side, names)
 
 
 def _files(

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...core.heads import Heads
 from ...core.limits import MAX_WIDTH
-from ...core.plan import Fill, Piece, Rows, Span, UnitRows, piece_size
+from ...core.plan import Fill, Piece, Rows, Span, UnitRows, Woven, piece_size
 from ...core.tensors import TensorHeader
 from ...errors import BrokenFileError
 from ..safetensors import NewTensor
@@ -174,13 +174,13 @@ def _stacked(checkpoint: Checkpoint, name: str, experts: list[list[TensorHeader]
 
 def _header(name: str, tensor: NewTensor, file: str) -> TensorHeader:
     """The place of a new tensor: in the file of its first piece of the base, else in `file`; and its size."""
-    first = next((piece for piece in tensor.pieces if not isinstance(piece, bytes | Fill)), Span(file, 0, 0))
+    first = next((piece for piece in tensor.pieces if not isinstance(piece, bytes | Fill | Woven)), Span(file, 0, 0))
     return TensorHeader(name, tensor.dtype, tensor.shape, first.source, first.offset, first.offset + tensor.size)
 
 
 def _read(checkpoint: Checkpoint, piece: Piece) -> bytes:
     """The bytes of a piece of a small tensor."""
-    assert not isinstance(piece, bytes | Fill | UnitRows)
+    assert not isinstance(piece, bytes | Fill | UnitRows | Woven)
     size = piece_size(piece)
     data = checkpoint.read(TensorHeader("", "U8", (size,), piece.source, piece.offset, piece.offset + size))
     if isinstance(piece, Rows):

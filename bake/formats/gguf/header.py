@@ -179,6 +179,11 @@ def text_field(key: str, value: str) -> Field:
     return Field(key, _STRING, _string(value))
 
 
+def field_bytes(field: Field) -> bytes:
+    """An entry as it is stored."""
+    return _string(field.key) + struct.pack("<I", field.kind) + field.data
+
+
 def uint32_field(key: str, value: int) -> Field:
     """An entry that holds a 32-bit number."""
     return Field(key, _UINT32, value.to_bytes(4, "little"))
@@ -344,8 +349,7 @@ def _string(value: str) -> bytes:
 
 def _unpadded(version: int, alignment: int, fields: Sequence[Field], tensors: Sequence[Described]) -> bytes:
     out = [MAGIC, struct.pack("<IQQ", version, len(tensors), len(fields))]
-    for field in fields:
-        out += [_string(field.key), struct.pack("<I", field.kind), field.data]
+    out += map(field_bytes, fields)
     offset = 0
     for tensor in tensors:
         dimensions, kind = tuple(reversed(tensor.shape)), TENSOR_TYPES[tensor.dtype].number

@@ -26,6 +26,8 @@ SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 """Names of the files of a set as llama.cpp (llama_split_path) writes them, counted from 1."""
 RECORD_KEY = "emobake.record"
 """Key of the record in the metadata."""
+UNDO_KEY = "emobake.undo"
+"""Key of the undo data in the metadata."""
 PROJECTOR = "clip"
 """Architecture of an mmproj file, which makes tokens of images and sound for a model in a file of its own."""
 _MAX_FILES = 1000

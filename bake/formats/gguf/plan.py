@@ -24,18 +24,20 @@ from ...errors import BrokenFileError, UnsupportedModelError
 from .architectures import MODULES
 from .header import Field, text_field, uint32_field
 from .layout import METADATA, Placed, layout, metadata_digest
-from .model import RECORD_KEY, GgufModel
+from .model import RECORD_KEY, UNDO_KEY, GgufModel
 from .routes import GgufRoute, choose_route
 from .routes.base import read_bias
 from .routes.head import HeadRoute
 from .routes.tensor import TensorRoute
 from .share import SharedNames, lay_out_shared
+from .undo import with_undo
 from .voice import voice_changes, voice_fields, voice_warnings
 
 _ARCHITECTURE = "general.architecture"
 _BASE = "general.base_model."
-OWN_KEYS = ("emobake.version", "emobake.weights", RECORD_KEY)
-"""Keys of the metadata that hold the record."""
+OWN_KEYS = ("emobake.version", "emobake.weights", RECORD_KEY, UNDO_KEY)
+"""Keys of the metadata that hold the record and the undo data."""
+_CONVERTED = "llama.cpp's converter made it of a checkpoint that was baked; convert that one's base"
 
 
 def make_gguf_plan(
@@ -197,7 +199,7 @@ def make_converted_plan(
     )
     # The converter wrote all of them.
     edits = route.edits([replace(bias, is_new=False) for bias in biases])
-    files, record = _files(route, edits, (), record, [name])
+    files, record = _files(route, edits, (), replace(record, undo="", irreversible=_CONVERTED), [name])
     return replace(
         baked,
         form="gguf",
@@ -338,7 +340,10 @@ def _files(
         fields = [[_counted(field, count) for field in found] for found in fields]
     described = [[tensor.described for tensor in tensors] for tensors in placed]
     record = replace(record, digests={METADATA: metadata_digest(zip(fields, described, strict=True))})
-    fields[0] += record_fields(record) if own is None else own
+    if own is None:
+        record, kept = with_undo(record, model, fields[0], [tensor for file in placed for tensor in file])
+        own = [*record_fields(record), *kept]
+    fields[0] += own
     if shared is not None:
         tensors = {bias.tensor for bias in record.biases} | {tensor.name for tensor in new}
         return lay_out_shared(model, shared, fields[0], placed[0], tensors), record
