@@ -139,8 +139,9 @@ def _check_out(out: Folder | GgufFile, restorable: Restorable, steps: list[Recor
         return
     from .bake_gguf import is_our_gguf
 
-    count = len(restorable.undo.files) if len(steps) == 1 else len(steps[-1].base.weights)
-    names = _names(out, count)
+    weights = [weight for weight in steps[-1].base.weights if weight.name.endswith(".gguf")]
+    # Of a base that is several bakes away, only its record tells the number; a converter makes one file.
+    names = _names(out, len(restorable.undo.files) if len(steps) == 1 else max(1, len(weights)))
     model_files = restorable.output.names or ()
     check_files(out, dict.fromkeys(names, is_our_gguf), [restorable.folder / name for name in model_files])
 

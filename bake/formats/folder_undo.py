@@ -66,8 +66,10 @@ def _undo_of(files: Sequence[PlannedFile], base: BaseFiles) -> Undo:
         return base.read(name, offset, size)
 
     made = invert(((file.name, file.pieces) for file in files), sizes, read, MAX_UNDO // 2)
-    missing = {name for name in wanted if name not in sizes}
-    return Undo.of(made, {file.name: file.size for file in files}, sorted({*base.left_out, *missing}))
+    missing = [name for name in wanted if name not in sizes]
+    # A folder here is skipped whole, where the Hub lists its files: both are told by the folder's name.
+    gone = {name if "/" not in name else f"{name.partition('/')[0]}/" for name in (*base.left_out, *missing)}
+    return Undo.of(made, {file.name: file.size for file in files}, sorted(gone))
 
 
 def _is_restored(name: str) -> bool:

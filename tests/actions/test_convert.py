@@ -11,7 +11,7 @@ import pytest
 from support.checkpoints import read_tensors, write_checkpoint
 from support.gguf_files import HEAD, HEADS, HIDDEN, LAYERS, fields_of, tensors_of, write_model
 
-from emobake import GgufFile, InputError, OutputError, UnsupportedModelError, VectorSet, bake
+from emobake import GgufFile, InputError, OutputError, UnsupportedModelError, VectorSet, bake, unbake
 from emobake.actions.verify import verify
 from emobake.core.bounds import Bounds
 from emobake.vectors.write import write_set
@@ -76,6 +76,8 @@ def test_the_biases_are_float32_and_the_record_goes_along(checkpoint, converter,
     assert all(check.ok is not False for check in checks)
     assert [check.ok for check in checks if check.name == "arithmetic"] == [True]
     assert "Baked: 2 x joy" in cli("show", out).ok().out
+    ran = cli("unbake", out, "--out", tmp_path / "base.gguf")
+    ran.one_line("because llama.cpp's converter made it of a checkpoint that was baked; take o/tiny as it is")
 
 
 def test_a_bias_that_the_converter_drops_is_not_published(checkpoint, converter, tmp_path):
@@ -152,6 +154,12 @@ def test_a_family_that_llama_cpp_drops_is_converted_first(olmo, converted, conve
     assert all(check.ok is not False for check in checks), checks
     assert [check.ok for check in checks if check.name == "arithmetic"] == [True]
     assert "Baked: 1 x joy" in cli("show", tmp_path / "o.gguf").ok().out
+    found = unbake(tmp_path / "o.gguf", tmp_path / "again.gguf")
+    assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "made").read_bytes()
+    assert found.unproved == ("again.gguf",) and "the file that llama.cpp's converter made" in found.notes[0]
+    bake(tmp_path / "o.gguf", converted, mix={"joy": 0.5}, out=tmp_path / "two.gguf")
+    assert unbake(tmp_path / "two.gguf", tmp_path / "a.gguf").bakes == 2
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "made").read_bytes()
 
 
 def test_a_file_that_is_converted_first_is_held_to_its_bounds(olmo, converted, converter, tmp_path):

@@ -9,7 +9,7 @@ from support.pushes import without_attributes
 from support.running import run_process
 
 from emobake import Folder, OutputError
-from emobake.core.plan import Fill, PlannedFile, Rows, Span, UnitRows, WiderRows, new_file, piece_size
+from emobake.core.plan import Fill, PlannedFile, Rows, Span, Strip, UnitRows, WiderRows, Woven, new_file, piece_size
 from emobake.core.tensors import encode
 from emobake.storage import copying
 from emobake.storage.local import write_folder
@@ -21,6 +21,14 @@ HEAD = b"a head of 17 byte"
 ORDER = (2, 0, 1)
 OWN = np.random.default_rng(1).integers(0, 256, 2 * COUNT, np.uint8).tobytes()
 
+AT = len(HEAD)
+WOVEN = Woven(
+    "fused.bin",
+    COUNT // 2,
+    # Parts of two neighbouring rows, in another order, and one of a place far away.
+    (Strip(AT + ROW, 2 * ROW, 100), OWN, Strip(AT + 5, 2 * ROW, 3000), Strip(AT, 64, 64), Strip(AT + 7000, 2 * ROW, 9)),
+)
+
 
 def files() -> tuple[PlannedFile, ...]:
     """The fused file split into two, each with new bytes; the second one with its rows in another order."""
@@ -30,6 +38,7 @@ def files() -> tuple[PlannedFile, ...]:
         PlannedFile("q.bin", (b"new", Span("fused.bin", len(HEAD), half * ROW), b"end")),
         PlannedFile("k.bin", (Rows("fused.bin", len(HEAD) + half * ROW, ROW, half, ORDER), b"", b"!")),
         PlannedFile("wide.bin", (b"a", wider, Fill(5_000_000), Fill(9_000_000, b"\x07\x08\x09"), b"z")),
+        PlannedFile("woven.bin", (b"w", WOVEN, Woven("fused.bin", 1, (Strip(3, 9, 9), b"one", Strip(0, 9, 2))), b"v")),
         PlannedFile("twice.bin", (Rows("fused.bin", len(HEAD), ROW, 4, (0, 1, 0, 1), 2),)),
         PlannedFile.carried("side.txt", "side.txt", 4),
         new_file("note.txt", b"all new"),
@@ -44,6 +53,19 @@ EXPECTED = {
     + bytes(5_000_000)
     + b"\x07\x08\x09" * 3_000_000
     + b"z",
+    "woven.bin": b"w"
+    + b"".join(
+        FUSED[2 * i + 1].tobytes()[:100]
+        + OWN[4 * i : 4 * i + 4]
+        + FUSED[2 * i].tobytes()[5:3005]
+        + FUSED[:40].tobytes()[64 * i : 64 * i + 64]
+        + FUSED[2 * i + 1].tobytes()[7000 - ROW : 7009 - ROW]
+        for i in range(COUNT // 2)
+    )
+    + (HEAD + FUSED[0].tobytes())[3:12]
+    + b"one"
+    + HEAD[:2]
+    + b"v",
     "twice.bin": FUSED[[0, 1, 0, 1, 2, 3, 2, 3]].tobytes(),
     "side.txt": b"side",
     "note.txt": b"all new",
@@ -62,9 +84,9 @@ def source(tmp_path):
 
 def test_what_a_file_says_about_itself():
     q, *_, note = files()
-    assert [file.action for file in files()] == ["assemble"] * 4 + ["carry", "write"]
+    assert [file.action for file in files()] == ["assemble"] * 5 + ["carry", "write"]
     assert [file.size for file in files()] == [len(data) for data in EXPECTED.values()]
-    assert [file.new_bytes for file in files()] == [6, 1, 14_000_002 + 5 * COUNT, 0, 0, 7]
+    assert [file.new_bytes for file in files()] == [6, 1, 14_000_002 + 5 * COUNT, 2 * COUNT + 5, 0, 0, 7]
     assert note.data == b"all new"
     with pytest.raises(ValueError, match=r"q\.bin holds bytes of the base"):
         _ = q.data
@@ -75,19 +97,20 @@ def test_into_a_folder(source, tmp_path):
     advanced: list[int] = []
     write_folder(files(), source, Folder(tmp_path / "out"), advanced.append)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == EXPECTED
-    carried = COUNT * ROW + COUNT * 4000 + 8 * ROW + 4
+    carried = COUNT * ROW + COUNT * 4000 + 8 * ROW + 4 + COUNT // 2 * (100 + 3000 + 64 + 9) + 11
     assert sum(advanced) == pytest.approx(carried, abs=100), "every byte of the base is reported as it is written"
 
 
-def test_new_bytes_at_the_end_of_rows_are_read_back(source, tmp_path, monkeypatch):
-    honest = copying.tails_of
+@pytest.mark.parametrize(("name", "file"), [("tails_of", "wide"), ("_new_parts", "woven")])
+def test_new_bytes_within_rows_are_read_back(source, tmp_path, monkeypatch, name, file):
+    honest = getattr(copying, name)
     calls = iter(range(10**6))
 
     def changing(*arguments: object) -> np.ndarray:
         return honest(*arguments) ^ (next(calls) >= 4)
 
-    monkeypatch.setattr(copying, "tails_of", changing)
-    with pytest.raises(OutputError, match=r"wide\.bin: was written but does not read back"):
+    monkeypatch.setattr(copying, name, changing)
+    with pytest.raises(OutputError, match=rf"{file}\.bin: was written but does not read back"):
         write_folder(files(), source, Folder(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

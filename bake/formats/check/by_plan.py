@@ -10,10 +10,15 @@ from ...core.check import Check
 from ...core.plan import CARD_FILE, PlannedFile, Rows
 from ...core.record import RECORD_FILE, difference
 from ...core.strict_json import parse_json_object
+from ...core.undo import UNDO_FILE
 from ...errors import InputError, VerifyError
 from ...storage.comparing import OutputFiles
 from .others import check_others
 from .output import Output, StoredModel
+from .undo import UNDO_CHECK
+
+_OWN = (RECORD_FILE, UNDO_FILE, CARD_FILE)
+"""Files that may differ between two bakes of a base."""
 
 
 def check_by_plan(output: Output, files: OutputFiles, base: StoredModel) -> Iterator[Check]:
@@ -31,7 +36,7 @@ def check_by_plan(output: Output, files: OutputFiles, base: StoredModel) -> Iter
         yield Check("planned again", True, f"{output.record_name} says what a bake of this base says{note}")
     failed, unknown = False, []
     for file in plan.files:
-        if file.name in (RECORD_FILE, CARD_FILE):
+        if file.name in _OWN:
             continue
         found = _compare(output, files, file)
         if found is None:
@@ -47,7 +52,7 @@ def check_by_plan(output: Output, files: OutputFiles, base: StoredModel) -> Iter
             "the Hub keeps no digest of what the base gives",
         )
     if not failed:
-        compared = [file for file in plan.files if file.name not in (*unknown, RECORD_FILE, CARD_FILE)]
+        compared = [file for file in plan.files if file.name not in (*unknown, *_OWN)]
         carried = sum(file.size - file.new_bytes for file in compared)
         moved = sum(isinstance(piece, Rows) for file in plan.files for piece in file.pieces)
         note = f", {moved} tensors with rows in llama's order" if moved else ""
@@ -56,6 +61,10 @@ def check_by_plan(output: Output, files: OutputFiles, base: StoredModel) -> Iter
     card = next((file for file in plan.files if file.name == CARD_FILE), None)
     if card is not None and (CARD_FILE not in files.sizes or not files.compare(card).same):
         yield Check("model card", None, f"{CARD_FILE} is not as a bake writes it here (by hand, a push, or a version)")
+    undo = next((file for file in plan.files if file.name == UNDO_FILE), None)
+    if undo is not None and output.record.undo and UNDO_FILE in files.sizes and not files.compare(undo).same:
+        said = f"{UNDO_FILE} is not as a bake of this base writes it (of a version, or its card is another one)"
+        yield Check(UNDO_CHECK, None, said)
     if output.names is None:
         yield from check_others(files, [file.name for file in plan.files])
 

@@ -16,6 +16,7 @@ from .biases import check_arithmetic, check_recorded
 from .by_plan import check_by_plan
 from .by_record import check_by_record
 from .output import Output, StoredModel
+from .undo import check_undo
 
 
 def check_bytes(
@@ -36,6 +37,7 @@ def check_bytes(
     """
     yield from output.structure()
     yield check_recorded(output)
+    yield from check_undo(output, files)
     if base is None:
         yield from check_by_record(output, files, no_base)
     else:

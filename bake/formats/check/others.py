@@ -8,6 +8,7 @@ from ...core.check import Check
 from ...core.plan import CARD_FILE
 from ...core.record import RECORD_FILE
 from ...core.side_files import is_duplicate, is_loaded
+from ...core.undo import UNDO_FILE
 from ...storage.comparing import OutputFiles
 
 _NAMED = 8
@@ -16,7 +17,7 @@ _NAMED = 8
 
 def check_others(files: OutputFiles, known: Iterable[str]) -> Iterator[Check]:
     """Look for files besides the `known` ones that a loader would read, and name the rest."""
-    others = sorted(files.sizes.keys() - set(known) - {RECORD_FILE, CARD_FILE})
+    others = sorted(files.sizes.keys() - set(known) - {RECORD_FILE, UNDO_FILE, CARD_FILE})
     loaded = [name for name in others if is_loaded(name)]
     for name in loaded[:_NAMED]:
         why = "holds weights that are not steered" if is_duplicate(name) else "changes what a loader makes of the model"

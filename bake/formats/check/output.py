@@ -70,6 +70,9 @@ class Output(Protocol):
     def digests(self, files: OutputFiles) -> Mapping[str, str]:
         """Digests of the output as it is, by the names in `Record.digests`; a missing file is left out."""
 
+    def undo_digest(self, files: OutputFiles) -> str:
+        """Digest of the undo data; empty if the output has none."""
+
     def plan_again(self, base: StoredModel) -> BakePlan:
         """Plan the same bake of `base` anew, by the record and with the biases that the output holds.
 

@@ -14,6 +14,7 @@ from ...core.effect import Effect
 from ...core.plan import BACKEND, BakePlan, PlannedFile
 from ...core.record import RECORD_FILE, Record, RecordedBias
 from ...core.tensors import FLOATS
+from ...core.undo import UNDO_FILE
 from ...errors import VerifyError
 from ...storage.comparing import OutputFiles
 from ..check.biases import misplaced_bias, misplaced_column, stored_biases, stored_values
@@ -43,6 +44,10 @@ class FolderOutput(ABC):
     def digests(self, files: OutputFiles) -> Mapping[str, str]:
         """Digests of the files that the record names."""
         return {name: files.digest(name) for name in self.record.digests if name in files.sizes}
+
+    def undo_digest(self, files: OutputFiles) -> str:
+        """Digest of the file."""
+        return files.digest(UNDO_FILE) if UNDO_FILE in files.sizes else ""
 
     def plan_again(self, base: StoredModel) -> BakePlan:
         """Plan the same bake.

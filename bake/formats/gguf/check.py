@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from .plan import OWN_KEYS, lay_out_files, lay_out_record
 from .routes import ROUTES, GgufRoute, route_by_name
 from .routes.tensor import TensorRoute
 from .share import SharedNames, is_shared, joined
+from .undo import undo_data
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,11 @@ class GgufOutput:
             return {METADATA: metadata_digest([(fields, _described(tensors))])}
         headers = self.model.files
         return {METADATA: metadata_digest((header.fields, _described(header.tensors)) for header in headers)}
+
+    def undo_digest(self, files: OutputFiles) -> str:
+        """Digest of what the metadata hold."""
+        data = undo_data(self.model)
+        return hashlib.sha256(data).hexdigest() if data else ""
 
     def plan_again(self, base: StoredModel) -> BakePlan:
         """Plan the same files, around the record that the output has.

@@ -184,6 +184,11 @@ def field_bytes(field: Field) -> bytes:
     return _string(field.key) + struct.pack("<I", field.kind) + field.data
 
 
+def field_size(field: Field) -> int:
+    """Bytes of `field_bytes`; a vocabulary is not copied for it."""
+    return 8 + len(field.key.encode()) + 4 + len(field.data)
+
+
 def uint32_field(key: str, value: int) -> Field:
     """An entry that holds a 32-bit number."""
     return Field(key, _UINT32, value.to_bytes(4, "little"))

@@ -37,7 +37,8 @@ _ARCHITECTURE = "general.architecture"
 _BASE = "general.base_model."
 OWN_KEYS = ("emobake.version", "emobake.weights", RECORD_KEY, UNDO_KEY)
 """Keys of the metadata that hold the record and the undo data."""
-_CONVERTED = "llama.cpp's converter made it of a checkpoint that was baked; convert that one's base"
+_CONVERTED = "llama.cpp's converter made it of a checkpoint that was baked"
+"""Reason why a base cannot be made again, for the record."""
 
 
 def make_gguf_plan(

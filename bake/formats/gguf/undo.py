@@ -22,7 +22,7 @@ from ...core.tensors import TensorHeader
 from ...core.undo import Undo
 from ...errors import BrokenFileError
 from ...storage.files import read_at
-from .header import Field, GgufHeader, field_bytes, text_field
+from .header import Field, GgufHeader, field_bytes, field_size, text_field
 from .layout import Placed
 from .model import UNDO_KEY, GgufModel
 
@@ -89,7 +89,7 @@ def _pack(model: GgufModel, fields: Sequence[Field], tensors: Sequence[Placed]) 
     for header in model.files:
         outputs += _entries(header, large)
     sizes = {_TENSOR + tensor.name: tensor.size for tensor in tensors}
-    sizes |= {_FIELD + key: len(field_bytes(field)) for key, field in large.items()}
+    sizes |= {_FIELD + key: field_size(field) for key, field in large.items()}
 
     def read(name: str, offset: int, size: int) -> bytes:
         return read_at(model.folder / name)(offset, size)
@@ -107,7 +107,7 @@ def _entries(header: GgufHeader, large: dict[str, Field]) -> Iterator[tuple[str,
     """Entries of the output that are the ones of a file of the base, with their places there."""
     position = _BEGINNING
     for field in header.fields:
-        size = len(field_bytes(field))
+        size = field_size(field)
         if large.get(field.key) == field:
             yield _FIELD + field.key, (Span(Path(header.file).name, position, size),)
         position += size

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.checkpoints import tree
 from support.tiny import write_vectors
 
 import emobake
 from emobake.core.tensors import decode
-from emobake.errors import BrokenFileError, EmobakeError, UnsupportedModelError
+from emobake.errors import BrokenFileError, EmobakeError, InputError, UnsupportedModelError
 from emobake.formats.checkpoint import families as table
 from emobake.formats.checkpoint.open import open_folder
 from emobake.formats.safetensors import NewTensor, serialize_bytes
@@ -202,6 +203,11 @@ def test_the_head_of_the_second_baichuan_has_rows_of_length_one(vocabulary: int,
         head = values["lm_head.weight"] / np.maximum(norms, np.float32(1e-12))
         np.testing.assert_allclose(found["lm_head.weight"], head, rtol=1e-6)
         expected["lm_head.weight"] = found["lm_head.weight"]
+        with pytest.raises(InputError, match="because rows of a matrix were divided by their norms, which rounds them"):
+            emobake.unbake(tmp_path / "out", tmp_path / "again")
+    else:
+        emobake.unbake(tmp_path / "out", tmp_path / "again")
+        assert tree(tmp_path / "again") == tree(base)
     assert ("divided by their norms" in card) == (vocabulary == VOCAB) != ("no value was changed" in card)
     assert_llama(found, expected)
     assert result.plan.route == "llama"
