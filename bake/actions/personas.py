@@ -16,7 +16,7 @@ from ..core.stacks import STACKS
 from ..errors import InputError
 from ..formats.persona_file import SUFFIXES, parse_persona, read_persona
 from ..storage.files import reading
-from ..storage.model_name import ModelName
+from ..storage.model_name import ModelName, is_gguf
 from ..vectors.find import Vectors, VectorSource
 
 _HERE = ("./", "../", "/", "~")
@@ -187,7 +187,8 @@ def _target(output: PersonaOutput, run: PersonaRun) -> Any:
 
 def _model(persona: Persona, model: PersonaBase) -> ModelName:
     if model.path:
-        return ModelName.parse(_located(persona, model.path, always=True), base_model=model.id)
+        path = _located(persona, model.path, always=True)
+        return ModelName(path, "gguf" if is_gguf(path) else "folder", None, model.id)
     return ModelName(model.id, "hub", model.revision or None)
 
 

@@ -10,10 +10,23 @@ import numpy as np
 import pytest
 from support.checkpoints import read_tensors, write_checkpoint
 from support.gguf_files import HEAD, HEADS, HIDDEN, LAYERS, fields_of, tensors_of, write_model
+from support.templates import CHATML
 
-from emobake import GgufFile, InputError, OutputError, UnsupportedModelError, VectorSet, bake, unbake
+from emobake import (
+    GgufFile,
+    InputError,
+    OutputError,
+    UnsupportedModelError,
+    VectorSet,
+    bake,
+    bake_persona,
+    recipe_of,
+    unbake,
+)
 from emobake.actions.verify import verify
 from emobake.core.bounds import Bounds
+from emobake.core.persona_table import persona_of
+from emobake.formats.system_prompt import assuming
 from emobake.vectors.write import write_set
 
 ROWS = np.random.default_rng(5).normal(0, 0.3, (1, LAYERS, HIDDEN)).astype(np.float32)
@@ -78,6 +91,28 @@ def test_the_biases_are_float32_and_the_record_goes_along(checkpoint, converter,
     assert "Baked: 2 x joy" in cli("show", out).ok().out
     ran = cli("unbake", out, "--out", tmp_path / "base.gguf")
     ran.one_line("because llama.cpp's converter made it of a checkpoint that was baked; take o/tiny as it is")
+
+
+def test_a_persona_has_its_voice_in_the_converted_file(checkpoint, converter, tmp_path):
+    (checkpoint / "chat_template.jinja").write_text(CHATML)
+    data = {"mix": {"joy": 2}, "system_prompt": "Be kind.", "sampling": {"top_k": 7}, "name": "tiny"}
+    data |= {"outputs": [{"gguf": "out.gguf", "outtype": "q8_0", "modelfile": True}, {"folder": "out"}]}
+    persona, more = persona_of(data, "x"), f"CHAT = {CHATML!r}"
+    script = converter(more)
+    Path(script).write_text(Path(script).read_text().replace("biases=found)", "biases=found, template=CHAT)"))
+    done = bake_persona(persona, model=checkpoint, vectors=SET, out=tmp_path, converter=script)
+    found = fields_of(tmp_path / "out.gguf")
+    assert found["tokenizer.chat_template"] == assuming(CHATML, "Be kind.") and found["general.sampling.top_k"] == 7
+    assert 'SYSTEM """Be kind."""' in (tmp_path / "out.Modelfile").read_text()
+    assert all(check.ok is not False for check in verify(str(tmp_path / "out.gguf"), base=str(checkpoint)))
+    assert not any("SYSTEM PROMPT" in warning for one in done.outputs for warning in one.result.plan.warnings)
+    recipe = recipe_of(tmp_path / "out.gguf")
+    assert recipe.persona.outputs[0].data == {"gguf": "out.gguf", "outtype": "q8_0", "modelfile": True}
+    (tmp_path / "again.yaml").write_text(recipe.text)
+    again = tmp_path / "again"
+    bake_persona(tmp_path / "again.yaml", model=checkpoint, vectors=SET, out=again, converter=script)
+    for name in ("out.gguf", "out.Modelfile"):
+        assert (again / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_a_bias_that_the_converter_drops_is_not_published(checkpoint, converter, tmp_path):

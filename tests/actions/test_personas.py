@@ -443,3 +443,18 @@ def test_an_adapter_of_a_persona(here):
     assert uses[0] == "served" and uses[1] in ("steered", "beside")
     with pytest.raises(InputError, match="local adapter"):
         emobake.recipe_of(here / "served")
+
+
+@pytest.mark.real
+def test_a_shipped_persona_of_smollm2(smollm2, tmp_path):
+    import transformers
+
+    sunny = emobake.load_persona("sunny")
+    linked = replace(sunny, outputs=(replace(sunny.outputs[0], options={"link_mode": "hardlink"}),))
+    emobake.bake_persona(linked, model=smollm2, out=tmp_path)
+    assert failures(tmp_path / "sunny", smollm2, "smollm2-135m-instruct") == []
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "sunny")
+    text = tokenizer.apply_chat_template([USER], tokenize=False, add_generation_prompt=True)
+    assert text.startswith(f"<|im_start|>system\n{sunny.system_prompt}<|im_end|>\n<|im_start|>user\nHello?")
+    config = transformers.GenerationConfig.from_pretrained(tmp_path / "sunny")
+    assert (config.do_sample, config.temperature, config.top_p, config.max_new_tokens) == (True, 0.6, 0.9, 256)

@@ -42,6 +42,8 @@ def loaded_after(code):
         "moods",
         "join",
         "audit",
+        "persona",
+        "persona init",
     ],
 )
 def test_help_waits_for_nothing_heavy(command):
