@@ -123,8 +123,8 @@ stack, on its own answers to the three questions, 40 tokens each:
 | optimum-onnx, int8 | 0.87 | 1.08 |
 
 `emobake verify OUT --base BASE --stack ctranslate2 --weights int8` compares so. OpenVINO's int4 wants widths that 128
-divides, which the 576 of SmolLM2 are not. optimum-onnx quantises activations as well, per tensor; of SmolLM2 little is left
-then, steered or not.
+divides, which the 576 of SmolLM2 are not. optimum-onnx quantises activations as well, per tensor, and little is left of
+so small a model.
 
 Not run: Ollama, KoboldCpp, LM Studio, Jan and the others that the table calls so. For Ollama,
 `scripts/check-ollama` tells on a machine that has it ([gguf.md](gguf.md)).
