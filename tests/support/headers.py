@@ -45,4 +45,12 @@ def checkpoint(
         data[name] = raw
         position += len(raw)
     weights = tuple(WeightFile(name, position) for name in files)
-    return Checkpoint("base", config, weights, tensors, lambda h: data[h.name], **more)
+    image = bytearray(position)
+    for name, raw in data.items():
+        image[tensors[name].start : tensors[name].end] = raw
+
+    def read(header: TensorHeader) -> bytes:
+        """The bytes of a tensor, or of a stretch of its file; those of the modules are zeros."""
+        return bytes(image[header.start : header.end])
+
+    return Checkpoint("base", config, weights, tensors, read, **more)
