@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from ..core.plan import BakePlan
 from ..core.steering import Steering, parse_mix, steering
 from ..errors import InputError
 from ..models.hooks import Scope
@@ -52,6 +53,14 @@ def scale(conversation: Conversation, argument: str) -> Sequence[str]:
     return _steer(conversation, conversation.weights, factor)
 
 
+def layers(conversation: Conversation, argument: str) -> Sequence[str]:
+    """Choose the layers to steer, such as 8-27; all of them without an argument."""
+    chosen = steering((0.0,) * 5, layers=argument or None).layers
+    conversation = steered(conversation)
+    conversation.steer(replace(conversation.weights, layers=chosen))
+    return describe_mood(conversation)
+
+
 def scope(conversation: Conversation, argument: str) -> Sequence[str]:
     """Choose the positions at which the vectors are added."""
     found = next((name for name in get_args(Scope) if name == argument), None)
@@ -88,6 +97,7 @@ COMMANDS: dict[str, Command] = {
     "times": times,
     "mix": mix,
     "scale": scale,
+    "layers": layers,
     "scope": scope,
     "show": show,
     "reset": reset,
@@ -108,14 +118,18 @@ def bake(conversation: SteeredConversation, argument: str) -> tuple[BakeResult, 
     return conversation.bake(out), out
 
 
-def describe_bake(conversation: SteeredConversation, result: BakeResult, out: str) -> list[str]:
+def describe_bake(result: BakeResult, out: str) -> list[str]:
     """Lines on a finished bake: the recipe first, then layers and stacks."""
     plan = result.plan
+    together = f" (all bakes together: {plan.effect.recipe})" if plan.record.history else ""
+    return [f"Baked {recipe(plan.steering)} into {out}{together}", *describe_plan(plan)]
+
+
+def describe_plan(plan: BakePlan) -> list[str]:
+    """Lines on a bake that is planned or done: layers, stacks, and what to beware of."""
     steered = sum(bias.norm > 0 for bias in plan.biases)
     loads = [name for name, support in plan.shown.items() if support.status == "steered" and plan.effect.steers]
     return [
-        f"Baked {recipe(conversation.weights)} into {out}"
-        + (f" (all bakes together: {plan.effect.recipe})" if plan.record.history else ""),
         f"{steered} of {len(plan.biases)} layers steered, route {plan.route}",
         f"loads steered: {', '.join(loads) or 'nowhere'}",
         *(f"{name}: {support.clause}" for name, support in plan.shown.items() if name not in loads),

@@ -24,7 +24,7 @@ from ..core.vector_set import VectorSet
 from ..errors import EmobakeError, InputError, ModelError
 from ..formats.chat_template import Message
 from ..formats.gguf.model import RECORD_KEY, open_gguf
-from ..models.chat_model import ChatModel, Hear, Speech
+from ..models.chat_model import ChatModel, Hear, Speech, Stop
 from ..models.checkpoint_chat import CheckpointChat
 from ..models.gguf_chat import GgufChat, load_gguf_chat
 from ..models.hooks import Scope, adding, site_module
@@ -56,7 +56,7 @@ class Answer:
     ended: bool
     """True if the model ended the answer before the limit."""
     interrupted: bool
-    """True if Ctrl-C stopped it."""
+    """True if Ctrl-C or `stop` ended it."""
 
 
 class Conversation:
@@ -66,18 +66,25 @@ class Conversation:
         self.model, self.sampling, self.system = model, sampling, _encodable(system)
         self.turns: list[Turn] = []
 
-    def answer(self, question: str | None, hear: Hear = lambda piece: None, *, keep: bool = True) -> Answer:
+    def answer(
+        self,
+        question: str | None,
+        hear: Hear = lambda piece: None,
+        *,
+        keep: bool = True,
+        stop: Stop = lambda: False,
+    ) -> Answer:
         """Answer `question`, or the last one again if it is None.
 
         With `keep`, question and answer join the conversation, even if the answer was interrupted. Ctrl-C ends an
-        answer, not the call.
+        answer, not the call; so does `stop`, from another thread.
 
         Raises:
             InputError: nothing was asked yet, or the conversation does not fit the template or the context.
             ModelError: the model failed. The conversation stays as it was.
         """
         before, asked = self._asked(question)
-        said = self._generate(before, asked, hear)
+        said = self._generate(before, asked, hear, stop)
         if keep and said.text:
             self.turns = [*before, (asked, said.text)]
         return said
@@ -97,9 +104,9 @@ class Conversation:
             raise InputError("nothing was asked yet")
         return self.turns[:-1], self.turns[-1][0]
 
-    def _generate(self, before: Sequence[Turn], question: str, hear: Hear) -> Answer:
+    def _generate(self, before: Sequence[Turn], question: str, hear: Hear, stop: Stop = lambda: False) -> Answer:
         prompt = self.model.prompt(self.messages(before, question))
-        speech = Speech(hear)
+        speech = Speech(hear, stop)
         interrupted = False
         start = time.perf_counter()
         try:
@@ -157,7 +164,13 @@ class SteeredConversation(Conversation):
         self.weights, self.rows = weights, rows
 
     def answer(
-        self, question: str | None, hear: Hear = lambda piece: None, *, plain: bool = False, keep: bool = True
+        self,
+        question: str | None,
+        hear: Hear = lambda piece: None,
+        *,
+        plain: bool = False,
+        keep: bool = True,
+        stop: Stop = lambda: False,
     ) -> Answer:
         """Answer as every `Conversation` does, with the vectors.
 
@@ -166,24 +179,24 @@ class SteeredConversation(Conversation):
         """
         if plain:
             before, asked = self._asked(question)
-            return self._answer_plain([earlier for earlier, _ in before], asked, hear)
+            return self._answer_plain([earlier for earlier, _ in before], asked, hear, stop)
         with adding(self.live.model, self.live.family, self.rows, self.scope):
-            return super().answer(question, hear, keep=keep)
+            return super().answer(question, hear, keep=keep, stop=stop)
 
     def behind(self, question: str | None) -> int:
         """Number of earlier questions that are to be answered unsteered before `question` can be."""
         earlier = [asked for asked, _ in self._asked(question)[0]]
         return len(earlier) - len(self._known(earlier))
 
-    def _answer_plain(self, earlier: Sequence[str], asked: str, hear: Hear) -> Answer:
+    def _answer_plain(self, earlier: Sequence[str], asked: str, hear: Hear, stop: Stop) -> Answer:
         """Answer `asked` without steering, after the model's own unsteered answers to the `earlier` questions."""
         known = self._known(earlier)
         for question in earlier[len(known) :]:
-            said = self._generate(known, question, lambda piece: None)
+            said = self._generate(known, question, lambda piece: None, stop)
             if said.interrupted:
                 return said
             known = self._plain = [*known, (question, said.text)]
-        said = self._generate(known, asked, hear)
+        said = self._generate(known, asked, hear, stop)
         if not said.interrupted:
             self._plain = [*known, (asked, said.text)]
         return said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,48 @@ def at_best_strength(report: Path, steering: Steering) -> tuple[Steering, str]:
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise _unreadable(file, error) from None
     raise InputError(f"{file}: does not tell of {', '.join(wanted) or 'no emotion'} in these proportions")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Figures that a report has of weights in the same proportions."""
+
+    direction: str
+    """Name of the direction in the report."""
+    strength: float
+    """Strength of the steering that was asked about, in units of the direction."""
+    points: tuple[Mapping[str, Any], ...]
+    """The measured strengths above 0, ascending, with their figures."""
+
+    @property
+    def nearest(self) -> Mapping[str, Any]:
+        """The point whose strength is nearest."""
+        return min(self.points, key=lambda point: abs(point["strength"] - self.strength))
+
+
+def measured(report: Path, steering: Steering) -> Measured | None:
+    """Find what a report tells of these weights at any strength; None if it does not tell of them.
+
+    Only weights and layers are compared, see `check_receipt`.
+
+    Raises:
+        InputError: no report. BrokenFileError: report.json is not one.
+    """
+    file, receipt = _read(report)
+    wanted = {name: weight for name, weight in steering.weights if weight}
+    layers = None if steering.layers is None else list(steering.layers)
+    try:
+        for one in receipt["directions"]:
+            factor = _factor(wanted, one["weights"] or {})
+            if factor is None or one["layers"] != layers or factor * steering.scale <= 0:
+                continue
+            above = (dict(point) for point in one["points"] if float(point["strength"]) > 0)
+            points = tuple(sorted(above, key=lambda point: float(point["strength"])))
+            if points:
+                return Measured(str(one["name"]), factor * steering.scale, points)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(file, error) from None
+    return None
 
 
 def check_receipt(report: Path, record: Record, bounds: Bounds) -> None:

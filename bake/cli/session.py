@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +27,7 @@ _MOOD_HELP = (
     ("/times A D F J S", "weights of anger, disgust, fear, joy and sadness"),
     ("/mix joy=1,anger=-0.5", "weights by name"),
     ("/scale X", "factor for all weights"),
+    ("/layers 8-27", "layers to steer; all of them without a list"),
     (
         "/scope every|last",
         "add the vectors at every position, as a baked checkpoint does, or at the last of each forward pass, as the "
@@ -117,7 +118,7 @@ class Session:
                 f"/{name}: no such command; /help lists them (for a question, put a space before the /){like}"
             )
 
-    def _answer(self, question: str | None, **how: bool) -> Answer:
+    def _answer(self, question: str | None, **how: Any) -> Answer:
         page = Page(shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
         answer = self.conversation.answer(question, page, **how)
         click.echo()
@@ -173,7 +174,7 @@ class Session:
         result, out = commands.bake(conversation, argument)
         for warning in result.plan.warnings:
             warn(warning)
-        first, *rest = commands.describe_bake(conversation, result, out)
+        first, *rest = commands.describe_bake(result, out)
         self._say(first, "bold")
         for line in rest:
             self._say(one_line(line))

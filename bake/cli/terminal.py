@@ -31,7 +31,7 @@ _OPTIONS = {
     "scorers": "--scorer",
 }
 """Arguments of the library whose option has another name."""
-CHAT_COMMANDS = ("times", "mix", "scale", "scope", "compare", "bake", "show", "reset", "help")
+CHAT_COMMANDS = ("times", "mix", "scale", "layers", "scope", "compare", "bake", "show", "reset", "help")
 _CHAT_ONLY = ("compare", "bake", "reset")
 SHOWN = 8
 """Names of one kind that are printed without -v."""

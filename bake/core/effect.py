@@ -117,10 +117,17 @@ def _strength(vectors: VectorSet, rows: np.ndarray, record: Record) -> tuple[int
                 row += weights[layer] * own[layer].astype(np.float64)
         return row
 
-    norms = np.array([norm_of(total(layer)) for layer in range(len(rows))])
-    usual = np.zeros(len(rows))
+    return strength_of(vectors, np.array([norm_of(total(layer)) for layer in range(len(rows))]))
+
+
+def strength_of(vectors: VectorSet, norms: np.ndarray) -> tuple[int, float]:
+    """The layer that rows of these `norms` (``[layers]``) steer most, and how strongly.
+
+    The unit is the mean norm of the set's emotions there, at weight 1.
+    """
+    usual = np.zeros(len(norms))
     own_norms = np.mean([[norm_of(row) for row in emotion] for emotion in vectors.rows], axis=0)
-    usual[: len(own_norms)] = own_norms[: len(rows)]
+    usual[: len(own_norms)] = own_norms[: len(norms)]
     with np.errstate(divide="ignore", invalid="ignore"):
         strength = np.nan_to_num(norms / usual, nan=0.0)
     layer = int(strength.argmax())

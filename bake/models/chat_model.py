@@ -12,6 +12,8 @@ from .sampling import Sampling
 
 Hear = Callable[[str], object]
 """Called with each piece of an answer as soon as it is certain."""
+Stop = Callable[[], bool]
+"""Asked after each token; True ends the answer there."""
 Prompt = Sequence[int | str]
 """A conversation as the model reads it: token ids, and texts that its own tokenizer is still to split."""
 
@@ -25,8 +27,8 @@ class Speech:
 
     _UNCERTAIN = re.compile(r"\s*(?:[^\s\u2e80-\U0010ffff]|\ufffd)*\Z")
 
-    def __init__(self, hear: Hear) -> None:
-        self._hear = hear
+    def __init__(self, hear: Hear, stop: Stop = lambda: False) -> None:
+        self._hear, self._stop = hear, stop
         self._passed = 0
         self.text = ""
         self.tokens = 0
@@ -35,10 +37,16 @@ class Speech:
         """True if the model ended the answer before the limit."""
 
     def go_on(self, text: str, tokens: int, *, ended: bool = False) -> None:
-        """Receive the whole text so far."""
+        """Receive the whole text so far.
+
+        Raises:
+            KeyboardInterrupt: the answer is to end here, as by Ctrl-C.
+        """
         self.text, self.tokens, self.ended = text, tokens, ended
         uncertain = self._UNCERTAIN.search(text, self._passed)
         self._pass_on(uncertain.start() if uncertain else len(text))
+        if self._stop():
+            raise KeyboardInterrupt
 
     def stop(self) -> None:
         """Pass on the rest."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.sites import SITES
+from ..core.sites import SITES, Site
 from ..formats.checkpoint.families import Family
 from .hooks import Scope, adding, reading
 from .loading import LiveModel
@@ -103,12 +103,12 @@ def kl_divergence(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def norms(live: LiveModel, pairs: Sequence[Pair]) -> dict[str, np.ndarray]:
+def norms(live: LiveModel, pairs: Sequence[Pair], sites: Sequence[Site] = SITES) -> dict[str, np.ndarray]:
     """Mean Euclidean norms over the answers' positions: site -> float64 ``[layers]``; NaN for layers without it.
 
     ``attention_output`` is what the attention module adds, ``layer_output`` the residual stream after the layer.
     """
-    return {site: _norms(live, replace(live.family, site=site), pairs) for site in SITES}
+    return {site: _norms(live, replace(live.family, site=site), pairs) for site in sites}
 
 
 def _norms(live: LiveModel, family: Family, pairs: Sequence[Pair]) -> np.ndarray:

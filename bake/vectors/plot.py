@@ -31,7 +31,7 @@ def plot_set(vectors: VectorSet, description: Description, out: Path) -> None:
     title = f"{vectors.name}  ·  {vectors.layers} layers x {vectors.hidden}  ·  {vectors.site.replace('_', ' ')}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     _draw_norms(norms, vectors, description)
-    _draw_cosines(cosines, vectors, description)
+    draw_cosines(cosines, vectors, description)
     _draw_shared(shared, vectors, description)
     save_figure(figure, out)
 
@@ -50,7 +50,8 @@ def _draw_norms(axes: Axes, vectors: VectorSet, description: Description) -> Non
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_cosines(axes: Axes, vectors: VectorSet, description: Description) -> None:
+def draw_cosines(axes: Axes, vectors: VectorSet, description: Description) -> None:
+    """Draw the cosines between a set's emotions as a table of colours."""
     count = len(vectors.emotions)
     axes.imshow(description.cosines, vmin=-1, vmax=1, cmap="RdBu_r")
     if count <= 3 * _LINES:
