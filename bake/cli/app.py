@@ -16,6 +16,7 @@ from .audit import audit
 from .bake import bake
 from .chat import chat
 from .command import ShortForm
+from .desk import desk
 from .evaluate import eval_command
 from .join import join
 from .models import models
@@ -62,6 +63,7 @@ for _command in (
     audit,
     bake,
     chat,
+    desk,
     push,
     eval_command,
     join,

@@ -44,6 +44,7 @@ def loaded_after(code):
         "audit",
         "persona",
         "persona init",
+        "desk",
     ],
 )
 def test_help_waits_for_nothing_heavy(command):
