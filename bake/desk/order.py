@@ -124,7 +124,7 @@ class Order:
         base = repr(str(model))
         if model.base_model:
             base = f"emobake.ModelName.parse({base}, base_model={model.base_model!r})"
-        lines = [base, spoken, f"mix={setting.mix!r}"]
+        lines = [base, *([] if spoken == "None" else [f"vectors={spoken}"]), f"mix={setting.mix!r}"]
         lines += [f"scale={setting.scale!r}"] if setting.scale != 1 else []
         lines += [f"layers={setting.layers!r}"] if setting.layers else []
         lines += ["format='peft'"] if self.form == "adapter" else []

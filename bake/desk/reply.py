@@ -15,13 +15,16 @@ Work = Callable[[Tell, Callable[[], bool]], object]
 
 
 class Reply:
-    """Events of an exchange, which begins at once and goes on if nobody iterates any more, until it is stopped."""
+    """Events of an exchange, which goes on if nobody iterates any more, until it is stopped."""
 
     def __init__(self, work: Work, after: Callable[[], object] = lambda: None) -> None:
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._work, self._after = work, after
         self._thread = threading.Thread(target=self._run, name="emobake-reply", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
         self._thread.start()
 
     def __iter__(self) -> Iterator[Event]:

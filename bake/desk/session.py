@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from itertools import takewhile
 from pathlib import Path
 
 from ..actions import commands
-from ..actions.conversation import Answer, Conversation, GgufConversation, SteeredConversation, Turn
+from ..actions.conversation import Conversation, GgufConversation, SteeredConversation, Turn
 from ..actions.receipt import measured
 from ..core.spelling import did_you_mean
 from ..core.steering import Steering
@@ -23,7 +23,8 @@ from ..errors import EmobakeError, InputError
 from ..models.chat_model import Stop
 from ..models.sampling import Sampling
 from .baking import Baker, Planned
-from .costs import Cost, cautions, cost_in_json, cost_of, has_collapsed
+from .costs import cautions, cost_in_json, cost_of
+from .exchange import Exchange, Said
 from .order import Bench, Form, Order
 from .personas import PersonaStore
 from .reply import Event, Reply, Tell
@@ -36,37 +37,6 @@ MAX_EXCHANGES = 500
 """Questions that are kept."""
 _TYPED = ("times", "mix", "scale", "layers", "scope", "show", "reset")
 """Chat commands that the desk takes, too."""
-
-
-@dataclass(frozen=True)
-class Said:
-    """One answer, as it is shown."""
-
-    text: str
-    recipe: str
-    """The mood in words."""
-    tokens: int
-    seconds: float
-    ended: bool
-    interrupted: bool
-    collapsed: bool
-    """True if a reader would call it broken down into repetition."""
-
-    @classmethod
-    def of(cls, answer: Answer, recipe: str) -> Said:
-        """An answer, given in a mood that `recipe` names."""
-        collapsed = has_collapsed(answer.text)
-        return cls(answer.text, recipe, answer.tokens, answer.seconds, answer.ended, answer.interrupted, collapsed)
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """A question and its answers, by side."""
-
-    question: str
-    said: Mapping[Side, Said] = field(default_factory=dict)
-    cost: Cost | None = None
-    """The cost of mood A in its answer."""
 
 
 class DeskSession:
@@ -92,6 +62,8 @@ class DeskSession:
         self._revisions = itertools.count(1)
         self.revision = 0
         """Another one after every change."""
+        self.cautions: dict[Side, list[str]] = {}
+        """Lines on what is known of the answers at the strengths that are set, by side."""
         self.is_closing = False
         """True once streams are to end."""
         self._busy: Reply | None = None
@@ -134,7 +106,7 @@ class DeskSession:
                 self._lane(setting)
         elif settings != Settings(beside="off"):
             commands.steered(self.conversation)  # Refuses, and names the command.
-        self.settings = settings
+        self.settings, self.cautions = settings, self._cautions(settings)
         self._changed()
 
     def set_sampling(self, sampling: Sampling, system: str) -> None:
@@ -142,12 +114,17 @@ class DeskSession:
         self.conversation.sampling, self.conversation.system = sampling, system[:MAX_QUESTION]
         self._changed()
 
-    def cautions(self) -> dict[Side, list[str]]:
-        """Lines on what is known of the answers at the strengths that are set, by side."""
+    def _cautions(self, settings: Settings) -> dict[Side, list[str]]:
         if self.steered is None:
             return {}
-        sides: tuple[tuple[Side, Setting], ...] = (("a", self.settings.a), ("b", self.settings.b))
-        return {side: cautions(self.steered.vectors, setting.steering, self.report) for side, setting in sides}
+        found: dict[Side, list[str]] = {}
+        sides: tuple[tuple[Side, Setting], ...] = (("a", settings.a), ("b", settings.b))
+        for side, setting in sides:
+            try:
+                found[side] = cautions(self.steered.vectors, setting.steering, self.report)
+            except EmobakeError as error:  # The report is gone.
+                found[side] = [str(error)]
+        return found
 
     # --- talking -------------------------------------------------------------------------------------------------
 
@@ -177,12 +154,14 @@ class DeskSession:
             before = self.exchanges if question is not None else self.exchanges[:-1]
             asked = self.exchanges[-1].question if question is None else question.strip()
             settings = self.settings
-            self._busy = Reply(lambda tell, stop: self._answer(before, asked, settings, tell, stop), self._free)
+            reply = Reply(lambda tell, stop: self._answer(before, asked, settings, tell, stop), self._free)
+            self._busy = reply
+            reply.start()
         except BaseException:
-            self._asking.release()
+            self._free()
             raise
         self._changed()
-        return self._busy
+        return reply
 
     def stop(self) -> None:
         """Stop the answer that is being generated; what was said so far stays."""
@@ -225,7 +204,7 @@ class DeskSession:
 
     def _answer(self, before: Sequence[Exchange], question: str, settings: Settings, tell: Tell, stop: Stop) -> None:
         sides: list[Side] = ["a"] if settings.beside == "off" else ["a", settings.beside]
-        if settings.beside == "unsteered" and settings.a.steering.is_zero:
+        if settings.beside == "unsteered" and settings.history == "same" and settings.a.steering.is_zero:
             sides = ["a"]  # The same answer twice.
         tell({"type": "question", "question": question, "sides": sides})
         exchange = Exchange(question)
@@ -246,7 +225,7 @@ class DeskSession:
                 tell({"type": "said", "side": side, "said": asdict(exchange.said[side])})
                 if stop():
                     break
-            if self.steered is not None and not stop():
+            if self.steered is not None and exchange.said["a"].text and not stop():
                 self._measure(exchange, before, settings, tell)
         except EmobakeError as error:
             tell({"type": "error", "error": str(error)})
@@ -345,6 +324,14 @@ class DeskSession:
         """
         self._store().save(name, self.settings.a, overwrite=overwrite)
         self._changed()
+
+    @property
+    def persona_names(self) -> list[str] | None:
+        """Names of the personas; None if this desk keeps none."""
+        try:
+            return None if self.personas is None else list(self.personas.names())
+        except EmobakeError:  # Their folder is gone; loading one says so.
+            return []
 
     def _store(self) -> PersonaStore:
         if self.personas is None:

