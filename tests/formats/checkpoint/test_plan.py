@@ -34,7 +34,7 @@ def test_one_file_becomes_two_shards_with_an_index():
     plan = make_plan(checkpoint(), JOY, steering(None, {"joy": 2.0}))
     files = files_of(plan)
     first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-    documents = {"model.safetensors.index.json", "config.json", "emobake.json", "README.md"}
+    documents = {"model.safetensors.index.json", "config.json", "emobake.json", "emobake.undo", "README.md"}
     assert set(files) == {first, second, *documents}
     assert files[first] == PlannedFile.carried(first, "model.safetensors", checkpoint().weights[0].size, weights=True)
     tensors = load(files[second].data)
