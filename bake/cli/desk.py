@@ -91,6 +91,7 @@ def desk(
     """
     from ..desk.access import Access
     from ..desk.order import Bench
+    from ..desk.persona_folder import PersonaFolder
     from ..desk.serve import bind, serve, server_of
     from ..desk.session import DeskSession
 
@@ -100,7 +101,7 @@ def desk(
         raise InputError(f"--out-dir {out_dir}: is no folder")
     listening, access = bind(Access(host, port, password=password))
     with listening:
-        from ..actions.conversation import open_conversation
+        from ..actions.conversation import SteeredConversation, open_conversation
 
         weights, runtime, sampling = parsed_mix(mix), runtime_of(options), sampling_of(options)
         if greedy:
@@ -112,7 +113,9 @@ def desk(
         conversation = open_conversation(model, vectors, mix=weights, sampling=sampling, runtime=runtime, **options)
         if conversation.model.note:
             warn(conversation.model.note)
-        session = DeskSession(conversation, Bench(model, vectors, out_dir), report=report, compare=compare)
+        bench = Bench(model, vectors, out_dir)
+        personas = PersonaFolder(bench, conversation.vectors) if isinstance(conversation, SteeredConversation) else None
+        session = DeskSession(conversation, bench, report=report, compare=compare, personas=personas)
 
         def ready() -> None:
             show_command(console(), access.url)

@@ -528,10 +528,14 @@ async function sendSampling() {
 }
 
 async function persona(action) {
+  const name = $("persona").value.trim();
+  const isThere = (state.personas ?? []).includes(name);
+  const overwrite = action === "save" && isThere && confirm(`Replace the persona ${name}?`);
+  if (action === "save" && isThere && !overwrite) return;
   try {
     await flush();
-    show(await json(`personas/${action}`, { name: $("persona").value, overwrite: false }));
-    say(`${$("persona").value}: ${action === "load" ? "loaded" : "saved"}.`);
+    show(await json(`personas/${action}`, { name, overwrite }));
+    say(`${name}: ${action === "load" ? "loaded" : "saved"}.`);
   } catch (error) {
     note(error.message);
   }
