@@ -326,5 +326,7 @@ def _of_outputs(persona: Persona, where: str) -> Iterator[str]:
         prompt = persona.system_prompt
         if options.get("modelfile") and ('"""' in prompt or prompt.endswith('"')):
             yield f'{at}.modelfile: a Modelfile cannot hold a system_prompt with """ in it, or with a quote at its end'
+    if persona.strength.kl is not None and persona.adapter is not None:
+        yield f"{where} strength.kl is searched with the base alone, without the adapter; give strength a number"
     if persona.strength.kl is not None and base_is_gguf:
         yield f"{where} strength.kl is searched with a checkpoint, and base.path is a GGUF file; give strength a number"

@@ -21,7 +21,6 @@ FULL = {
     "description": "A tiny one.\n\nWith two paragraphs.",
     "license": "mit",
     "base": {"id": "owner/base", "revision": "main"},
-    "adapter": {"id": "owner/lora", "merge": True},
     "vectors": ["./ev", "owner/set"],
     "site": "attention_output",
     "mix": {"joy": 0.5, "anger": -0.25},
@@ -131,9 +130,11 @@ def test_the_least_persona_and_the_fullest():
     least = persona_of(LEAST, "x.yaml")
     assert least == Persona((("joy", 1.0),), (PersonaOutput("folder", "out"),), "tiny")
     full = persona_of(FULL, "x.yaml")
-    assert full.data == FULL and set(FULL) == set(FIELDS.fields) - {"vectors_for"}
+    assert full.data == FULL and set(FULL) == set(FIELDS.fields) - {"adapter", "vectors_for"}
     assert full.strength == PersonaStrength(kl=0.3, limit=8)
     assert persona_of(full.data, "y.yaml") == full and persona_of(least.data, "y.yaml") == least
+    adapted = {**LEAST, "adapter": {"id": "owner/lora", "merge": True}}
+    assert persona_of(adapted, "x.yaml").data["adapter"] == {"id": "owner/lora", "merge": True}
     assert persona_of({**LEAST, "vectors": "ev", "layers": 3}, "x.yaml").data["vectors"] == ["ev"]
     assert persona_of({**LEAST, "strength": 0, "sampling": {"temperature": 0}}, "x.yaml").data["strength"] == 0
     assert persona_of({**LEAST, "sampling": {"temperature": 0}}, "x.yaml").data["sampling"] == {"temperature": 0.0}
@@ -167,6 +168,7 @@ def test_every_field_is_tried():
         ({"mix": {"joy": "1e0"}}, ('mix.joy is "1e0"', "without quotes")),
         ({"base": {"path": "x.gguf"}}, ("outputs[0].folder", "base.path is a GGUF file")),
         ({"vectors": "a", "vectors_for": "b/c"}, ("vectors and vectors_for",)),
+        ({"adapter": {"id": "a/b"}, "strength": {"kl": 1}}, ("strength.kl", "without the adapter")),
         (
             {"base": {"path": "x.gguf"}, "outputs": [{"gguf": "y.gguf"}], "strength": {"kl": 1}},
             ("strength.kl", "checkpoint"),
