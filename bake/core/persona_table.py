@@ -296,8 +296,23 @@ def _contradictions(persona: Persona, where: str) -> Iterator[str]:
 
 def _of_outputs(persona: Persona, where: str) -> Iterator[str]:
     """Sentences on outputs that do not go together, or with the rest."""
-    places: dict[str, int] = {}
     base_is_gguf = persona.base is not None and persona.base.path.lower().endswith(".gguf")
+    yield from _of_places(persona, where)
+    for number, output in enumerate(persona.outputs):
+        at = f"{where} outputs[{number}]"
+        if output.kind == "gguf":
+            yield from _of_gguf(output, persona.system_prompt, at, base_is_gguf=base_is_gguf)
+        elif base_is_gguf:
+            yield f"{at}.{output.kind}: base.path is a GGUF file, of which only gguf outputs are made"
+    if persona.strength.kl is not None and persona.adapter is not None:
+        yield f"{where} strength.kl is searched with the base alone, without the adapter; give strength a number"
+    if persona.strength.kl is not None and base_is_gguf:
+        yield f"{where} strength.kl is searched with a checkpoint, and base.path is a GGUF file; give strength a number"
+
+
+def _of_places(persona: Persona, where: str) -> Iterator[str]:
+    """Sentences on outputs of which one is in the place of another; case is ignored, as some disks do."""
+    places: dict[str, int] = {}
     for number, output in enumerate(persona.outputs):
         at = f"{where} outputs[{number}]"
         parts = output.place.lower().split("/") if output.kind != "push" else [f"hub:{output.place.lower()}"]
@@ -309,24 +324,19 @@ def _of_outputs(persona: Persona, where: str) -> Iterator[str]:
         if inside is not None:
             yield f"{at}.{output.kind} {output.place} contains that of outputs[{inside}]; give it another name"
         places["/".join(parts)] = number
-        options = output.options
-        if output.kind != "gguf":
-            if base_is_gguf:
-                yield f"{at}.{output.kind}: base.path is a GGUF file, of which only gguf outputs are made"
-            continue
-        of_gguf = base_is_gguf or "model" in options
-        if of_gguf and "outtype" in options:
-            named = "model" if "model" in options else "base.path"
-            yield f"{at}.outtype goes with a checkpoint, and {named} is a GGUF file"
-        for name in ("keep_split", "share"):
-            if options.get(name) and not of_gguf:
-                yield f"{at}.{name} goes with a GGUF file as base.path or model"
-        if options.get("keep_split") and options.get("share"):
-            yield f"{at}: keep_split and share both say which set is written; give one"
-        prompt = persona.system_prompt
-        if options.get("modelfile") and ('"""' in prompt or prompt.endswith('"')):
-            yield f'{at}.modelfile: a Modelfile cannot hold a system_prompt with """ in it, or with a quote at its end'
-    if persona.strength.kl is not None and persona.adapter is not None:
-        yield f"{where} strength.kl is searched with the base alone, without the adapter; give strength a number"
-    if persona.strength.kl is not None and base_is_gguf:
-        yield f"{where} strength.kl is searched with a checkpoint, and base.path is a GGUF file; give strength a number"
+
+
+def _of_gguf(output: PersonaOutput, prompt: str, at: str, *, base_is_gguf: bool) -> Iterator[str]:
+    """Sentences on options of a GGUF output that do not go together, or with its base."""
+    options = output.options
+    of_gguf = base_is_gguf or "model" in options
+    if of_gguf and "outtype" in options:
+        named = "model" if "model" in options else "base.path"
+        yield f"{at}.outtype goes with a checkpoint, and {named} is a GGUF file"
+    for name in ("keep_split", "share"):
+        if options.get(name) and not of_gguf:
+            yield f"{at}.{name} goes with a GGUF file as base.path or model"
+    if options.get("keep_split") and options.get("share"):
+        yield f"{at}: keep_split and share both say which set is written; give one"
+    if options.get("modelfile") and ('"""' in prompt or prompt.endswith('"')):
+        yield f'{at}.modelfile: a Modelfile cannot hold a system_prompt with """ in it, or with a quote at its end'
