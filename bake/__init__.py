@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from .measure.tuning import tune
     from .models.loading import Runtime
     from .models.sampling import Sampling
+    from .models.smollm2 import embedded_smollm2
     from .storage.hub.changes import Pushed
     from .storage.hub.target import HubTarget
     from .storage.model_name import ModelName
@@ -99,6 +100,7 @@ _HOMES = {
     "bake": "actions.bake",
     "bake_moods": "actions.moods",
     "bake_persona": "measure.bake_persona",
+    "embedded_smollm2": "models.smollm2",
     "evaluate": "measure.evaluation",
     "evaluate_answers": "measure.evaluation",
     "evaluate_checkpoints": "measure.evaluation",
@@ -169,6 +171,7 @@ __all__ = [
     "bake",
     "bake_moods",
     "bake_persona",
+    "embedded_smollm2",
     "evaluate",
     "evaluate_answers",
     "evaluate_checkpoints",
