@@ -71,6 +71,12 @@ from .terminal import console, show_command, styled, warn
     help="Ask for this password, with any user name; needed with a --host that other machines reach. Better given as "
     "$EMOBAKE_DESK_PASSWORD, which no list of processes shows.",
 )
+@click.option(
+    "--behind",
+    metavar="URL",
+    default="",
+    help="Address at which a proxy of yours serves the desk, such as https://desk.example; needs a --password, too.",
+)
 @click.option("--no-browser", is_flag=True, help="Print the address only, and open no browser.")
 def desk(
     greedy: bool,
@@ -81,6 +87,7 @@ def desk(
     host: str,
     port: int,
     password: str,
+    behind: str,
     no_browser: bool,
     **options: Any,
 ) -> None:
@@ -99,7 +106,7 @@ def desk(
         require(module, extra="desk", purpose="the desk")
     if Path(out_dir).exists() and not Path(out_dir).is_dir():
         raise InputError(f"--out-dir {out_dir}: is no folder")
-    listening, access = bind(Access(host, port, password=password))
+    listening, access = bind(Access(host, port, password=password, behind=behind.rstrip("/").lower()))
     with listening:
         from ..actions.conversation import SteeredConversation, open_conversation
 

@@ -11,11 +11,14 @@ import asyncio
 import base64
 import binascii
 import ipaddress
+import re
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from ..errors import InputError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -25,6 +28,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LARGEST = 256 * 1024
 """Bytes of a request's body."""
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _AFTER_WRONG = 1.0
 """Seconds until the answer to a wrong password."""
@@ -50,6 +54,12 @@ class Access:
     """First part of every path."""
     password: str = ""
     """Asked for by HTTP, with any user name; empty: none, on the loopback only."""
+    behind: str = ""
+    """Address, without a path, at which a proxy serves the desk, such as ``https://me.hf.space``; empty: none does."""
+
+    def __post_init__(self) -> None:
+        if self.behind and not _ORIGIN.fullmatch(self.behind):
+            raise InputError(f"`behind` {self.behind[:120]!r}: give an address such as https://desk.example")
 
     @property
     def is_loopback(self) -> bool:
@@ -59,6 +69,8 @@ class Access:
     @property
     def url(self) -> str:
         """The address to open."""
+        if self.behind:
+            return f"{self.behind}/{self.token}/"
         name = self.host
         if self.host in ("0.0.0.0", "::"):
             name = socket.gethostname()
@@ -66,6 +78,8 @@ class Access:
 
     def allows_host(self, header: str) -> bool:
         """True if a Host header names the desk, and not a name that somebody else has led here."""
+        if self.behind and header.lower() == self._proxy:
+            return True
         name, _, port = header.rpartition(":")
         if port != str(self.port) or not name:
             return False
@@ -76,6 +90,15 @@ class Access:
             return False
         # An address cannot be led anywhere else; of names only the machine's own.
         return _is_address(name) or name in {socket.gethostname().lower(), socket.getfqdn().lower()}
+
+    def origin(self, host: str) -> str:
+        """The origin of the desk's own page, for a request to `host`."""
+        return self.behind if self.behind and host.lower() == self._proxy else f"http://{host}"
+
+    @property
+    def _proxy(self) -> str:
+        """The Host header of requests that came to the proxy."""
+        return self.behind.partition("://")[2]
 
     def allows_user(self, header: str) -> bool:
         """True if an Authorization header has the password."""
@@ -108,6 +131,10 @@ class Guard:
             return
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
         refusal = self._refusal(scope, headers)
+        if refusal is not None and refusal[0] == 404 and self._access.password and scope["path"] == "/":
+            # The password was right, so whoever asks may know the token.
+            await _lead_to(send, f"/{self._access.token}/")
+            return
         if refusal is None:
             path = scope["path"].removeprefix(f"/{self._access.token}")
             inner = {**scope, "path": path, "raw_path": path.encode(), "root_path": ""}
@@ -126,9 +153,9 @@ class Guard:
         reads = scope["method"] in ("GET", "HEAD")
         checks = (
             (access.allows_host(host), 421, "this desk has another name; open the address that emobake printed"),
-            (headers.get("origin") in (None, f"http://{host}"), 403, "requests of other pages are refused"),
+            (headers.get("origin") in (None, access.origin(host)), 403, "requests of other pages are refused"),
             (
-                headers.get("sec-fetch-site") in (None, "same-origin", "none"),
+                headers.get("sec-fetch-site") in (None, "same-origin", "none") or (reads and _opens_a_tab(headers)),
                 403,
                 "requests of other pages are refused",
             ),
@@ -157,6 +184,18 @@ def _with_headers(send: Send) -> Send:
         await send(message)
 
     return headed
+
+
+def _opens_a_tab(headers: dict[str, str]) -> bool:
+    """True if a link of another page was followed: that page sees nothing of the answer, and can send nothing along."""
+    return (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+
+
+async def _lead_to(send: Send, path: str) -> None:
+    headed = _with_headers(send)
+    headers = [(b"location", path.encode()), (b"content-length", b"0")]
+    await headed({"type": "http.response.start", "status": 307, "headers": headers})
+    await headed({"type": "http.response.body", "body": b""})
 
 
 async def _refuse(send: Send, status: int, text: str) -> None:

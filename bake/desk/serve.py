@@ -26,6 +26,8 @@ def bind(access: Access) -> tuple[socket.socket, Access]:
     """
     if not access.is_loopback and not access.password:
         raise InputError(f"`host` {access.host}: other machines can reach it; give `password` as well")
+    if access.behind and not access.password:
+        raise InputError(f"`behind` {access.behind}: others can reach it there; give `password` as well")
     try:
         found = socket.getaddrinfo(access.host, access.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]

@@ -99,6 +99,41 @@ def test_names_at_another_address():
     assert Access("::1", 1, "t").url == "http://[::1]:1/t/"
 
 
+PROXIED = Access("0.0.0.0", 7860, "secret", "pw", behind="https://me-desk.hf.space")
+RIGHT = f"Basic {base64.b64encode(b'x:pw').decode()}"
+
+
+def test_behind_a_proxy():
+    assert PROXIED.url == "https://me-desk.hf.space/secret/"
+    given = {"host": "me-desk.hf.space", "authorization": RIGHT}
+    assert ask(PROXIED, origin="https://me-desk.hf.space", **given)[0] == 200
+    for origin in ("http://me-desk.hf.space", "https://evil.example"):
+        assert ask(PROXIED, origin=origin, **given)[0] == 403
+    assert ask(PROXIED, host="evil.hf.space", authorization=RIGHT)[0] == 421
+    for wrong in ("me-desk.hf.space", "https://me-desk.hf.space/x", "ftp://a", "https://a b", "https://a\n"):
+        with pytest.raises(InputError, match="`behind`"):
+            Access(behind=wrong)
+    with pytest.raises(InputError, match="give `password`"):
+        bind(Access(behind="https://me-desk.hf.space"))
+
+
+def test_the_password_leads_to_the_page_and_nothing_else_does(monkeypatch):
+    monkeypatch.setattr("emobake.desk.access._AFTER_WRONG", 0.0)
+    status, headers, seen = ask(OPEN, path="/", authorization=f"Basic {base64.b64encode(b'x:pass word').decode()}")
+    assert (status, headers["location"], seen) == (307, "/secret/", [])
+    assert ask(OPEN, path="/")[0] == 401 and ask(HERE, path="/")[0] == 404
+    status, headers, _ = ask(OPEN, path="/", authorization="Basic " + base64.b64encode(b"x:wrong").decode())
+    assert status == 401 and "location" not in headers
+
+
+def test_a_link_of_another_page_may_be_followed_but_nothing_else():
+    link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
+    assert ask(HERE, path="/secret/", **link)[0] == 200
+    assert ask(HERE, path="/secret/", **link | {"sec_fetch_dest": "iframe"})[0] == 403
+    assert ask(HERE, path="/secret/", **link | {"sec_fetch_mode": "no-cors"})[0] == 403
+    assert ask(HERE, method="POST", content_type="application/json", content_length="2", **link)[0] == 403
+
+
 def test_tokens_are_random():
     assert Access().token != Access().token and len(Access().token) >= 32
 
