@@ -117,9 +117,14 @@ def test_the_steering_is_that_of_a_bake_without_a_persona(here):
         "README.md",
         "chat_template.jinja",
         "emobake.json",
+        "emobake.undo",
         "generation_config.json",
     }
     assert set(ours) == set(plain)
+    emobake.unbake(here / "out", here / "again")
+    again, base = tree(here / "again"), tree(here / "base")
+    assert again == {name: base[name] for name in again}, "its voice is taken back as well"
+    assert {"chat_template.jinja", "config.json", "model.safetensors", "tokenizer_config.json"} <= set(again)
 
 
 def test_templates_in_every_place(here):

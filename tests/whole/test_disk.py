@@ -179,7 +179,7 @@ def test_every_link_mode(cli, sharded, vectors, tmp_path, mode):
         assert same_file(source, target) == (mode in ("symlink", "hardlink"))
         assert (target.stat().st_nlink > 1) == (mode == "hardlink")
     others = [p for p in out.iterdir() if "-of-00004" not in p.name or "00004-of" in p.name]
-    assert len(others) == 11
+    assert len(others) == 12
     assert all(not p.is_symlink() and p.stat().st_nlink == 1 for p in others), "links stand for weights only"
     assert tree(sharded) == before
 
