@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
 from ..core.outputs import Folder, GgufFile, parse_output
 from ..core.progress import Advance, Progress, no_advance, no_progress
 from ..core.record import Record
-from ..errors import InputError
+from ..errors import BrokenFileError, InputError
 from ..formats.adapter.detect import is_adapter
 from ..formats.checkpoint.open import open_base
 from ..formats.restoring import Restorable, Restoration, open_restorable, plan_restoration, why_not
@@ -46,7 +46,7 @@ class Unbaked:
     unproved: tuple[str, ...]
     """Weight files of which it keeps none."""
     left_out: tuple[str, ...]
-    """Files of the base that no bake carries, and that are missing here."""
+    """Files of the base that no bake carries, and that are missing here; those of a base on the Hub are not known."""
     notes: tuple[str, ...] = ()
     """Sentences on what the restored model is."""
 
@@ -90,11 +90,14 @@ def unbake(
         return _result(first, _write(first, target, advance), target, steps)
     with parents(target.target), staging(target.target) as stage:
         found = first
-        for number in range(1, len(steps)):
+        for number, record in enumerate(steps[1:]):
             with reading():
                 found = _step(found, stage.new / f"before-{number}")
-            if number > 1:
-                shutil.rmtree(stage.new / f"before-{number - 1}")
+            if replace(found.record, earlier=()) != record:
+                raise BrokenFileError(
+                    f"{name}: is not a bake of what its record says was baked before; it was changed since"
+                )
+            shutil.rmtree(stage.new / f"before-{number - 1}", ignore_errors=True)
         _check_out(target, found, steps[-1:])
         return _result(found, _write(found, target, advance), target, steps)
 
@@ -188,6 +191,8 @@ def _result(restorable: Restorable, plan: Restoration, out: Folder | GgufFile, s
     notes = [_NOTES[use]] if use in _NOTES else []
     if record.form == "gguf" and any(weight.name.endswith(".safetensors") for weight in base.weights):
         notes.append("it is the file that llama.cpp's converter made of the base, which is what was baked")
+    if base.model and base.revision and record.form == "checkpoint" and use != "merged":
+        notes.append(f"what bakes do not carry of {base.model}, such as other forms of its weights, is on the Hub")
     return Unbaked(
         out=out.target if isinstance(out, Folder) else _names(out, len(plan.files))[0],
         model=base.model + (f"@{base.revision}" if base.model and base.revision else ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,6 +67,8 @@ def unbake(
             last=last,
             progress=byte_bar(bars, silent=quiet or as_json),
         )
+    if found.out.suffix == ".gguf":
+        out = str(Path(out).with_name(found.out.name))  # The first file of a set has numbers in its name.
     if as_json:
         click.echo(json.dumps(_as_dict(found, out), indent=2))
     elif not quiet:

@@ -31,7 +31,7 @@ class BaseFiles:
     read_side: Callable[[str], bytes]
     """Reads a side file whole."""
     left_out: Sequence[str] = ()
-    """Files that the output does not have."""
+    """Files that the output does not have; none for a base on the Hub, of which not all may be known here."""
 
 
 def with_undo(
@@ -67,9 +67,7 @@ def _undo_of(files: Sequence[PlannedFile], base: BaseFiles) -> Undo:
 
     made = invert(((file.name, file.pieces) for file in files), sizes, read, MAX_UNDO // 2)
     missing = [name for name in wanted if name not in sizes]
-    # A folder here is skipped whole, where the Hub lists its files: both are told by the folder's name.
-    gone = {name if "/" not in name else f"{name.partition('/')[0]}/" for name in (*base.left_out, *missing)}
-    return Undo.of(made, {file.name: file.size for file in files}, sorted(gone))
+    return Undo.of(made, {file.name: file.size for file in files}, sorted({*base.left_out, *missing}))
 
 
 def _is_restored(name: str) -> bool:

@@ -183,6 +183,17 @@ def test_records_of_earlier_versions(cli, base, vectors, tmp_path):
         assert "FAIL" not in cli("verify", out, *words).ok().out, "such outputs are as good as before"
 
 
+def test_a_history_that_is_not_that_of_the_base(cli, base, vectors, tmp_path):
+    one = bake(base, vectors, tmp_path / "one")
+    two = bake(one, vectors, tmp_path / "two")
+    record = json.loads((two / "emobake.json").read_text())
+    record["history"][0]["weights"] = {"joy": 9}
+    write_json(two / "emobake.json", record)
+    before = tree(tmp_path)
+    cli("unbake", two, "--out", tmp_path / "again").one_line("is not a bake of what its record says was baked before")
+    assert tree(tmp_path) == before and not list(tmp_path.glob(".*"))
+
+
 def test_what_cannot_be_undone(cli, base, vectors, tmp_path):
     bake(base, vectors, tmp_path / "adapter", format="peft")
     for out in (tmp_path / "adapter",):
@@ -428,7 +439,8 @@ def test_a_split_set(cli, wide, tmp_path):
         shown = json.loads(cli("unbake", out, "--out", tmp_path / f"{name}-again.gguf", "--json").ok().out)
         again = sorted(tmp_path.glob(f"{name}-again-*.gguf"))
         assert [file.read_bytes() for file in again] == wanted
-        assert shown["proved"] == [file.name for file in again] and again[0].name.endswith(f"-of-0000{len(files)}.gguf")
+        assert shown["out"] == str(again[0]) and shown["proved"] == [file.name for file in again]
+        assert again[0].name.endswith(f"-of-0000{len(files)}.gguf")
     cli("unbake", tmp_path / "whole.gguf", "--out", tmp_path / "whole-again.gguf").one_line("exists already")
 
 

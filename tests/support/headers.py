@@ -33,24 +33,17 @@ def checkpoint(
     **more: Any,
 ) -> Checkpoint:
     """A checkpoint without bytes; `biases` maps tensor names to values that `read` returns."""
-    tensors, data, position = {}, {}, 100
+    tensors, data, position = {}, bytearray(100), 100
     for layer in range(LAYERS):
         for module, shape in modules.items():
             name = f"model.layers.{layer}.self_attn.{module}.weight"
             tensors[name] = TensorHeader(name, dtype, shape, files[layer % len(files)], position, position + 8)
             position += 8
+            data += bytes(8)
     for name, values in (biases or {}).items():
         raw = encode(np.asarray(values, np.float32), dtype)
         tensors[name] = TensorHeader(name, dtype, (len(values),), files[0], position, position + len(raw))
-        data[name] = raw
+        data += raw
         position += len(raw)
     weights = tuple(WeightFile(name, position) for name in files)
-    image = bytearray(position)
-    for name, raw in data.items():
-        image[tensors[name].start : tensors[name].end] = raw
-
-    def read(header: TensorHeader) -> bytes:
-        """The bytes of a tensor, or of a stretch of its file; those of the modules are zeros."""
-        return bytes(image[header.start : header.end])
-
-    return Checkpoint("base", config, weights, tensors, read, **more)
+    return Checkpoint("base", config, weights, tensors, lambda h: bytes(data[h.start : h.end]), **more)

@@ -39,6 +39,8 @@ _FOLDER = ("old", "new", "absent")
 _GGUF = ("--vectors", "{in}/wide", "-q", "--out", "{out}/out.gguf")
 _CHECKPOINT = ("--model", "{in}/base", "--vectors", "{in}/ev", "-q", "--out", "{out}/o")
 _VECTORS = {"old": ("{in}/ev",), "new": ("{in}/ev2",)}
+_BAKED = {"old": ("{in}/first.2", "--last"), "new": ("{in}/second.2", "--last")}
+"""The last of two bakes is undone: what comes of it is an output, which may be replaced."""
 KINDS: Mapping[str, Kind] = {
     "checkpoint": Kind((*_CHECKPOINT, "--link-mode", "copy"), between=_FOLDER),
     "checkpoint by links": Kind((*_CHECKPOINT, "--link-mode", "hardlink"), between=_FOLDER),
@@ -48,6 +50,12 @@ KINDS: Mapping[str, Kind] = {
     "GGUF and Modelfile": Kind(("--model", "{in}/silent.gguf", *_GGUF, "--modelfile"), between=()),
     "split GGUF": Kind(("--model", "{in}/split-00001-of-00005.gguf", *_GGUF, "--keep-split"), between=()),
     "GGUF that shares": Kind(("--model", "{in}/model.gguf", *_GGUF, "--share"), between=()),
+    "base of a checkpoint": Kind(("unbake", "-q", "--out", "{out}/o"), between=_FOLDER, **_BAKED),
+    "base of a GGUF file": Kind(
+        ("unbake", "-q", "--out", "{out}/out.gguf"),
+        old=("{in}/first.2.gguf", "--last"),
+        new=("{in}/second.2.gguf", "--last"),
+    ),
     "vectors, .safetensors": Kind(("vectors", "convert", "{out}/o.safetensors"), **_VECTORS),
     "vectors, .npz": Kind(("vectors", "convert", "{out}/o.npz"), **_VECTORS),
     "vectors, .gguf": Kind(
@@ -79,6 +87,12 @@ def prepare(folder: Path) -> None:
     gguf_files.write_model(folder / "model.gguf")
     gguf_files.write_model(folder / "silent.gguf", template="")  # A template would be rendered in every run.
     gguf_files.write_model(folder / "split.gguf", split=5)
+    for model, vectors, end in (("base", "ev", ""), ("model.gguf", "wide", ".gguf")):
+        for name, mix in (("first", "anger=1"), ("second", "joy=0.5")):
+            one, two = folder / f"{name}{end}", folder / f"{name}.2{end}"
+            given = ("--vectors", folder / vectors, "--mix", mix, "-q")
+            run_silently(["--model", folder / model, *given, "--out", one])
+            run_silently(["--model", one, *given, "--out", two])
     for name, seed in (("deep", 1), ("deep2", 2)):
         rows = np.random.default_rng(seed).standard_normal((1, 3, 8)).astype(np.float32)
         rows[:, 0] = 0  # A control vector has no row for layer 0.

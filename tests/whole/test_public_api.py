@@ -45,6 +45,7 @@ def loaded_after(code):
         "persona",
         "persona init",
         "desk",
+        "unbake",
     ],
 )
 def test_help_waits_for_nothing_heavy(command):

@@ -97,7 +97,7 @@ def lay_out_lora(
         added=sorted(added),
     )
     record = replace(record, adapter=adapter.recorded("steered", without=[bias.tensor for bias in biases]))
-    names = [one.name for one in _left_out(lora)]
+    names = [] if adapter.repo_id else [one.name for one in _left_out(lora)]
     files, record = with_undo(files, record, _base_files(adapter, names))
     return BakePlan(
         form="peft",

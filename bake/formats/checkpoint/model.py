@@ -32,7 +32,7 @@ class Checkpoint:
     weights: tuple[WeightFile, ...]
     tensors: Mapping[str, TensorHeader]
     read: Callable[[TensorHeader], bytes]
-    """Reads one tensor, or bytes within it; used for existing biases only."""
+    """Reads one tensor, or bytes of a file under no name; used for existing biases, and for what an output keeps."""
     digest: Callable[[str], str] = lambda name: ""
     """Computes the sha256 of a side file; empty if it cannot be read."""
     read_side: Callable[[str], bytes] = lambda name: b""

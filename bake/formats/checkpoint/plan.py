@@ -214,7 +214,7 @@ def base_files(base: Checkpoint) -> BaseFiles:
         return base.read(TensorHeader("", "U8", (size,), name, offset, offset + size))
 
     weights = {weight.name: weight.size for weight in sorted(base.weights, key=lambda weight: weight.name)}
-    names = [one.name for one in left_out(base)]
+    names = [] if base.repo_id else [one.name for one in left_out(base)]
     return BaseFiles(weights, {**base.side_files, **base.unused}, read, base.read_side, names)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -78,7 +80,8 @@ def test_metadata_is_carried_over_and_says_what_was_baked(model, tmp_path):
     before, after = fields_of(model), fields_of(tmp_path / "out.gguf")
     own = {name: value for name, value in after.items() if name not in before or before[name] != value}
     assert before.keys() <= after.keys()
-    record = json.loads(own.pop("emobake.record"))
+    record, undo = json.loads(own.pop("emobake.record")), base64.b64decode(own.pop("emobake.undo"), validate=True)
+    assert record.pop("undo") == {"sha256": hashlib.sha256(undo).hexdigest()}
     # The three counts in front are fields in the package's view.
     assert set(own.pop("emobake.padding")) <= {" "}
     counts = {name: own.pop(name) for name in list(own) if name.startswith("GGUF.")}
@@ -486,7 +489,7 @@ def test_verify_and_show(model, tmp_path, cli):
     out = tmp_path / "out.gguf"
     cli("--model", model, "--vectors", tmp_path / "v.safetensors", "--mix", "joy=2", "--out", out).ok()
     ran = cli("verify", out, "--base", model, "--vectors", tmp_path / "v.safetensors").ok()
-    assert ran.out.count("ok  ") == 6 and "FAIL" not in ran.out
+    assert ran.out.count("ok  ") == 7 and "FAIL" not in ran.out
     shown = cli("show", out).ok().out
     assert "Baked: 2 x joy" in shown and "base.gguf" in shown and "of the attention output" in shown
     assert json.loads(cli("show", out, "--json").ok().out) == open_gguf(out).record

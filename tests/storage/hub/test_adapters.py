@@ -37,7 +37,14 @@ def test_the_weights_of_the_base_stay_on_the_hub(online, hub, lora, vectors, tmp
 
 def test_a_steered_lora_is_pushed(online, hub, lora, vectors, tmp_path):
     online("--model", LORA, "--vectors", vectors, *JOY, "--push-to-hub", TARGET).ok()
-    wanted = {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "emobake.json", "README.md"}
+    wanted = {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "emobake.json",
+        "emobake.undo",
+        "README.md",
+    }
     assert set(hub.repos[TARGET].files()) - {".gitattributes"} == wanted
     online("--model", LORA, "--vectors", vectors, *JOY, "--out", tmp_path / "out").ok()
     assert "Already the same" in online("push", tmp_path / "out", TARGET).ok().out
