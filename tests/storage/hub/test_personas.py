@@ -25,7 +25,7 @@ WORDS = {
 }
 
 
-def test_a_persona_is_pushed_made_here_and_made_again(online, hub, sharded, vectors, tmp_path):
+def test_a_persona_is_pushed_made_here_and_made_again(online, hub, sharded, vectors, tmp_path, copies):
     (sharded / "chat_template.jinja").write_text(CHATML)
     (sharded / "tokenizer_config.json").write_text("{}")
     hub.repos[BASE], hub.repos["owner/set"] = Repo(), Repo()
