@@ -14,8 +14,11 @@ pytest.importorskip("sklearn")
 import emobake
 from emobake.core.vector_set import VectorSet
 from emobake.errors import InputError, ModelError
+from emobake.measure.query_sets import EVERYDAY, open_questions
+from emobake.measure.search.parts import split
 from emobake.measure.search.points import Figures
 from emobake.measure.search.search import STRENGTHS, SearchSettings, search
+from emobake.measure.written import FOR_VECTORS, written_replies
 from emobake.models.loading import Runtime
 
 pytestmark = pytest.mark.real
@@ -25,7 +28,7 @@ SETTINGS = SearchSettings(budget_kl=0.2, trials=8, runtime=Runtime(batch_size=64
 
 @pytest.fixture(scope="module", autouse=True)
 def small():
-    """Short answers; and a random model repeats itself from the start, so the bounds on that are lifted."""
+    """Few queries and short answers. A random model repeats itself from the start, so the bounds on that are lifted."""
     from emobake.measure.search import panel, points, search
     from emobake.measure.search.panel import Size
 
@@ -34,6 +37,8 @@ def small():
         patch.setattr(points, "DISTINCT_LOSS", 1.0)
         patch.setattr(search, "SearchBounds", lambda kl: points.SearchBounds(kl, collapsed=1.0, perplexity=1e9))
         patch.setattr(search, "VALIDATED", 2)
+        texts = open_questions(EVERYDAY).texts[:20]
+        patch.setattr(search, "_parts", lambda seed: split(texts, written_replies()[FOR_VECTORS:][:12], seed))
         patch.setattr(search, "TRIAL", Size(6, 6, 2))
         patch.setattr(search, "VALIDATION", Size(8, 8, 2))
         patch.setattr(search, "TEST", Size(8, 8, 2))
@@ -99,7 +104,7 @@ def test_figures_hang_together(whole):
     assert done.best.figures.kl <= 0.2
     assert done.best.name in {point.name for point in done.validated}
     test = done.test
-    assert len(test["plain"]) == len(STRENGTHS) and len(test["queries"]) == 36
+    assert len(test["plain"]) == len(STRENGTHS) and len(test["queries"]) == 12
     assert [one["strength"] for one in test["tuned"]] == [0.25, 0.5, 0.75, 1]
     assert (np.diff([one["kl"] for one in test["tuned"]]) > 0).all()
     assert test["tuned"][-1]["lexicon"] is not None and done.points[0].figures.lexicon is None, "kept for the test"
@@ -212,7 +217,7 @@ def test_on_the_command_line(cli, whole, tiny_chat, tiny_vectors, tmp_path):
     words += ("--budget-kl", 0.2, "--trials", 8, "--batch-size", 64, "--out", tmp_path / "joy.safetensors")
     ran = cli(*words).ok()
     assert tree(tmp_path) == tree(first.parent)
-    assert "36 test queries" in ran.out and "Wrote" in ran.out and ran.err.count("emotion") == 8
+    assert "12 test queries" in ran.out and "Wrote" in ran.out and ran.err.count("emotion") == 8
     cli(*words).one_line("exists", "--overwrite")
     assert f"{done.test['tuned'][-1]['kl']:.3f}" in ran.out
 
