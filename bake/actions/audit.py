@@ -47,12 +47,12 @@ class RecordFound:
     agrees: bool
     """False if something is not as it says."""
     said: tuple[str, ...]
-    """What was compared, and what is not as it says, one clause each."""
+    """Comparisons that were made, and differences from the record, one clause each."""
 
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """What a model's constant rows look like."""
+    """Verdict on the constant rows of a model, and the reasons for it."""
 
     name: str
     """The model as it was named."""
@@ -69,7 +69,7 @@ class Audit:
     record: RecordFound | None
     """The record of ours; None if the model has none."""
     notes: tuple[str, ...] = ()
-    """What could not be compared, one sentence each."""
+    """Comparisons that could not be made, one sentence each."""
 
     def to_json(self) -> dict[str, Any]:
         """The audit as JSON data."""

@@ -49,7 +49,7 @@ class Finding:
     text: str
     """The verdict in words."""
     reasons: tuple[str, ...]
-    """What it rests on, one clause each."""
+    """Reasons of the verdict, one clause each."""
 
     @property
     def place(self) -> str:
@@ -134,7 +134,7 @@ def _reasons(rows: ConstantRows, kind: Kind) -> Iterator[str]:
 
 
 def _origin(rows: ConstantRows) -> str:
-    """What the architecture has by itself."""
+    """Biases that the architecture has by itself."""
     if rows.how == "head":
         return "no training makes a head whose output is the same at every position"
     if rows.ignored:

@@ -59,7 +59,7 @@ class _Part:
         return self.start + self.strip.size
 
     def after(self, place: int) -> _Part:
-        """What the part has from `place` of a group on."""
+        """Bytes of the part from `place` of a group on."""
         cut = max(0, place - self.start)
         strip = replace(self.strip, offset=self.strip.offset + cut, size=self.strip.size - cut)
         return replace(self, start=self.start + cut, strip=strip)

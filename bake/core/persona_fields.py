@@ -63,12 +63,12 @@ class Text:
 
     @property
     def allowed(self) -> str:
-        """As `Kind.allowed`."""
+        """Allowed values; see `Kind.allowed`."""
         lines = "" if self.lines else "one line of "
         return f"{self.what} ({lines}at most {self.longest:,} characters)"
 
     def read(self, value: Any, where: str) -> str:
-        """As `Kind.read`."""
+        """Read a value; see `Kind.read`."""
         if not isinstance(value, str):
             quoted = "" if isinstance(value, Mapping | list) else "; put it in quotes if it is meant as a text"
             raise wrong(value, where, self.allowed, quoted)
@@ -80,7 +80,7 @@ class Text:
         return text
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         found: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": self.longest}
         return found | ({"pattern": f"^({self.pattern})$"} if self.pattern else {})
 
@@ -94,12 +94,12 @@ class Place:
 
     @property
     def allowed(self) -> str:
-        """As `Kind.allowed`."""
+        """Allowed values; see `Kind.allowed`."""
         name = f"a name that ends in {self.suffix}" if self.suffix else "a name"
         return f"{name}, within the folder of the outputs: no absolute path, no '..'"
 
     def read(self, value: Any, where: str) -> str:
-        """As `Kind.read`."""
+        """Read a value; see `Kind.read`."""
         text = value.removeprefix("./").rstrip("/") if isinstance(value, str) else ""
         is_file = text.lower().endswith(".gguf")
         if not is_inside(text) or is_file != bool(self.suffix) or len(text.encode()) > 200 or text.startswith("~"):
@@ -107,7 +107,7 @@ class Place:
         return text
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         return {"type": "string", "minLength": 1} | ({"pattern": r"\.[gG][gG][uU][fF]$"} if self.suffix else {})
 
 
@@ -122,12 +122,12 @@ class Number:
 
     @property
     def allowed(self) -> str:
-        """As `Kind.allowed`."""
+        """Allowed values; see `Kind.allowed`."""
         first = f"above {self.low:g}," if self.above else f"from {self.low:g}"
         return f"a number {first} {'at most' if self.above else 'to'} {self.high:g}"
 
     def read(self, value: Any, where: str) -> float:
-        """As `Kind.read`."""
+        """Read a value; see `Kind.read`."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             unquoted = "; write it without quotes, such as 1.0" if isinstance(value, str) else ""
             raise wrong(value, where, self.allowed, unquoted)
@@ -137,7 +137,7 @@ class Number:
         return float(value)
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         return {"type": "number", "exclusiveMinimum" if self.above else "minimum": self.low, "maximum": self.high}
 
 
@@ -150,17 +150,17 @@ class Whole:
 
     @property
     def allowed(self) -> str:
-        """As `Kind.allowed`."""
+        """Allowed values; see `Kind.allowed`."""
         return f"a whole number from {self.low} to {self.high}"
 
     def read(self, value: Any, where: str) -> int:
-        """As `Kind.read`."""
+        """Read a value; see `Kind.read`."""
         if type(value) is not int or not self.low <= value <= self.high:
             raise wrong(value, where, self.allowed)
         return value
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         return {"type": "integer", "minimum": self.low, "maximum": self.high}
 
 
@@ -171,13 +171,13 @@ class Flag:
     allowed: str = "true or false"
 
     def read(self, value: Any, where: str) -> bool:
-        """As `Kind.read`."""
+        """Read a value; see `Kind.read`."""
         if not isinstance(value, bool):
             raise wrong(value, where, self.allowed)
         return value
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         return {"type": "boolean"}
 
 
@@ -189,17 +189,17 @@ class Choice:
 
     @property
     def allowed(self) -> str:
-        """As `Kind.allowed`."""
+        """Allowed values; see `Kind.allowed`."""
         return f"one of {', '.join(self.words)}"
 
     def read(self, value: Any, where: str) -> str:
-        """As `Kind.read`."""
+        """Read a value; see `Kind.read`."""
         if not isinstance(value, str) or value not in self.words:
             raise wrong(value, where, self.allowed, did_you_mean(value, self.words) if isinstance(value, str) else "")
         return value
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         return {"enum": list(self.words)}
 
 
@@ -210,7 +210,7 @@ class Layers:
     allowed: str = "layers that count from 0, such as 8-27 or 0,4-6"
 
     def read(self, value: Any, where: str) -> str:
-        """As `Kind.read`."""
+        """Read a value; see `Kind.read`."""
         text = str(value) if type(value) is int and 0 <= value < 10_000 else value
         try:
             if not isinstance(text, str) or len(text) > 5000:
@@ -221,7 +221,7 @@ class Layers:
         return text
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         return {
             "type": ["string", "integer"],
             "pattern": r"^\s*\d{1,4}\s*(-\s*\d{1,4}\s*)?(,\s*\d{1,4}\s*(-\s*\d{1,4}\s*)?)*$",
@@ -235,7 +235,7 @@ class Weights:
     allowed: str = "weights by emotion, such as {joy: 1, anger: -0.5}"
 
     def read(self, value: Any, where: str) -> tuple[tuple[str, float], ...]:
-        """As `Kind.read`."""
+        """Read a value; see `Kind.read`."""
         if not isinstance(value, Mapping) or not value:
             raise wrong(value, where, self.allowed)
         found: dict[str, float] = {}
@@ -249,7 +249,7 @@ class Weights:
         return tuple(found.items())
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         return {"type": "object", "minProperties": 1, "additionalProperties": Number().schema()}
 
 
@@ -265,12 +265,12 @@ class Several:
 
     @property
     def allowed(self) -> str:
-        """As `Kind.allowed`."""
+        """Allowed values; see `Kind.allowed`."""
         alone = f"{self.kind.allowed}, or " if self.alone else ""
         return f"{alone}a list of {self.least} to {self.most}, each {self.kind.allowed}"
 
     def read(self, value: Any, where: str) -> tuple[Any, ...]:
-        """As `Kind.read`."""
+        """Read a value; see `Kind.read`."""
         if self.alone and isinstance(value, str):
             return (self.kind.read(value, where),)
         if not isinstance(value, list) or not self.least <= len(value) <= self.most:
@@ -278,7 +278,7 @@ class Several:
         return tuple(self.kind.read(one, f"{where}[{number}]") for number, one in enumerate(value))
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         items = self.kind.schema()
         listed = {"type": "array", "items": items, "minItems": self.least, "maxItems": self.most}
         return {"anyOf": [items, listed]} if self.alone else listed
@@ -292,7 +292,7 @@ class Section:
 
     @property
     def allowed(self) -> str:
-        """As `Kind.allowed`."""
+        """Allowed values; see `Kind.allowed`."""
         return f"fields, of {', '.join(self.fields)}"
 
     def read(self, value: Any, where: str) -> dict[str, Any]:
@@ -313,7 +313,7 @@ class Section:
         }
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         required = [name for name, each in self.fields.items() if each.required]
         return {
             "type": "object",

@@ -60,7 +60,7 @@ class _StrengthKind:
     allowed: str = "a number (the factor for all weights), auto, or a budget such as {kl: 0.3}"
 
     def read(self, value: Any, where: str) -> PersonaStrength:
-        """As `Kind.read`."""
+        """Read a value; see `Kind.read`."""
         if isinstance(value, Mapping):
             return PersonaStrength(**_BUDGET.read(value, where))
         if value == "auto":
@@ -70,7 +70,7 @@ class _StrengthKind:
         return PersonaStrength(Number().read(value, where))
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         return {"anyOf": [Number().schema(), {"const": "auto"}, _BUDGET.schema()]}
 
 
@@ -128,7 +128,7 @@ class _OutputField:
     allowed: str = f"a place by one of {', '.join(OUTPUTS)}, and options, such as {{folder: joyful}}"
 
     def read(self, value: Any, where: str) -> PersonaOutput:
-        """As `Kind.read`."""
+        """Read a value; see `Kind.read`."""
         if not isinstance(value, Mapping):
             raise wrong(value, where, self.allowed)
         kinds = [kind for kind in OUTPUTS if kind in value]
@@ -142,7 +142,7 @@ class _OutputField:
         return PersonaOutput(kind, found.pop(kind), found)
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         return {"oneOf": [_section(kind).schema() for kind in OUTPUTS]}
 
 
@@ -165,15 +165,15 @@ class _As:
 
     @property
     def allowed(self) -> str:
-        """As `Kind.allowed`."""
+        """Allowed values; see `Kind.allowed`."""
         return self.section.allowed
 
     def read(self, value: Any, where: str) -> Any:
-        """As `Kind.read`."""
+        """Read a value; see `Kind.read`."""
         return self.made(**self.section.read(value, where))
 
     def schema(self) -> dict[str, Any]:
-        """As `Kind.schema`."""
+        """JSON schema; see `Kind.schema`."""
         return self.section.schema()
 
 

@@ -132,7 +132,7 @@ class _Search:
         )
 
     def values(self) -> ConstantRows | None:
-        """What the output projections make of biases of the values, in families whose bakes have these."""
+        """Rows that the output projections make of biases of the values, in families whose bakes have these."""
         form = None if self.family is None else self.family.value
         alive = {layer: bias for layer, bias in self._value_biases.items() if self._read(bias).any()}
         if form is None or not alive:
@@ -206,7 +206,7 @@ class _Search:
         )
 
     def _alive(self, names: tuple[str, ...]) -> tuple[Beside, tuple[str, ...]]:
-        """What the biases `names` are, and the projections that they belong to; if some are alive, those."""
+        """Kind of the biases `names`, and the projections that they belong to; if some are alive, those."""
         kinds: dict[str, list[TensorHeader]] = {}
         for name in names:
             header = self.checkpoint.tensors[name]

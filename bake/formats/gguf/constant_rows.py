@@ -174,7 +174,7 @@ def _found(
 
 
 def _alive(model: GgufModel, rows: list[ConstantRow], how: How) -> tuple[Beside, tuple[str, ...]]:
-    """What the biases of the other projections in the blocks of `rows` are, and which; if some are alive, those."""
+    """Kind of the biases of the other projections in the blocks of `rows`, and which; if some are alive, those."""
     blocks = tuple(f"blk.{row.layer}." for row in rows)
     own = {module.rpartition(".")[2] for module in MODULES.values()} | ({"attn_v"} if how == "value" else set())
     kinds: dict[str, list[TensorHeader]] = {}
