@@ -71,7 +71,8 @@ def _show(done: Searched, model: str, out: Path) -> None:
     for title in ("emotion", "words per 100", "KL", "KL worst 5%", "collapsed", "perplexity"):
         table.add_column(title, justify="right")
     rows = [("base", test["base"])]
-    rows += [(f"{kind} x {one['strength']:g}", one) for kind in ("plain", "tuned") for one in test[kind]]
+    kinds = [kind for kind in ("plain", "second", "tuned") if kind in test]
+    rows += [(f"{kind} x {one['strength']:g}", one) for kind in kinds for one in test[kind]]
     for label, one in rows:
         perplexity = "" if one["perplexity"] is None else f"{one['perplexity']:.3g}"
         cells = (f"{one['emotion']:.2f}", f"{one['lexicon']:.2f}", f"{one['kl']:.3f}", f"{one['kl_worst']:.2f}")

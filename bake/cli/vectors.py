@@ -55,6 +55,7 @@ def list_sets(as_json: bool) -> None:
                 "hidden_size": e.hidden_size,
                 "license": e.license,
                 "source": e.source,
+                "by_name": e.by_name,
                 "where": where[e.name],
             }
             for e in entries
@@ -117,7 +118,7 @@ def show(set_: str, plot: Path | None, as_json: bool) -> None:
 
 
 @vectors.command()
-@click.argument("set_", metavar="SET", shell_complete=completion.sets)
+@click.argument("sets", metavar="SET...", nargs=-1, required=True, shell_complete=completion.sets)
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--site",
@@ -137,7 +138,7 @@ def show(set_: str, plot: Path | None, as_json: bool) -> None:
 @click.option("--source", metavar="TEXT", help="Where it comes from, to record.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def convert(
-    set_: str,
+    sets: tuple[str, ...],
     out: Path,
     site: str | None,
     first_row: int | None,
@@ -149,16 +150,18 @@ def convert(
 ) -> None:
     """Write SET in another form, chosen by the suffix of OUT: .safetensors, .npz, .gguf, or none for a JSON folder.
 
-    Reads what `--vectors` reads, and the .npz, .pt, .gguf and .safetensors files of other projects.
+    Reads what `--vectors` reads, and the .npz, .pt, .gguf and .safetensors files of other projects. Given more than one
+    SET, writes the emotions of all of them.
     """
     from dataclasses import replace
 
+    from ..vectors.merge import merge_sets
     from ..vectors.open import open_vectors
 
     if site is not None or first_row is not None:
-        found = open_vectors(Path(set_), site=site or "", first_row=first_row)
+        found = merge_sets([open_vectors(Path(one), site=site or "", first_row=first_row) for one in sets])
     else:
-        found = _open(set_)
+        found = _open(*sets)
     found = replace(
         found,
         base_model=base_model or found.base_model,
@@ -241,12 +244,12 @@ def extract_command(model: str) -> str:
     return f"emobake vectors extract --model {shlex.quote(model)} --out {shlex.quote(file)}.safetensors"
 
 
-def _open(set_: str) -> VectorSet:
+def _open(*sets: str) -> VectorSet:
     from ..storage.files import reading
     from ..vectors.find import find_vectors
 
     with reading():
-        return find_vectors(set_)
+        return find_vectors(list(sets))
 
 
 def _write(found: VectorSet, out: Path, overwrite: bool, *, emotion: str = "") -> None:

@@ -21,6 +21,7 @@ from .strengths import Strength
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "sadness")
 """The paper's emotions, in the order of `times`."""
+_QUERIES = ("queries", "queries_sha256", "blend_queries", "blend_queries_sha256", "search_seed")
 
 
 def check_dimensions(name: str, layers: int, hidden: int, *, most: int = MAX_LAYERS) -> None:
@@ -100,8 +101,11 @@ class VectorSet:
 
     @property
     def queries(self) -> dict[str, str]:
-        """Name and digest of the queries behind the set, for the record of a bake; empty if unknown."""
-        found = {key: self.extraction.get(key) for key in ("queries", "queries_sha256")}
+        """Name and digest of the queries behind the set, for the record of a bake; empty if unknown.
+
+        Of a search also those of its second set, and the seed that divided its own queries.
+        """
+        found = {key: self.extraction.get(key) for key in _QUERIES}
         return {key: value for key, value in found.items() if isinstance(value, str) and is_plain(value)}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,13 @@ from .ledger import writing
 from .lm_eval import check_tasks
 from .neutral_prompts import PROMPTS, neutral_count
 from .plots import plot_evaluation
-from .query_sets import Questions, Seen, extraction_queries, open_questions
+from .query_sets import Questions, Seen, comparable, extraction_queries, open_questions
 from .receipt import LAYERS, TURNS, receipt_of
 from .recorded_answers import read_results
 from .report import examples_of, write_report
 from .scorers.base import DEFAULT_CLASSIFIER, Scorer
 from .scorers.open import open_scorers
+from .search.parts import shipped_parts
 from .stages import Findings, results_of
 from .summary import summarize
 from .turns import MOST
@@ -305,11 +307,24 @@ def _seen(vectors: VectorSet | None, records: Sequence[Record], asked: Questions
     origins = [(one.source, one.queries) for bake in baked for one in bake.vectors.origins] or [("", {})]
     if vectors is not None:
         origins = [(one.source, one.queries) for one in vectors.parts or (vectors,)]
-    found = [extraction_queries(source, queries, asked) for source, queries in origins]
+    found = [one for source, queries in origins for one in _seen_of(source, queries, asked)]
     known = [one.texts for one in found if one.texts is not None]
     if len(known) < len(found):
         return next(one for one in found if one.texts is None)
     return Seen(frozenset[str]().union(*known), found[0].what)
+
+
+def _seen_of(source: str, queries: Mapping[str, str], asked: Questions) -> Iterator[Seen]:
+    """The queries behind one set; a search has seen those of its second set, and those that chose the rows."""
+    yield extraction_queries(source, queries, asked)
+    blended = {key.removeprefix("blend_"): text for key, text in queries.items() if key.startswith("blend_")}
+    if blended:
+        yield extraction_queries("", blended, asked)
+    seed = queries.get("search_seed", "")
+    if re.fullmatch(r"\d{1,9}", seed):
+        parts = shipped_parts(int(seed))
+        texts = [*parts.train.everyday, *parts.validation.everyday]
+        yield Seen(frozenset(map(comparable, texts)), "those that the vectors were made from")
 
 
 def _run(

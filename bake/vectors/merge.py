@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from .registry import find_by_model
 
 def merge_sets(sets: Sequence[VectorSet]) -> VectorSet:
     """Put the emotions of several sets, made for the same model and site, into one; its `parts` are the sets.
+
+    Of their extractions the settings that are the same in all are kept.
 
     Raises:
         InputError: no set at all.
@@ -44,10 +47,21 @@ def merge_sets(sets: Sequence[VectorSet]) -> VectorSet:
         source="; ".join(dict.fromkeys(one.source for one in sets if one.source)),
         license=first.license if len({one.license for one in sets}) == 1 else "",
         statistics={emotion: found for one in sets for emotion, found in one.statistics.items()},
-        extraction=first.extraction if all(one.extraction == first.extraction for one in sets) else {},
+        extraction=_in_common(sets),
         strengths={emotion: found for one in sets for emotion, found in one.strengths.items()},
         parts=tuple(sets),
     )
+
+
+def _in_common(sets: Sequence[VectorSet]) -> dict[str, Any]:
+    """Settings of the extraction that are the same in all sets; their queries only if all of them are."""
+    first, *others = sets
+    differ = set(first.queries) if any(one.queries != first.queries for one in others) else set()
+    return {
+        key: value
+        for key, value in first.extraction.items()
+        if key not in differ and all(key in one.extraction and one.extraction[key] == value for one in others)
+    }
 
 
 def _check_same(first: VectorSet, other: VectorSet) -> None:

@@ -44,6 +44,8 @@ class RegisteredSet:
     """Emotion -> file in the published form, for a set that is fetched."""
     strengths: Mapping[str, Strength] = field(default_factory=dict)
     """Emotion -> the strength that we measured."""
+    by_name: bool = False
+    """True if the model has another set, which is used unless this one is named."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def set_names() -> tuple[str, ...]:
 
 def models_with_sets() -> tuple[str, ...]:
     """Hub ids of the models that have a set."""
-    return tuple(model for entry in registry().sets for model in (entry.base_model, *entry.same_weights))
+    return tuple(_by_model())
 
 
 def find_by_name(name: str) -> RegisteredSet | None:
@@ -95,8 +97,14 @@ def find_by_name(name: str) -> RegisteredSet | None:
 
 def find_by_model(ids: Iterable[str]) -> RegisteredSet | None:
     """Find the set for the first of these Hub ids that has one; the Hub ignores the case of ids."""
-    by_id = {model.lower(): entry for entry in registry().sets for model in (entry.base_model, *entry.same_weights)}
+    by_id = {model.lower(): entry for model, entry in _by_model().items()}
     return next((by_id[model.lower()] for model in ids if model.lower() in by_id), None)
+
+
+def _by_model() -> dict[str, RegisteredSet]:
+    """Hub id -> its set."""
+    sets = [entry for entry in registry().sets if not entry.by_name]
+    return {model: entry for entry in sets for model in (entry.base_model, *entry.same_weights)}
 
 
 def _set(entry: dict[str, Any]) -> RegisteredSet:
@@ -112,6 +120,7 @@ def _set(entry: dict[str, Any]) -> RegisteredSet:
         entry.get("shipped", ""),
         {emotion: _file(entry, file) for emotion, file in entry.get("files", {}).items()},
         parse_strengths(entry.get("strengths", {})) or {},
+        entry.get("by_name", False),
     )
 
 

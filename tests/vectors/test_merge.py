@@ -1,6 +1,7 @@
 """Several sets as one: the emotions of all, and a record that names each."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,3 +130,34 @@ def test_held_out_queries_are_those_of_no_set():
     assert known.texts == {comparable(text) for text in own.texts}
     unknown = emobake.VectorSet(("calm",), shipped.rows[:1], name="calm")
     assert _seen(merge_sets([shipped, unknown]), (), everyday).texts is None
+
+
+def test_queries_of_a_search_count_as_seen():
+    """Those of the second set, too; the test's queries were seen by nobody."""
+    from emobake.measure.evaluation import _seen
+    from emobake.measure.query_sets import comparable, open_questions
+    from emobake.measure.search.parts import shipped_parts
+
+    shipped = find_vectors("smollm2-135m-instruct")
+    own, everyday, parts = open_questions("emobake"), open_questions("everyday"), shipped_parts(2)
+    tuned = replace(shipped, extraction={**shipped.extraction, "search_seed": "2"})
+    texts = _seen(tuned, (), everyday).texts
+    assert texts == {comparable(text) for text in (*own.texts, *parts.train.everyday, *parts.validation.everyday)}
+    assert not texts & {comparable(text) for text in parts.test.everyday}
+    blended = replace(tuned, extraction={**tuned.extraction, "blend_queries_sha256": "0" * 64})
+    assert _seen(blended, (), everyday).texts is None
+
+
+def test_several_sets_become_one_file(files, cli, tmp_path):
+    """Settings that are the same in all are kept; the queries only if all of them are the same."""
+    out = tmp_path / "all.safetensors"
+    cli("vectors", "convert", *files, out).ok()
+    opened, parts = emobake.open_vectors(out), [emobake.open_vectors(file) for file in files]
+    assert opened.emotions == ("glum", "happy", "sad")
+    assert np.array_equal(opened.rows[1], parts[0].rows[0]) and np.array_equal(opened.rows[[0, 2]], parts[1].rows)
+    one = replace(parts[0], extraction={"queries": "a.json", "seed": 1, "dtype": "float32"})
+    other = replace(parts[1], extraction={"queries": "a.json", "seed": 2, "dtype": "float32"})
+    assert merge_sets([one, other]).extraction == {"queries": "a.json", "dtype": "float32"}
+    other = replace(other, extraction={**other.extraction, "queries_sha256": "0" * 64})
+    assert merge_sets([one, other]).extraction == {"dtype": "float32"}
+    cli("vectors", "convert", files[0], files[0], tmp_path / "twice.safetensors").one_line("both have vectors for")

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..query_sets import comparable
-from ..written import Written
+from ..query_sets import EVERYDAY, comparable, open_questions
+from ..written import FOR_VECTORS, Written, written_replies
 
 TRAIN, VALIDATION = 1 / 6, 7 / 30
 """Shares of the everyday queries; the rest is the test."""
@@ -36,6 +36,11 @@ class Parts:
     train: Part
     validation: Part
     test: Part
+
+
+def shipped_parts(seed: int) -> Parts:
+    """Parts of the everyday queries, and of the written replies from which no vectors are made."""
+    return split(open_questions(EVERYDAY).texts, written_replies()[FOR_VECTORS:], seed)
 
 
 def split(everyday: Sequence[str], written: Sequence[Written], seed: int) -> Parts:

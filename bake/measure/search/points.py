@@ -20,6 +20,8 @@ STOP = 3.0
 """Multiple of the budget beyond which a model does not answer."""
 PLAIN = "plain "
 """Start of the name of a plain strength."""
+SECOND = "second "
+"""Start of the name of the unshaped rows of a second set."""
 
 
 def plain_name(strength: float) -> str:
@@ -68,7 +70,7 @@ class Point:
     """A shape, and what was measured of it."""
 
     name: str
-    """``plain 0.5``, or the number of the trial."""
+    """``plain 0.5``, ``second 0.7``, or the number of the trial."""
     shape: Shape
     figures: Figures
     params: Mapping[str, float]

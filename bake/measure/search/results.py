@@ -15,10 +15,12 @@ from ...storage.publish import write_all
 from ...vectors.pictures import COLOURS, SUFFIXES, new_figure, picture
 from ...vectors.write import write_set
 from ..ledger import writing
-from .points import PLAIN, Figures, Point, sane_front, violations
+from .points import PLAIN, SECOND, Figures, Point, sane_front, violations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_SECOND_COLOUR = "#2a8c8c"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,8 @@ class Searched:
     rule: str
     """The rule that chose the point."""
     test: Mapping[str, Any]
-    """Figures on the test queries: the base, strengths of the plain and of the tuned rows, and their comparison."""
+    """Figures on the test queries: the base, strengths of the plain and of the tuned rows, of a second set's rows if
+    there is one, and the comparison of the first two."""
     record: Mapping[str, Any]
     """Model, vectors, weights, versions and seed."""
 
@@ -106,7 +109,10 @@ def plot_search(result: Searched) -> Figure:
     """Draw emotion over KL: the trials, their front and the plain strengths; beside it what the test found."""
     figure = new_figure(figsize=(11.5, 4.8))
     axes, tested = figure.subplots(1, 2)
-    plain = sorted((p for p in result.points if p.name.startswith(PLAIN)), key=lambda p: p.figures.kl)
+    plain, second = (
+        sorted((p for p in result.points if p.name.startswith(start)), key=lambda p: p.figures.kl)
+        for start in (PLAIN, SECOND)
+    )
     others = [point for point in result.points if point not in plain]
     (emotion,) = result.vectors.emotions
     colour = COLOURS.get(emotion, "#2f6fb0")
@@ -119,13 +125,14 @@ def plot_search(result: Searched) -> Figure:
         axes.scatter(*_places(points), s=22, facecolors=fill, edgecolors=colour, linewidths=0.8, label=label)
     axes.plot(*_places(sane), color=colour, linewidth=1.6, label="front")
     axes.plot(*_places(plain), color="#777777", marker="s", markersize=4, linewidth=1.2, label="plain strengths")
+    axes.plot(*_places(second), color=_SECOND_COLOUR, marker="^", markersize=5, linestyle=" ")
     best = [point for point in result.points if point.name == result.best.name]
     axes.scatter(*_places(best), marker="*", s=170, color="#222222", label="chosen", zorder=3)
     budget = float(result.record["budget_kl"])
-    for rows, line, marker, label in (
-        ("plain", "#777777", "s", "plain strengths"),
-        ("tuned", colour, "*", "tuned rows, times 0.25 to 1"),
-    ):
+    lines = [("plain", "#777777", "s", "plain strengths"), ("tuned", colour, "*", "tuned rows, times 0.25 to 1")]
+    if second:
+        lines.append(("second", _SECOND_COLOUR, "^", f"{result.record['blend']}, as it is"))
+    for rows, line, marker, label in lines:
         found = [(0.0, 0.0), *sorted((one["kl"], one["emotion"]) for one in result.test[rows])]
         tested.plot(*zip(*found, strict=True), color=line, marker=marker, linewidth=1.6, label=label)
     for own, title in (

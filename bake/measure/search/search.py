@@ -28,14 +28,12 @@ from ...storage.model_name import ModelName
 from ...vectors.find import SetOpener, Vectors, VectorSource
 from ..ledger import Ledger, WorkFolder
 from ..processes import Processes
-from ..query_sets import EVERYDAY, open_questions
 from ..scorers.base import LEXICON, Scorer
 from ..scorers.open import open_scorers
-from ..written import FOR_VECTORS, written_replies
 from .emotion import Contrast
 from .panel import CONDITIONS, Context, Gauge, Panel, Size, neutral_outputs, own_contrasts, written_contrasts
-from .parts import Part, Parts, split
-from .points import Figures, Point, SearchBounds, candidates, chosen, compare, plain_name, shortfall
+from .parts import Part, Parts, shipped_parts
+from .points import SECOND, Figures, Point, SearchBounds, candidates, chosen, compare, plain_name, shortfall
 from .proposals import params_of_plain, propose, shape_of
 from .results import Searched, check_target, write_searched
 from .shape import Material, Shape, neutral_directions, shaped_rows
@@ -150,17 +148,18 @@ def search(
     begun = _begun(live, found, weights, settings, opened, second)
     work = WorkFolder(Path(f"{target}.partial"), processes, begun, "a search", restart=restart)
     context = Context(live, processes, settings.runtime.batch_size, settings.seed)
-    run = _Run(context, settings, work, _parts(settings.seed), shares, opened, progress)
+    run = _Run(context, settings, work, shipped_parts(settings.seed), shares, opened, progress)
     base_rows = _nonzero(found, weights)
     panel, gauge = run.trial_panel()
     material = _material(live, found, base_rows, panel, others)
     points = run.trials(panel, material, tried)
     base, validated, best = run.validate(panel, gauge, material, points)
-    test = run.test(gauge, material, best)
+    test = run.test(gauge, material, best, points)
     if not processes.is_first:
         return None
+    rows, strength = shaped_rows(material, best.shape), _strength(test, settings, points)
     result = Searched(
-        _tuned_set(found, weights, shaped_rows(material, best.shape), target.name, _strength(test, settings, points)),
+        replace(_tuned_set(found, second, weights, rows, strength, settings), name=target.name),
         best,
         tuple(points),
         panel.base,
@@ -213,8 +212,8 @@ class _Run:
             if number < len(STRENGTHS):
                 point = _plain_trial(panel, material, STRENGTHS[number], budget)
             else:
-                params = _params(number, self.settings.seed, points, panel.base, material, budget)
-                point = _trial(panel, material, str(number), params, at_one, tuple(points), budget)
+                name, params = _params(number, self.settings.seed, points, panel.base, material, budget)
+                point = _trial(panel, material, name, params, at_one, tuple(points), budget)
             points.append(point)
             self._keep(ledger, str(number), point)
             tried(point)
@@ -248,8 +247,11 @@ class _Run:
             )
         return other.base, found, best
 
-    def test(self, gauge: Gauge, material: Material, best: Point) -> dict[str, Any]:
-        """Measure plain strengths, and the chosen rows at some, on the test queries, with the lexicon."""
+    def test(self, gauge: Gauge, material: Material, best: Point, trials: Sequence[Point]) -> dict[str, Any]:
+        """Measure plain strengths, and the chosen rows at some, on the test queries, with the lexicon.
+
+        With a second set, its unshaped rows of the trials, too.
+        """
         part = self.parts.test
         known = self._contrasts("test", part, TEST)
         panel = Panel(self.context, gauge, part.everyday, known, TEST, lexicon=True, top_p=0.9)
@@ -258,13 +260,15 @@ class _Run:
         tuned = {
             x: replace(best, name=f"tuned {x:g}", shape=replace(best.shape, scale=x * best.shape.scale)) for x in TUNED
         }
-        advance = self.progress("test", 0, len(plain) + len(tuned))
-        for points in (plain, tuned):
+        second = {point.shape.scale: point for point in trials if point.name.startswith(SECOND)}
+        measured = {"plain": plain, "tuned": tuned} | ({"second": second} if second else {})
+        advance = self.progress("test", 0, sum(map(len, measured.values())))
+        for points in measured.values():
             for strength, point in points.items():
                 points[strength] = self._again(panel, material, point, ledger, advance)
         rows = {
             name: [{"strength": strength, **point.figures.to_json()} for strength, point in points.items()]
-            for name, points in (("plain", plain), ("tuned", tuned))
+            for name, points in measured.items()
         }
         return {
             "queries": list(part.everyday),
@@ -324,12 +328,13 @@ def _plain_trial(panel: Panel, material: Material, strength: float, budget: floa
 
 def _params(
     number: int, seed: int, points: Sequence[Point], base: Figures, material: Material, budget: float
-) -> dict[str, float]:
-    """Parameters of a trial after the plain strengths: the rows of a second set first, if there is one."""
+) -> tuple[str, dict[str, float]]:
+    """Name and parameters of a trial after the plain strengths: the rows of a second set first, if there is one."""
     blend = material.others is not None
     if blend and number < len(STRENGTHS) + len(OTHERS):
-        return params_of_plain(OTHERS[number - len(STRENGTHS)] * budget, budget, blend=1.0)
-    return propose(seed, points, base, len(material.rows), budget, blend=blend)
+        share = OTHERS[number - len(STRENGTHS)]
+        return f"{SECOND}{share:g}", params_of_plain(share * budget, budget, blend=1.0)
+    return str(number), propose(seed, points, base, len(material.rows), budget, blend=blend)
 
 
 def _trial(
@@ -408,11 +413,6 @@ def _scorers(given: Sequence[str | Scorer], runtime: Runtime) -> list[Scorer]:
     return [*opened, *(one for one in given if not isinstance(one, str))]
 
 
-def _parts(seed: int) -> Parts:
-    """Parts of the everyday queries, and of the written replies from which no vectors are made."""
-    return split(open_questions(EVERYDAY).texts, written_replies()[FOR_VECTORS:], seed)
-
-
 def _begun(
     live: LiveModel,
     found: VectorSet,
@@ -456,17 +456,29 @@ def _strength(test: Mapping[str, Any], settings: SearchSettings, points: Sequenc
     return Strength(1.0, by, tuned["kl"], tuned["collapsed"])
 
 
-def _tuned_set(found: VectorSet, weights: Steering, rows: np.ndarray, name: str, strength: Strength) -> VectorSet:
+def _tuned_set(
+    found: VectorSet,
+    second: VectorSet | None,
+    weights: Steering,
+    rows: np.ndarray,
+    strength: Strength,
+    settings: SearchSettings,
+) -> VectorSet:
     """A set of one emotion, named after those that are raised."""
     emotion = "-".join(one for one, weight in weights.weights if weight > 0)[:100].rstrip("-. ")
+    queries = {} if second is None else {f"blend_{key}": value for key, value in second.queries.items()}
+    sources = " and ".join(_origin(one) for one in (found, second) if one is not None)
     return VectorSet(
         (emotion,),
         rows[None],
-        name,
         site=found.site,
         base_model=found.base_model,
-        source=f"emobake {__version__}: search from {found.name}" + (f" ({found.source})" if found.source else ""),
+        source=f"emobake {__version__}: search from {sources}",
         license=found.license,
-        extraction=found.extraction,
+        extraction={**found.extraction, **queries, "search_seed": str(settings.seed)},
         strengths={emotion: strength},
     )
+
+
+def _origin(vectors: VectorSet) -> str:
+    return vectors.name + (f" ({vectors.source})" if vectors.source else "")

@@ -2,8 +2,7 @@
 
 from emobake.measure.queries import parse_queries
 from emobake.measure.query_sets import EVERYDAY, OWN, comparable, open_queries, open_questions
-from emobake.measure.search.parts import split
-from emobake.measure.search.search import _parts
+from emobake.measure.search.parts import shipped_parts, split
 from emobake.measure.written import FOR_VECTORS, Written, written_replies
 
 
@@ -12,7 +11,7 @@ def texts(part):
 
 
 def test_parts_are_disjoint_and_whole():
-    parts = _parts(0)
+    parts = shipped_parts(0)
     every = [comparable(text) for part in (parts.train, parts.validation, parts.test) for text in texts(part)]
     assert len(set(every)) == len(every) == 60 + 32
     assert [len(p.everyday) for p in (parts.train, parts.validation, parts.test)] == [10, 14, 36]
@@ -22,12 +21,12 @@ def test_parts_are_disjoint_and_whole():
 def test_no_part_has_a_query_of_an_extraction():
     made = {comparable(text) for queries in parse_queries(*open_queries(OWN)).values() for text in queries}
     made |= {comparable(one.query) for one in written_replies()[:FOR_VECTORS]}
-    parts = _parts(3)
+    parts = shipped_parts(3)
     assert not made & {comparable(text) for part in (parts.train, parts.validation, parts.test) for text in texts(part)}
 
 
 def test_the_seed_decides():
-    assert _parts(1) == _parts(1) != _parts(2)
+    assert shipped_parts(1) == shipped_parts(1) != shipped_parts(2)
 
 
 def test_a_query_that_occurs_twice_is_taken_once():

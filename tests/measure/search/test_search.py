@@ -38,7 +38,7 @@ def small():
         patch.setattr(search, "SearchBounds", lambda kl: points.SearchBounds(kl, collapsed=1.0, perplexity=1e9))
         patch.setattr(search, "VALIDATED", 2)
         texts = open_questions(EVERYDAY).texts[:20]
-        patch.setattr(search, "_parts", lambda seed: split(texts, written_replies()[FOR_VECTORS:][:12], seed))
+        patch.setattr(search, "shipped_parts", lambda seed: split(texts, written_replies()[FOR_VECTORS:][:12], seed))
         patch.setattr(search, "TRIAL", Size(6, 6, 2))
         patch.setattr(search, "VALIDATION", Size(8, 8, 2))
         patch.setattr(search, "TEST", Size(8, 8, 2))
@@ -78,6 +78,7 @@ def test_the_set_is_ordinary(whole):
     assert np.array_equal(opened.rows, done.vectors.rows) and opened.rows.any()
     kept = opened.extraction["search"]
     assert kept["shape"]["scale"] == done.best.shape.scale and kept["seed"] == 0 and "comparison" in kept["test"]
+    assert opened.queries["search_seed"] == "0"
     told = opened.strengths["joy"]
     tested = done.test["tuned"][-1]
     assert (told.value, told.kl, told.collapsed) == (1, tested["kl"], tested["collapsed"])
@@ -167,6 +168,8 @@ def test_rows_of_a_second_set_are_blended_in(cli, tiny_chat, tiny_vectors, tmp_p
     settings = replace(SETTINGS, trials=9)
     done = search(tiny_chat, tmp_path / "a.safetensors", tiny_vectors, mix={"joy": 1}, blend=second, settings=settings)
     assert [point.shape.blend for point in done.points[:8]] == [0.0] * 5 + [1.0] * 3
+    assert [point.name for point in done.points[5:]] == ["second 0.4", "second 0.7", "second 1", "8"]
+    assert [one["strength"] for one in done.test["second"]] == [point.shape.scale for point in done.points[5:8]]
     assert [point.params["kl"] for point in done.points[5:8]] == pytest.approx([0.08, 0.14, 0.2])
     assert 0 < done.points[8].shape.blend < 1 and done.record["blend"] == "second"
     narrow = VectorSet(("joy",), np.ones((1, 3, 16), np.float32), "narrow")
