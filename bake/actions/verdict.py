@@ -40,7 +40,7 @@ _HOW = {
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """The rows of one kind, the known emotions that they are nearest to, and what is to be thought of them."""
+    """The rows of one kind, the known emotions nearest to them, and the verdict."""
 
     rows: ConstantRows
     fits: tuple[Fit, ...]

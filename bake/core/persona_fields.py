@@ -1,6 +1,6 @@
 """Kinds of fields in a persona: each reads a value that may be of any type, and describes itself as JSON schema.
 
-One table of them (`emobake.core.persona`) is the parser, the words of its messages, and the schema for editors.
+One table of them (`emobake.core.persona_table`) is the parser, the words of its messages, and the schema for editors.
 """
 
 from __future__ import annotations

