@@ -79,15 +79,18 @@ def _show(done: Searched, model: str, out: Path) -> None:
         table.add_row(label, *cells, f"{one['collapsed']:.1%}", perplexity)
     console().print(table)
     found = test["comparison"]
-    if not found["within_bounds"]:
-        warn("on the test queries the tuned rows are beyond the bounds; look at the table before you bake them")
-    if found["best_plain"] is None:
+    best, plain = found["best_tuned"], found["best_plain"]
+    if best is None:
+        warn(
+            "on the test queries no strength of the tuned rows is within the bounds; look at the table before you bake"
+        )
+    if plain is None:
         echo("No plain strength is within the bounds on the test queries.")
     elif found["rise_ratio"] is not None:
-        echo(f"The tuned rows raise the emotion {found['rise_ratio']:.2f} times as far as {found['best_plain']}.")
+        echo(f"{best or 'tuned 1'} raises the emotion {found['rise_ratio']:.2f} times as far as {plain}.")
     if found["kl_ratio_at_equal_rise"] is not None:
-        echo(f"At the rise of {found['best_plain']} their KL is {found['kl_ratio_at_equal_rise']:.2f} of its KL.")
+        echo(f"At the rise of {plain} the KL of the tuned rows is {found['kl_ratio_at_equal_rise']:.2f} of its KL.")
     (emotion,) = done.vectors.emotions
     echo(f"Wrote {out}, and beside it the trials and pictures ({out.stem}.search.json, .png, .svg)")
     words = f"emobake --model {shlex.quote(model)} --vectors {shlex.quote(str(out))} --mix {shlex.quote(emotion)}=1"
-    show_command(console(), f"{words} --out ./steered")
+    show_command(console(), f"{words}{' --auto' if best else ''} --out ./steered")

@@ -29,6 +29,11 @@ def plain_name(strength: float) -> str:
     return f"{PLAIN}{strength:g}"
 
 
+def tuned_name(strength: float) -> str:
+    """Name of the chosen rows in the test, times `strength`."""
+    return f"tuned {strength:g}"
+
+
 @dataclass(frozen=True)
 class Figures:
     """Effects of steering with some rows, on one part of the queries."""
@@ -189,17 +194,18 @@ def chosen(points: Sequence[Point], base: Figures, bounds: SearchBounds) -> Poin
 
 
 def compare(plain: Sequence[Point], tuned: Sequence[Point], base: Figures, bounds: SearchBounds) -> dict[str, Any]:
-    """Compare tuned rows at several strengths with plain ones: JSON data; the last of `tuned` is the chosen point.
+    """Compare the best strength of tuned rows with that of plain ones, both within the bounds: JSON data.
 
-    A ratio is None where its divisor is not above 0, or where one of the two is not reached.
+    If no strength of the tuned rows is within them, the last one stands in its place. A ratio is None where its divisor
+    is not above 0, or where one of the two is not reached.
     """
-    *_, own = tuned
-    best = chosen(plain, base, bounds)
+    best, within = chosen(plain, base, bounds), chosen(tuned, base, bounds)
+    own = within or tuned[-1]
     equal = None if best is None else kl_at(tuned, best.figures.emotion)
     words = None if best is None else _rise(best.figures, base)
     own_words = _rise(own.figures, base)
     return {
-        "within_bounds": bounds.holds(own.figures, base),
+        "best_tuned": None if within is None else within.name,
         "best_plain": None if best is None else best.name,
         "rise": own.figures.emotion,
         "rise_of_best_plain": None if best is None else best.figures.emotion,

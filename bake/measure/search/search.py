@@ -33,7 +33,18 @@ from ..scorers.open import open_scorers
 from .emotion import Contrast
 from .panel import CONDITIONS, Context, Gauge, Panel, Size, neutral_outputs, own_contrasts, written_contrasts
 from .parts import Part, Parts, shipped_parts
-from .points import SECOND, Figures, Point, SearchBounds, candidates, chosen, compare, plain_name, shortfall
+from .points import (
+    SECOND,
+    Figures,
+    Point,
+    SearchBounds,
+    candidates,
+    chosen,
+    compare,
+    plain_name,
+    shortfall,
+    tuned_name,
+)
 from .proposals import params_of_plain, propose, shape_of
 from .results import Searched, check_target, write_searched
 from .shape import Material, Shape, neutral_directions, shaped_rows
@@ -258,7 +269,7 @@ class _Run:
         ledger = self.work.ledger("test")
         plain = {x: Point(plain_name(x), Shape(scale=x), best.figures, {}) for x in STRENGTHS}
         tuned = {
-            x: replace(best, name=f"tuned {x:g}", shape=replace(best.shape, scale=x * best.shape.scale)) for x in TUNED
+            x: replace(best, name=tuned_name(x), shape=replace(best.shape, scale=x * best.shape.scale)) for x in TUNED
         }
         second = {point.shape.scale: point for point in trials if point.name.startswith(SECOND)}
         measured = {"plain": plain, "tuned": tuned} | ({"second": second} if second else {})
@@ -449,11 +460,13 @@ def _begun(
     }
 
 
-def _strength(test: Mapping[str, Any], settings: SearchSettings, points: Sequence[Point]) -> Strength:
-    """The strength of the chosen rows, which is 1, and what the test found there."""
-    tuned = test["tuned"][-1]
-    by = f"emobake tune, a search of {len(points)} trials with seed {settings.seed}"
-    return Strength(1.0, by, tuned["kl"], tuned["collapsed"])
+def _strength(test: Mapping[str, Any], settings: SearchSettings, points: Sequence[Point]) -> Strength | None:
+    """The best strength of the chosen rows in the test, and what it costs there; None if none is within the bounds."""
+    best, by = test["comparison"]["best_tuned"], f"a search of {len(points)} trials with seed {settings.seed}"
+    for tuned in test["tuned"]:
+        if tuned_name(tuned["strength"]) == best:
+            return Strength(tuned["strength"], f"emobake tune, {by}", tuned["kl"], tuned["collapsed"])
+    return None
 
 
 def _tuned_set(
@@ -461,7 +474,7 @@ def _tuned_set(
     second: VectorSet | None,
     weights: Steering,
     rows: np.ndarray,
-    strength: Strength,
+    strength: Strength | None,
     settings: SearchSettings,
 ) -> VectorSet:
     """A set of one emotion, named after those that are raised."""
@@ -476,7 +489,7 @@ def _tuned_set(
         source=f"emobake {__version__}: search from {sources}",
         license=found.license,
         extraction={**found.extraction, **queries, "search_seed": str(settings.seed)},
-        strengths={emotion: strength},
+        strengths={} if strength is None else {emotion: strength},
     )
 
 

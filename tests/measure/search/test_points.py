@@ -88,11 +88,15 @@ def test_the_comparison_with_plain_strengths():
     plain = [point("plain 0.5", 0.5, 0.1, lexicon=0.7), point("plain 1", 2, 0.4, collapsed=0.2, lexicon=3.0)]
     tuned = [point("tuned 0.5", 0.75, 0.06, lexicon=0.9), point("tuned 1", 1.5, 0.2, lexicon=1.5)]
     found = compare(plain, tuned, BASE, SearchBounds(0.5))
-    assert found["best_plain"] == "plain 0.5" and found["rise_ratio"] == 3 and found["within_bounds"]
+    assert found["best_plain"] == "plain 0.5" and found["rise_ratio"] == 3 and found["best_tuned"] == "tuned 1"
     assert found["lexicon_ratio"] == pytest.approx(5.0)
     assert found["kl_at_equal_rise"] == pytest.approx(0.04) and found["kl_of_best_plain"] == 0.1
     assert found["kl_ratio_at_equal_rise"] == pytest.approx(0.4)
     assert found["least_lead"] == pytest.approx(0.75 - 0.3), "at 0.06 the plain rows reach 0.3"
+    beyond = [*tuned, point("tuned 2", 3, 0.4, collapsed=0.1, lexicon=3.0)]
+    assert compare(plain, beyond, BASE, SearchBounds(0.5))["rise_ratio"] == 3, "not the one beyond the bounds"
+    nothing = compare(plain, beyond[2:], BASE, SearchBounds(0.5))
+    assert nothing["best_tuned"] is None and nothing["rise_ratio"] == 6
     none = compare([plain[1]], tuned, BASE, SearchBounds(0.5))
     assert none["best_plain"] is None and none["rise_ratio"] is None and none["kl_ratio_at_equal_rise"] is None
 

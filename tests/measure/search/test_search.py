@@ -80,8 +80,9 @@ def test_the_set_is_ordinary(whole):
     assert kept["shape"]["scale"] == done.best.shape.scale and kept["seed"] == 0 and "comparison" in kept["test"]
     assert opened.queries["search_seed"] == "0"
     told = opened.strengths["joy"]
-    tested = done.test["tuned"][-1]
-    assert (told.value, told.kl, told.collapsed) == (1, tested["kl"], tested["collapsed"])
+    best = done.test["comparison"]["best_tuned"]
+    (tested,) = (one for one in done.test["tuned"] if f"tuned {one['strength']:g}" == best)
+    assert (told.value, told.kl, told.collapsed) == (tested["strength"], tested["kl"], tested["collapsed"])
     for left_out in done.best.shape.left_out:
         assert not opened.rows[0, left_out].any()
 
