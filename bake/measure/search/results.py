@@ -107,13 +107,13 @@ def write_searched(result: Searched, target: Path, *, overwrite: bool) -> Search
 
 def plot_search(result: Searched) -> Figure:
     """Draw emotion over KL: the trials, their front and the plain strengths; beside it what the test found."""
-    figure = new_figure(figsize=(11.5, 4.8))
+    figure = new_figure(figsize=(11.5, 5.6))
     axes, tested = figure.subplots(1, 2)
     plain, second = (
         sorted((p for p in result.points if p.name.startswith(start)), key=lambda p: p.figures.kl)
         for start in (PLAIN, SECOND)
     )
-    others = [point for point in result.points if point not in plain]
+    others = [point for point in result.points if point not in (*plain, *second)]
     (emotion,) = result.vectors.emotions
     colour = COLOURS.get(emotion, "#2f6fb0")
     sane = sane_front(result.points, result.base)
@@ -125,14 +125,18 @@ def plot_search(result: Searched) -> Figure:
         axes.scatter(*_places(points), s=22, facecolors=fill, edgecolors=colour, linewidths=0.8, label=label)
     axes.plot(*_places(sane), color=colour, linewidth=1.6, label="front")
     axes.plot(*_places(plain), color="#777777", marker="s", markersize=4, linewidth=1.2, label="plain strengths")
-    axes.plot(*_places(second), color=_SECOND_COLOUR, marker="^", markersize=5, linestyle=" ")
+    if second:
+        label = f"{result.record['blend']}, as it is"
+        axes.plot(*_places(second), color=_SECOND_COLOUR, marker="^", markersize=5, linestyle=" ", label=label)
+        measured = sorted((one["kl"], one["emotion"]) for one in result.test["second"])
+        tested.plot(*zip(*measured, strict=True), color=_SECOND_COLOUR, marker="^", linewidth=1.6, label=label)
     best = [point for point in result.points if point.name == result.best.name]
     axes.scatter(*_places(best), marker="*", s=170, color="#222222", label="chosen", zorder=3)
     budget = float(result.record["budget_kl"])
-    lines = [("plain", "#777777", "s", "plain strengths"), ("tuned", colour, "*", "tuned rows, times 0.25 to 1")]
-    if second:
-        lines.append(("second", _SECOND_COLOUR, "^", f"{result.record['blend']}, as it is"))
-    for rows, line, marker, label in lines:
+    for rows, line, marker, label in (
+        ("plain", "#777777", "s", "plain strengths"),
+        ("tuned", colour, "*", "tuned rows, times 0.25 to 1"),
+    ):
         found = [(0.0, 0.0), *sorted((one["kl"], one["emotion"]) for one in result.test[rows])]
         tested.plot(*zip(*found, strict=True), color=line, marker=marker, linewidth=1.6, label=label)
     for own, title in (
@@ -142,7 +146,7 @@ def plot_search(result: Searched) -> Figure:
         own.axvline(budget, color="#999999", linestyle="--", linewidth=1, label=f"budget: {budget:g} nats")
         own.set(xlabel="mean KL from the base, nats per token", ylabel=f"rise of {emotion}, standard deviations")
         own.set_title(title, fontsize=10)
-        own.legend(frameon=False, fontsize=8)
+        own.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, scatterpoints=1)
         own.spines[["top", "right"]].set_visible(False)
     return figure
 
