@@ -45,6 +45,7 @@ def list_sets(as_json: bool) -> None:
         e.name: "shipped with emobake" if e.shipped else "cached" if is_cached(e) else "fetched when needed"
         for e in entries
     }
+    default = {e.name: "when it is named" if e.by_name else "without --vectors" for e in entries}
     if as_json:
         rows = [
             {
@@ -62,8 +63,11 @@ def list_sets(as_json: bool) -> None:
         ]
         click.echo(json.dumps(rows, indent=2))
         return
-    cells = [(e.name, e.base_model, str(e.layers), str(e.hidden_size), e.license, where[e.name]) for e in entries]
-    show_rows(console(), ("name", "model", "layers", "hidden", "licence", "where"), cells)
+    cells = [
+        (e.name, e.base_model, str(e.layers), str(e.hidden_size), e.license, where[e.name], default[e.name])
+        for e in entries
+    ]
+    show_rows(console(), ("name", "model", "layers", "hidden", "licence", "where", "used"), cells)
     show_command(console(), "Any other model: emobake vectors extract --model MODEL --out NAME.safetensors")
 
 

@@ -40,7 +40,7 @@ def test_commands_and_options():
     "before", [("--vectors",), ("bake", "--vectors"), ("verify", "x", "--vectors"), ("vectors", "show")], ids=" ".join
 )
 def test_names_of_sets_and_files(before):
-    assert plain(*before, "smol") == ["smollm2-135m-instruct"]
+    assert plain(*before, "smol") == ["smollm2-135m-instruct", "smollm2-135m-instruct-tuned"]
     assert completed(*before, "./smol") == [("file", "./smol")]
     assert {"file", "plain"} == {kind for kind, _ in completed(*before, "")}
 

@@ -139,9 +139,9 @@ def test_show_check_and_list(cli, file):
     checked = json.loads(cli("persona", "check", "tiny.yaml", "--json").ok().out)
     assert checked["outputs"] == ["folder out", "peft adapter"] and checked["recipe"] == "1 x joy"
     listed = cli("persona", "list").ok().out
-    for name in ("sunny", "mellow", "wistful", "cheerful-qwen", "fiery-llama", "blue-minicpm"):
+    for name in ("sunny", "mellow", "wistful", "grumpy", "cheerful-qwen", "fiery-llama", "blue-minicpm"):
         assert name in listed
-    assert len(json.loads(cli("persona", "list", "--json").ok().out)) == 6
+    assert len(json.loads(cli("persona", "list", "--json").ok().out)) == 7
     assert json.loads(cli("persona", "schema").ok().out) == persona_schema()
     file.write_text(TEXT + "strenght: 1\n")
     for command in ("check", "show"):

@@ -16,8 +16,8 @@ from emobake.vectors.registry import find_by_model, find_by_name, registry
 def test_every_entry_is_whole():
     names = [entry.name for entry in registry().sets] + [entry.name for entry in registry().queries]
     assert len(set(names)) == len(names)
-    ids = [i.lower() for entry in registry().sets for i in (entry.base_model, *entry.same_weights)]
-    assert len(set(ids)) == len(ids)
+    ids = [i.lower() for e in registry().sets if not e.by_name for i in (e.base_model, *e.same_weights)]
+    assert len(set(ids)) == len(ids), "a model has one set that is used unless another one is named"
     for entry in registry().sets:
         assert bool(entry.shipped) != bool(entry.files)
         assert not entry.files or tuple(entry.files) == EMOTIONS
@@ -29,6 +29,14 @@ def test_the_set_of_smollm2_tells_a_strength_for_joy_alone():
     found = find_vectors("smollm2-135m-instruct")
     assert found.strengths.keys() == {"joy"} and found.strengths["joy"].value == 1
     assert find_vectors("smollm2-135m-instruct", ["anger"]).strengths == {}
+
+
+def test_the_tuned_set_of_smollm2_is_used_by_name_and_tells_a_strength_for_every_emotion():
+    tuned = find_vectors("smollm2-135m-instruct-tuned")
+    assert tuned.strengths.keys() == set(EMOTIONS)
+    for emotion, strength in tuned.strengths.items():
+        assert strength.kl < 0.5 and strength.collapsed <= 0.05, emotion
+    assert find_by_model([tuned.base_model]) is find_by_name("smollm2-135m-instruct")
 
 
 @pytest.mark.published
@@ -47,7 +55,7 @@ def test_what_comes_along_is_what_the_registry_says():
             assert is_cached(entry)
             assert (found.layers, found.hidden) == (entry.layers, entry.hidden_size)
             assert (found.base_model, found.license, found.emotions) == (entry.base_model, entry.license, EMOTIONS)
-            assert {s.count for s in found.statistics.values()} == {48}
+            assert {s.count for s in found.statistics.values()} == (set() if entry.by_name else {48})
 
 
 def test_a_model_is_found_by_every_name():
