@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..actions.personas import load_persona, shipped_personas
+from ..actions.personas import PersonaRun, load_persona, shipped_personas, source_of
 from ..core.names import is_inside
 from ..core.persona import Persona
 from ..core.persona_table import persona_of
@@ -39,8 +39,8 @@ class PersonaFolder:
             files = [entry for entry in folder.iterdir() if entry.is_file()] if folder.is_dir() else []
         found = {file.stem for file in files if file.name.endswith(SUFFIXES) and not file.name.startswith(".")}
         for name in shipped_personas():
-            base = load_persona(name).base
-            if base is not None and base.id and base.id == self._base_id:
+            persona = load_persona(name)
+            if persona.base is not None and persona.base.id == self._base_id and self._has_set_of(persona):
                 found.add(name)
         return sorted(found)
 
@@ -48,9 +48,11 @@ class PersonaFolder:
         """The weights, scale and layers of a persona, at every position.
 
         Raises:
-            InputError: there is none of this name, its file is wrong, or its strength is a budget of KL.
+            InputError: there is none of this name, its file is wrong, it is made for other vectors than the sliders',
+                or its strength is a budget of KL.
         """
         persona = self._open(name)
+        self._check_set(name, persona)
         strength, scale = persona.strength, persona.strength.scale
         if strength.kl is not None:
             raise InputError(
@@ -66,8 +68,8 @@ class PersonaFolder:
         What an earlier file says beside weights, scale and layers is kept.
 
         Raises:
-            InputError: the name cannot be one, all weights are zero, the positions are not all, or the file exists and
-                not `overwrite`. OutputError: it cannot be written.
+            InputError: the name cannot be one, all weights are zero, the positions are not all, the file exists and not
+                `overwrite`, or it is made for other vectors. OutputError: it cannot be written.
         """
         target = self._file(name)
         if setting.scope != "every":
@@ -78,7 +80,10 @@ class PersonaFolder:
             there = os.path.lexists(target)
         if there and not overwrite:
             raise InputError(f"{target.name}: exists; choose another name, or `overwrite`")
-        data = load_persona(target).data if there else self._new(name)
+        if there:
+            earlier = load_persona(target)
+            self._check_set(name, earlier)
+        data = earlier.data if there else self._new(name)
         data |= {"mix": setting.mix, "strength": setting.scale, "layers": setting.layers or None}
         text = persona_text(persona_of({key: value for key, value in data.items() if value is not None}, name).data)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +104,20 @@ class PersonaFolder:
         if not is_inside(name) or "/" in name or name.startswith("."):
             raise InputError(f"{name[:120]!r}: give a name without folders, such as sunny")
         return self.bench.place(f"{name}{suffix}")
+
+    def _check_set(self, name: str, persona: Persona) -> None:
+        """Refuse a persona of another set: the same weights would be another mood."""
+        if not self._has_set_of(persona):
+            asked = ", ".join(os.fspath(one) for one in source_of(persona, PersonaRun()).named)
+            raise InputError(
+                f"{name}: is made for {asked}, and the sliders are of {self.vectors.name}; start the desk with those "
+                "`vectors`"
+            )
+
+    def _has_set_of(self, persona: Persona) -> bool:
+        """True if the sliders are of the sets that a persona names, or if it names none."""
+        own = [*self.bench.vectors.named, *(one.name for one in self.vectors.parts or (self.vectors,))]
+        return all(any(_is_same(one, each) for each in own) for one in source_of(persona, PersonaRun()).named)
 
     @property
     def _base_id(self) -> str:
@@ -126,3 +145,11 @@ class PersonaFolder:
         """A path as a file in the folder names it."""
         relative = os.path.relpath(path, self.bench.folder)
         return relative if relative.startswith("..") else f"./{relative}"
+
+
+def _is_same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """True if two names of sets are the same, or paths of the same file."""
+    if os.fspath(one) == os.fspath(other):
+        return True
+    with reading():
+        return Path(one).exists() and Path(other).exists() and Path(one).samefile(other)

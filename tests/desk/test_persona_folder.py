@@ -86,6 +86,21 @@ def test_what_cannot_be_kept(store, tmp_path):
 
 def test_shipped_personas_are_those_of_the_model(store, vectors, tmp_path):
     bench = Bench(ModelName.parse("HuggingFaceTB/SmolLM2-135M-Instruct"), VectorSource(), str(tmp_path))
-    found = PersonaFolder(bench, store.vectors)
+    found = PersonaFolder(bench, emobake.find_vectors("smollm2-135m-instruct"))
     names = [name for name in found.names() if name in emobake.shipped_personas()]
-    assert len(names) >= 3 and found.load(names[0]).mix
+    assert len(names) >= 3 and found.load(names[0]).mix and "grumpy" not in names
+    tuned = PersonaFolder(bench, emobake.find_vectors("smollm2-135m-instruct-tuned"))
+    assert tuned.names() == ["grumpy"] and tuned.load("grumpy").scale == 0.75
+
+
+def test_a_persona_of_another_set_is_another_mood(store, tmp_path):
+    """Its weights would act on other rows: it is neither loaded nor written over."""
+    store.save("mine", SETTING, overwrite=False)
+    assert store.load("mine").scale == 1.5, "by a path relative to the file"
+    file = tmp_path / "outs" / "other.yaml"
+    content = "mix: {joy: 1}\nvectors: other.safetensors\noutputs: [{folder: x}]\n"
+    file.write_text(content)
+    for refused in (lambda: store.load("other"), lambda: store.save("other", SETTING, overwrite=True)):
+        with pytest.raises(InputError, match=r"other: is made for other.safetensors, and the sliders are of"):
+            refused()
+    assert file.read_text() == content
