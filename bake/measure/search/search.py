@@ -479,7 +479,7 @@ def _tuned_set(
 ) -> VectorSet:
     """A set of one emotion, named after those that are raised."""
     emotion = "-".join(one for one, weight in weights.weights if weight > 0)[:100].rstrip("-. ")
-    queries = {} if second is None else {f"blend_{key}": value for key, value in second.queries.items()}
+    queries = {} if second is None else _blended_queries(second)
     sources = " and ".join(_origin(one) for one in (found, second) if one is not None)
     return VectorSet(
         (emotion,),
@@ -491,6 +491,12 @@ def _tuned_set(
         extraction={**found.extraction, **queries, "search_seed": str(settings.seed)},
         strengths={} if strength is None else {emotion: strength},
     )
+
+
+def _blended_queries(second: VectorSet) -> dict[str, str]:
+    """The queries behind a second set; a name alone, which nobody can look up, if they are unknown or a search's."""
+    known = {} if "search_seed" in second.queries else second.queries
+    return {f"blend_{key}": value for key, value in ({"queries": second.name} | known).items()}
 
 
 def _origin(vectors: VectorSet) -> str:

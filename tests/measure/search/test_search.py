@@ -173,6 +173,7 @@ def test_rows_of_a_second_set_are_blended_in(cli, tiny_chat, tiny_vectors, tmp_p
     assert [one["strength"] for one in done.test["second"]] == [point.shape.scale for point in done.points[5:8]]
     assert [point.params["kl"] for point in done.points[5:8]] == pytest.approx([0.08, 0.14, 0.2])
     assert 0 < done.points[8].shape.blend < 1 and done.record["blend"] == "second"
+    assert done.vectors.queries["blend_queries"] == "second", "nothing is known of its queries"
     narrow = VectorSet(("joy",), np.ones((1, 3, 16), np.float32), "narrow")
     with pytest.raises(InputError, match="hidden size 16"):
         search(tiny_chat, tmp_path / "b.safetensors", tiny_vectors, mix={"joy": 1}, blend=narrow)
