@@ -45,7 +45,6 @@ def list_sets(as_json: bool) -> None:
         e.name: "shipped with emobake" if e.shipped else "cached" if is_cached(e) else "fetched when needed"
         for e in entries
     }
-    default = {e.name: "when it is named" if e.by_name else "without --vectors" for e in entries}
     if as_json:
         rows = [
             {
@@ -63,11 +62,11 @@ def list_sets(as_json: bool) -> None:
         ]
         click.echo(json.dumps(rows, indent=2))
         return
-    cells = [
-        (e.name, e.base_model, str(e.layers), str(e.hidden_size), e.license, where[e.name], default[e.name])
-        for e in entries
-    ]
-    show_rows(console(), ("name", "model", "layers", "hidden", "licence", "where", "used"), cells)
+    cells = [(e.name, e.base_model, str(e.layers), str(e.hidden_size), e.license, where[e.name]) for e in entries]
+    show_rows(console(), ("name", "model", "layers", "hidden", "licence", "where"), cells)
+    for one in entries:
+        if one.by_name:
+            console().print(styled(f"{one.name} is used when it is named."))
     show_command(console(), "Any other model: emobake vectors extract --model MODEL --out NAME.safetensors")
 
 

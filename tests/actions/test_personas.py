@@ -426,7 +426,7 @@ def test_check_resolves_sets_and_emotions(here):
 
 def test_shipped_personas_are_well_formed():
     names = emobake.shipped_personas()
-    assert len(names) == 6
+    assert len(names) == 7
     models = []
     for name in names:
         persona = emobake.load_persona(name)
@@ -437,7 +437,7 @@ def test_shipped_personas_are_well_formed():
         models.append(persona.base.id)
         measured = persona.receipt.command or persona.receipt.source
         assert measured or "Not run here" in persona.receipt.note
-    assert models.count("HuggingFaceTB/SmolLM2-135M-Instruct") == 3
+    assert models.count("HuggingFaceTB/SmolLM2-135M-Instruct") == 4
 
 
 def test_an_adapter_of_a_persona(here):
