@@ -81,8 +81,8 @@ def run_unprivileged() -> Run:
 
 
 @pytest.fixture
-def closed() -> Iterator[Callable[[Path, int], Path]]:
-    """``closed(path, mode)`` sets a mode until the end of the test, so that pytest can remove the folder."""
+def closed(tmp_path: Path) -> Iterator[Callable[[Path, int], Path]]:
+    """``closed(path, mode)`` sets a mode until the end of the test; before `tmp_path` goes, as it asks for that first."""
     changed: list[tuple[Path, int]] = []
 
     def close(path: Path, mode: int) -> Path:
