@@ -19,7 +19,6 @@ from ...core.arguments import as_list
 from ...core.packages import require
 from ...core.progress import Notice, Progress, no_notice, no_progress
 from ...core.steering import Steering, steering, weighted_sum
-from ...core.strengths import Strength
 from ...core.vector_set import EMOTIONS, ModelShape, VectorSet, fitted, require_site
 from ...errors import InputError, ModelError
 from ...models.loading import LiveModel, Runtime, fingerprint
@@ -42,19 +41,15 @@ from .points import (
     chosen,
     compare,
     plain_name,
-    shortfall,
     tuned_name,
 )
-from .proposals import params_of_plain, propose, shape_of
 from .results import Searched, check_target, write_searched
-from .shape import Material, Shape, neutral_directions, shaped_rows
+from .shape import Material, Shape, by_layer, neutral_directions, shaped_rows
+from .trials import STRENGTHS, next_trial
+from .tuned_set import best_strength, tuned_set
 
-STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.5)
-"""Plain strengths, the first trials."""
 TUNED = (0.25, 0.5, 0.75, 1.0)
 """Strengths of the chosen rows in the test."""
-OTHERS = (0.4, 0.7, 1.0)
-"""KL that the unshaped rows of a second set aim at, as multiples of the budget: the trials after the plain ones."""
 TRIALS, BUDGET_KL = 60, 0.5
 VALIDATED = 6
 """Points that are measured on the validation queries."""
@@ -168,9 +163,9 @@ def search(
     test = run.test(gauge, material, best, points)
     if not processes.is_first:
         return None
-    rows, strength = shaped_rows(material, best.shape), _strength(test, settings, points)
+    rows, strength = shaped_rows(material, best.shape), best_strength(test, len(points), settings.seed)
     result = Searched(
-        replace(_tuned_set(found, second, weights, rows, strength, settings), name=target.name),
+        replace(tuned_set(found, second, weights, rows, strength, settings.seed), name=target.name),
         best,
         tuple(points),
         panel.base,
@@ -220,11 +215,7 @@ class _Run:
         advance = self.progress("trials", len(points), count)
         at_one = panel.first_kl(by_layer(material.rows))
         for number in range(len(points), count):
-            if number < len(STRENGTHS):
-                point = _plain_trial(panel, material, STRENGTHS[number], budget)
-            else:
-                name, params = _params(number, self.settings.seed, points, panel.base, material, budget)
-                point = _trial(panel, material, name, params, at_one, tuple(points), budget)
+            point = next_trial(panel, material, points, at_one, self.settings.seed, budget)
             points.append(point)
             self._keep(ledger, str(number), point)
             tried(point)
@@ -325,61 +316,6 @@ class _Run:
         return found
 
 
-def by_layer(rows: np.ndarray) -> dict[int, np.ndarray]:
-    """Rows ``[layers, hidden]`` as hooks take them."""
-    return {layer: row for layer, row in enumerate(rows) if row.any()}
-
-
-def _plain_trial(panel: Panel, material: Material, strength: float, budget: float) -> Point:
-    """The rows as they are, at one strength."""
-    shape = Shape(scale=strength)
-    figures = panel.measure(by_layer(shaped_rows(material, shape)))
-    return Point(plain_name(strength), shape, figures, params_of_plain(figures.kl, budget))
-
-
-def _params(
-    number: int, seed: int, points: Sequence[Point], base: Figures, material: Material, budget: float
-) -> tuple[str, dict[str, float]]:
-    """Name and parameters of a trial after the plain strengths: the rows of a second set first, if there is one."""
-    blend = material.others is not None
-    if blend and number < len(STRENGTHS) + len(OTHERS):
-        share = OTHERS[number - len(STRENGTHS)]
-        return f"{SECOND}{share:g}", params_of_plain(share * budget, budget, blend=1.0)
-    return str(number), propose(seed, points, base, len(material.rows), budget, blend=blend)
-
-
-def _trial(
-    panel: Panel,
-    material: Material,
-    name: str,
-    params: Mapping[str, float],
-    at_one: float,
-    before: Sequence[Point],
-    budget: float,
-) -> Point:
-    """A proposed shape, at the scale that its KL asks for; it is stopped early unless it promises more than `before`.
-
-    `at_one` is the KL of the rows as they are, on the first prompts.
-    """
-    shape = _aimed(panel, material, shape_of(params), params["kl"], at_one)
-    rows = by_layer(shaped_rows(material, shape))
-    return Point(name, shape, panel.measure(rows, lambda begun: shortfall(begun, before, budget)), params)
-
-
-def _aimed(panel: Panel, material: Material, shape: Shape, kl: float, at_one: float) -> Shape:
-    """The shape at the scale whose KL on the first prompts comes near `kl`, in at most two tries.
-
-    KL grows about as the square of the scale.
-    """
-    scale = (kl / max(at_one, 1e-6)) ** 0.5
-    for _ in range(2):
-        found = panel.first_kl(by_layer(shaped_rows(material, replace(shape, scale=scale))))
-        if kl / 1.25 < found < 1.25 * kl:
-            break
-        scale *= min(4.0, max(0.25, (kl / max(found, 1e-6)) ** 0.5))
-    return replace(shape, scale=round(float(scale), 4))
-
-
 def _open_second(blend: Vectors, model: str | os.PathLike[str] | ModelName, weights: Steering) -> VectorSet:
     second = SetOpener(VectorSource.parse(blend), ModelName.parse(model)).open(None)
     weighted_sum(second, weights)
@@ -458,46 +394,3 @@ def _begun(
         **CONDITIONS,
         "weights": fingerprint(live),
     }
-
-
-def _strength(test: Mapping[str, Any], settings: SearchSettings, points: Sequence[Point]) -> Strength | None:
-    """The best strength of the chosen rows in the test, and what it costs there; None if none is within the bounds."""
-    best, by = test["comparison"]["best_tuned"], f"a search of {len(points)} trials with seed {settings.seed}"
-    for tuned in test["tuned"]:
-        if tuned_name(tuned["strength"]) == best:
-            return Strength(tuned["strength"], f"emobake tune, {by}", tuned["kl"], tuned["collapsed"])
-    return None
-
-
-def _tuned_set(
-    found: VectorSet,
-    second: VectorSet | None,
-    weights: Steering,
-    rows: np.ndarray,
-    strength: Strength | None,
-    settings: SearchSettings,
-) -> VectorSet:
-    """A set of one emotion, named after those that are raised."""
-    emotion = "-".join(one for one, weight in weights.weights if weight > 0)[:100].rstrip("-. ")
-    queries = {} if second is None else _blended_queries(second)
-    sources = " and ".join(_origin(one) for one in (found, second) if one is not None)
-    return VectorSet(
-        (emotion,),
-        rows[None],
-        site=found.site,
-        base_model=found.base_model,
-        source=f"emobake {__version__}: search from {sources}",
-        license=found.license,
-        extraction={**found.extraction, **queries, "search_seed": str(settings.seed)},
-        strengths={} if strength is None else {emotion: strength},
-    )
-
-
-def _blended_queries(second: VectorSet) -> dict[str, str]:
-    """The queries behind a second set; a name alone, which nobody can look up, if they are unknown or a search's."""
-    known = {} if "search_seed" in second.queries else second.queries
-    return {f"blend_{key}": value for key, value in ({"queries": second.name} | known).items()}
-
-
-def _origin(vectors: VectorSet) -> str:
-    return vectors.name + (f" ({vectors.source})" if vectors.source else "")

@@ -97,6 +97,11 @@ def neutral_directions(outputs: np.ndarray, count: int = NEUTRAL_DIRECTIONS) -> 
     return found
 
 
+def by_layer(rows: np.ndarray) -> dict[int, np.ndarray]:
+    """Rows ``[layers, hidden]`` as hooks take them."""
+    return {layer: row for layer, row in enumerate(rows) if row.any()}
+
+
 def _along(rows: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """The part of each row in the span of its layer's orthonormal ``[layers, directions, hidden]``."""
     found: np.ndarray = np.einsum("ldh,ld->lh", directions, np.einsum("ldh,lh->ld", directions, rows))

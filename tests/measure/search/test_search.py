@@ -17,7 +17,8 @@ from emobake.errors import InputError, ModelError
 from emobake.measure.query_sets import EVERYDAY, open_questions
 from emobake.measure.search.parts import split
 from emobake.measure.search.points import Figures
-from emobake.measure.search.search import STRENGTHS, SearchSettings, search
+from emobake.measure.search.search import SearchSettings, search
+from emobake.measure.search.trials import STRENGTHS
 from emobake.measure.written import FOR_VECTORS, written_replies
 from emobake.models.loading import Runtime
 
