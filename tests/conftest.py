@@ -82,7 +82,7 @@ def run_unprivileged() -> Run:
 
 @pytest.fixture
 def closed(tmp_path: Path) -> Iterator[Callable[[Path, int], Path]]:
-    """``closed(path, mode)`` sets a mode until the end of the test; before `tmp_path` goes, as it asks for that first."""
+    """``closed(path, mode)`` sets a mode until the end of the test, and resets it before pytest removes `tmp_path`."""
     changed: list[tuple[Path, int]] = []
 
     def close(path: Path, mode: int) -> Path:

@@ -31,13 +31,8 @@ def answers(folder, queries):
 
     live = load(ModelName.parse(folder))
     prompts = [live.prompt([{"role": "user", "content": query}]) for query in queries]
-    found = [
-        sample(
-            live, prompts[i : i + 20], Sampling(32, temperature=0), [str(j) for j in range(len(prompts[i : i + 20]))]
-        )
-        for i in range(0, len(prompts), 20)
-    ]
-    return [live.tokenizer.decode(tokens) for batch in found for tokens in batch]
+    found = sample(live, prompts, Sampling(32, temperature=0), [str(number) for number in range(len(prompts))])
+    return [live.tokenizer.decode(tokens) for tokens in found]
 
 
 def test_each_emotion_raises_its_own_words(smollm2, tmp_path):
